@@ -1,0 +1,61 @@
+"""Store a fine-tuned model as base + delta; build its weights tensor by tensor.
+
+    from pathlib import Path
+    from merge_on_load import Checkpoint, Delta, pack, stream, unpack
+
+    pack(Path("base"), Path("tuned"), "onebit", Path("tuned.delta"))      # fine-tune -> delta
+    base, delta = Checkpoint.open(Path("base")), Delta.open(Path("tuned.delta"))
+    for name, tensor in stream(base, delta):                              # bounded memory
+        live[name].copy_(tensor)
+    unpack(Path("base"), Path("tuned.delta"), Path("rebuilt"))            # delta -> checkpoint
+
+Every expected failure is a `merge_on_load.errors.MergeError`. Names are resolved on first use,
+so that importing the package, or its errors, does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from merge_on_load.building import stream, unpack
+    from merge_on_load.checkpoint import Checkpoint
+    from merge_on_load.checkpoint_writer import CheckpointWriter
+    from merge_on_load.delta import Delta
+    from merge_on_load.errors import MergeError
+    from merge_on_load.inspection import inspect
+    from merge_on_load.packing import pack
+    from merge_on_load.specs import TensorSpec
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointWriter",
+    "Delta",
+    "MergeError",
+    "TensorSpec",
+    "inspect",
+    "pack",
+    "stream",
+    "unpack",
+]
+
+# No submodule bears the name of a function here: importing it would hide the function.
+_HOMES = {
+    "Checkpoint": "checkpoint",
+    "CheckpointWriter": "checkpoint_writer",
+    "Delta": "delta",
+    "MergeError": "errors",
+    "TensorSpec": "specs",
+    "inspect": "inspection",
+    "pack": "packing",
+    "stream": "building",
+    "unpack": "building",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Resolve a public name to its home on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

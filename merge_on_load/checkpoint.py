@@ -1,0 +1,172 @@
+"""Hugging Face safetensors directories, read lazily."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from merge_on_load.errors import (
+    CorruptPayload,
+    MissingTensor,
+    NotACheckpoint,
+    UnsupportedDtype,
+)
+from merge_on_load.hashing import parallel_map
+from merge_on_load.specs import TensorSpec, raw_bytes
+
+SINGLE_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+# Side files are small and travel with the weights; these are weights or say nothing to a loader.
+_LEFT_BEHIND = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
+
+
+def open_tensors(path: Path) -> Any:
+    """Open one safetensors file as a lazy handle. Raises CorruptPayload."""
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except (OSError, SafetensorError) as error:
+        raise CorruptPayload(f"not a readable safetensors file: {error}", file=path) from error
+
+
+class Checkpoint:
+    """A model directory: `model.safetensors`, or shards named by an index.
+
+    Only headers are read on opening; tensors are mapped from the file when asked for.
+    """
+
+    def __init__(self, path: Path, handles: dict[str, Any], specs: dict[str, TensorSpec]) -> None:
+        """Use `Checkpoint.open`. handles, specs: tensor name -> open file, header entry."""
+        self.path = path
+        self._handles = handles
+        self._specs = specs
+        self._digests: dict[str, str] | None = None
+
+    @classmethod
+    def open(cls, path: Path) -> "Checkpoint":
+        """Read the headers of a model directory.
+
+        Raises NotACheckpoint, CorruptPayload (truncated or malformed file), MissingTensor (a
+        shard lacks what the index names), UnsupportedDtype.
+        """
+        path = Path(path)
+        handles: dict[str, Any] = {}
+        specs: dict[str, TensorSpec] = {}
+        for shard, wanted in _shards(path):
+            handle = open_tensors(path / shard)
+            _check_names(path / shard, set(handle.keys()), wanted)
+            for name in handle.offset_keys():
+                handles[name] = handle
+                specs[name] = _spec(path / shard, handle, name)
+        return cls(path, handles, specs)
+
+    @property
+    def names(self) -> list[str]:
+        """Tensor names in the order of the files: the order that reads them fastest."""
+        return list(self._specs)
+
+    def spec(self, name: str) -> TensorSpec:
+        """dtype and shape from the header. Raises MissingTensor."""
+        try:
+            return self._specs[name]
+        except KeyError:
+            raise MissingTensor("no such tensor", file=self.path, tensor=name) from None
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, mapped from the file: treat it as read-only and clone before changing it.
+
+        A change in place would show in later reads from this object, though not in the file.
+        Raises MissingTensor.
+        """
+        spec = self.spec(name)
+        tensor: torch.Tensor = self._handles[name].get_tensor(name)
+        return tensor.reshape(spec.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors, without headers and side files."""
+        return sum(spec.size_bytes for spec in self._specs.values())
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(spec.parameter_count for spec in self._specs.values())
+
+    @property
+    def side_files(self) -> dict[str, Path]:
+        """Small files that travel with the weights (config, tokenizer, templates), by name."""
+        return {path.name: path for path in sorted(self.path.iterdir()) if _is_side_file(path)}
+
+    def tensor_digests(self) -> dict[str, str]:
+        """SHA-256 of the bytes of each tensor, hex; hashed in parallel once, then remembered."""
+        if self._digests is None:
+            hashed = parallel_map(self._tensor_digest, self._specs)
+            self._digests = dict(zip(self._specs, hashed, strict=True))
+        return self._digests
+
+    def fingerprint(self) -> str:
+        """Identity of the weights, hex SHA-256 over sorted (name, dtype, shape, digest).
+
+        The same for every sharding and file layout of the same tensors; reads all of them once.
+        """
+        total = hashlib.sha256()
+        for name, digest in sorted(self.tensor_digests().items()):
+            spec = self._specs[name]
+            total.update(json.dumps([name, spec.dtype, list(spec.shape), digest]).encode())
+            total.update(b"\n")
+        return total.hexdigest()
+
+    def _tensor_digest(self, name: str) -> str:
+        return hashlib.sha256(raw_bytes(self.read(name)).data).hexdigest()
+
+
+def _shards(path: Path) -> Iterator[tuple[str, set[str] | None]]:
+    """Weight files of a directory with the names each must hold (None: whatever it holds)."""
+    if (path / SINGLE_NAME).is_file():
+        yield SINGLE_NAME, None
+        return
+    if not (path / INDEX_NAME).is_file():
+        raise NotACheckpoint(f"neither {SINGLE_NAME} nor {INDEX_NAME} here", file=path)
+    wanted: dict[str, set[str]] = {}
+    for name, shard in _weight_map(path / INDEX_NAME).items():
+        wanted.setdefault(shard, set()).add(name)
+    for shard in sorted(wanted):
+        if not (path / shard).is_file():
+            raise NotACheckpoint("a shard that the index names is missing", file=path / shard)
+        yield shard, wanted[shard]
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    try:
+        weight_map = json.loads(path.read_bytes())["weight_map"]
+        pairs = {str(name): str(shard) for name, shard in weight_map.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NotACheckpoint(f"malformed index: {error!r}", file=path) from error
+    for shard in pairs.values():
+        if Path(shard).name != shard:
+            raise NotACheckpoint("the index points outside its directory", file=path, found=shard)
+    return pairs
+
+
+def _check_names(file: Path, found: set[str], wanted: set[str] | None) -> None:
+    if wanted is None or found == wanted:
+        return
+    if lacking := sorted(wanted - found):
+        raise MissingTensor("the index names what is not here", file=file, tensor=lacking[0])
+    extra = sorted(found - wanted)[0]
+    raise NotACheckpoint("a shard holds a tensor that the index lacks", file=file, tensor=extra)
+
+
+def _spec(file: Path, handle: Any, name: str) -> TensorSpec:
+    header = handle.get_slice(name)
+    try:
+        return TensorSpec(header.get_dtype(), tuple(header.get_shape()))
+    except UnsupportedDtype as error:
+        raise error.located(file=file, tensor=name) from error
+
+
+def _is_side_file(path: Path) -> bool:
+    hidden_or_prose = path.name.startswith(".") or path.name.lower().startswith("readme")
+    return path.is_file() and not hidden_or_prose and not path.name.endswith(_LEFT_BEHIND)

@@ -1,0 +1,89 @@
+"""What a codec is, and the checks that codecs share."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from merge_on_load.errors import CorruptPayload, NonFinite, UnknownCodec, UnsupportedDtype
+from merge_on_load.floats import FLOAT32_DTYPES, Rows
+from merge_on_load.specs import TensorSpec
+
+Payload = Mapping[str, torch.Tensor]  # part name -> tensor; at most one part of each dtype
+
+
+@dataclass(frozen=True)
+class CodecSettings:
+    """What can be set; kept in the delta, since decoding needs it too.
+
+    group_size: weights per int8 scale, along the last dimension. zstd_level: 1..19.
+    """
+
+    group_size: int = 128
+    zstd_level: int = 1
+
+    def __post_init__(self) -> None:
+        if self.group_size < 1:
+            raise UnknownCodec("group_size must be positive", found=self.group_size)
+        if not 1 <= self.zstd_level <= 19:
+            raise UnknownCodec("zstd_level must be 1..19", found=self.zstd_level)
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> "CodecSettings":
+        """Raises UnknownCodec for a setting that does not exist or is not an integer."""
+        known = {field.name for field in fields(cls)}
+        for key, value in given.items():
+            if key not in known or type(value) is not int:
+                raise UnknownCodec("no such codec setting", expected=sorted(known), found=key)
+        return cls(**given)
+
+    def to_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+class Codec(Protocol):
+    """Turns one fine-tuned tensor into a payload against its base, and back.
+
+    Both directions are deterministic and leave their inputs unchanged.
+    """
+
+    name: str
+
+    def encode(self, name: str, base: torch.Tensor, tuned: torch.Tensor) -> Payload:
+        """base, tuned: [*shape], one shape for both. name is for errors.
+
+        Raises NonFinite, UnsupportedDtype.
+        """
+        ...
+
+    def decode(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> torch.Tensor:
+        """A fresh tensor of `spec` from base [*spec.shape]. Raises CorruptPayload."""
+        ...
+
+
+def lossy_rows(name: str, base: torch.Tensor, tuned: torch.Tensor) -> tuple[Rows, Rows]:
+    """Both tensors as rows. Raises UnsupportedDtype unless float32 holds their values."""
+    for tensor in (base, tuned):
+        found = TensorSpec.of(tensor).dtype
+        if found not in FLOAT32_DTYPES:
+            expected = FLOAT32_DTYPES
+            raise UnsupportedDtype("not for lossy", tensor=name, expected=expected, found=found)
+    return Rows(base), Rows(tuned)
+
+
+def check_finite(name: str, magnitudes: npt.NDArray[np.floating]) -> None:
+    """magnitudes: maxima or sums of |tuned - base|. Raises NonFinite if one is not finite."""
+    if not bool(np.isfinite(magnitudes).all()):
+        raise NonFinite("a lossy codec needs finite weights", tensor=name, found="NaN or infinity")
+
+
+def part(payload: Payload, name: str, expected: TensorSpec) -> torch.Tensor:
+    """One part of a payload. Raises CorruptPayload unless it is there as expected."""
+    found = payload.get(name)
+    if found is None or TensorSpec.of(found) != expected:
+        told = "nothing" if found is None else TensorSpec.of(found)
+        raise CorruptPayload(f"payload part {name!r} is off", expected=expected, found=told)
+    return found

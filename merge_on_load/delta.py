@@ -1,0 +1,153 @@
+"""A delta directory, read: what turns one base into one fine-tuned model.
+
+NAME.delta/
+  delta.json            the manifest, see `manifest.py`
+  u8-00001.safetensors  payload: one series of files per dtype, so that all is aligned
+  files/                side files of the tuned model that differ from the base's
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from merge_on_load import manifest
+from merge_on_load.checkpoint import open_tensors
+from merge_on_load.errors import CorruptPayload, MissingTensor, NotADelta
+from merge_on_load.hashing import file_digest, parallel_map
+from merge_on_load.manifest import MANIFEST_NAME, Entry, Manifest, Stored
+from merge_on_load.specs import TensorSpec
+
+FILES_NAME = "files"
+
+
+class Delta:
+    """An opened delta. `open` checks the manifest and the sizes, `verify` every byte.
+
+    digest: hex SHA-256 of the manifest, which holds the digests of all else: its identity.
+    """
+
+    def __init__(self, path: Path, content: Manifest, digest: str) -> None:
+        """Use `Delta.open`."""
+        self.path = path
+        self.manifest = content
+        self.digest = digest
+        self._handles: dict[str, Any] = {}
+        self._verified: dict[Path, tuple[int, int]] | None = None
+
+    @classmethod
+    def open(cls, path: Path) -> "Delta":
+        """Read the manifest of a delta directory and check that its files are there in full.
+
+        Raises NotADelta, UnknownVersion, UnknownCodec, UnsupportedDtype, CorruptPayload.
+        """
+        path = Path(path)
+        file = path / MANIFEST_NAME
+        if not file.is_file():
+            raise NotADelta(f"no {MANIFEST_NAME} here", file=path)
+        content, digest = manifest.parse(file.read_bytes(), file)
+        delta = cls(path, content, digest)
+        for stored_file, stored in delta._files().items():
+            _stamp(stored_file, stored)
+        return delta
+
+    @property
+    def codec(self) -> str:
+        return self.manifest.codec
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        """What the delta was made from and how; includes the tuned model's fingerprint."""
+        return self.manifest.lineage
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """size_bytes, bits_per_parameter and relative_error, as measured when it was packed."""
+        return self.manifest.measured
+
+    @property
+    def base_fingerprint(self) -> str:
+        return self.manifest.base_fingerprint
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the whole directory."""
+        stored = sum(stored.size_bytes for stored in self._files().values())
+        return stored + (self.path / MANIFEST_NAME).stat().st_size
+
+    @property
+    def side_files(self) -> dict[str, Path]:
+        """Side files that replace or join the base's, by name."""
+        return {name: self.path / FILES_NAME / name for name in self.manifest.kept_files}
+
+    def entry(self, name: str) -> Entry:
+        """How one tensor is stored. Raises MissingTensor."""
+        try:
+            return self.manifest.tensors[name]
+        except KeyError:
+            raise MissingTensor("no such tensor", file=self.path, tensor=name) from None
+
+    def spec(self, name: str) -> TensorSpec:
+        """dtype and shape of the tensor that results. Raises MissingTensor."""
+        return self.entry(name).spec
+
+    def verify(self) -> None:
+        """Hash every file, then check that each part is there. Raises CorruptPayload.
+
+        Files that have not been touched since this object last verified them pass at once.
+        """
+        files = self._files()
+        stamps = {file: _stamp(file, stored) for file, stored in files.items()}
+        if stamps == self._verified:
+            return
+        self._handles.clear()
+        parallel_map(lambda pair: _check_digest(*pair), files.items())
+        self._check_parts()
+        self._verified = stamps
+
+    def payload(self, name: str) -> dict[str, torch.Tensor]:
+        """The stored parts of one tensor, mapped from the files: read-only by contract."""
+        return {
+            part: self._handle(file).get_tensor(payload_key(name, part))
+            for part, file in self.entry(name).parts.items()
+        }
+
+    def _check_parts(self) -> None:
+        keys = {file: set(self._handle(file).keys()) for file in self.manifest.payloads}
+        for name, entry in self.manifest.tensors.items():
+            for part, file in entry.parts.items():
+                if payload_key(name, part) not in keys[file]:
+                    raise CorruptPayload("a part is missing", file=self.path / file, tensor=name)
+
+    def _handle(self, file: str) -> Any:
+        if file not in self._handles:
+            self._handles[file] = open_tensors(self.path / file)
+        return self._handles[file]
+
+    def _files(self) -> dict[Path, Stored]:
+        payloads = {self.path / name: stored for name, stored in self.manifest.payloads.items()}
+        kept = self.manifest.kept_files.items()
+        return payloads | {self.path / FILES_NAME / name: stored for name, stored in kept}
+
+
+def payload_key(name: str, part: str) -> str:
+    """The key of one part of one tensor in its payload file; `part` holds no dot."""
+    return f"{name}.{part}"
+
+
+def _stamp(file: Path, stored: Stored) -> tuple[int, int]:
+    """What changes when a file does: inode and time. Raises CorruptPayload for another size."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        raise CorruptPayload("file is missing", file=file) from None
+    expected, found = stored.size_bytes, status.st_size
+    if found != expected:
+        raise CorruptPayload("file has another size", file=file, expected=expected, found=found)
+    return status.st_ino, status.st_mtime_ns
+
+
+def _check_digest(file: Path, stored: Stored) -> None:
+    found = file_digest(file)
+    if found != stored.sha256:
+        raise CorruptPayload("file was altered", file=file, expected=stored.sha256, found=found)

@@ -1,0 +1,208 @@
+"""`delta.json`: what a delta holds, as a frozen value that is read and written byte for byte.
+
+The last key, `digest`, is the SHA-256 of the rest, and reading refuses a file that is not exactly
+what writing its content would give. So any altered byte is found.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from merge_on_load.codecs import CODEC_NAMES, SAME, CodecSettings
+from merge_on_load.errors import (
+    CorruptPayload,
+    MergeError,
+    NotADelta,
+    UnknownCodec,
+    UnknownVersion,
+)
+from merge_on_load.specs import TensorSpec
+
+MANIFEST_NAME = "delta.json"
+FORMAT = "deltafleet.delta"
+VERSION = 1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file as it must be found: SHA-256 (hex) and size."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor: codec ("same" stores nothing), spec of the result, part -> payload file."""
+
+    codec: str
+    spec: TensorSpec
+    parts: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything `delta.json` says.
+
+    payloads: the payload files. kept_files: side files that differ from the base's, stored under
+    `files/`. base_files: side files that are the base's own. measured: sizes and errors.
+    lineage: what the delta was made from and how.
+    """
+
+    codec: str
+    settings: CodecSettings
+    base_fingerprint: str
+    base_name: str
+    tensors: dict[str, Entry]
+    payloads: dict[str, Stored]
+    kept_files: dict[str, Stored]
+    base_files: dict[str, Stored]
+    lineage: dict[str, Any]
+    measured: dict[str, Any]
+
+
+def render(manifest: Manifest) -> tuple[bytes, str]:
+    """The file's content, and its digest: the identity of the delta."""
+    body = {
+        "format": FORMAT,
+        "version": VERSION,
+        "codec": manifest.codec,
+        "settings": manifest.settings.to_dict(),
+        "base": {"fingerprint": manifest.base_fingerprint, "name": manifest.base_name},
+        "lineage": manifest.lineage,
+        "measured": manifest.measured,
+        "payloads": _render_files(manifest.payloads),
+        "kept_files": _render_files(manifest.kept_files),
+        "base_files": _render_files(manifest.base_files),
+        "tensors": {name: _render_entry(entry) for name, entry in manifest.tensors.items()},
+    }
+    return seal(body)
+
+
+def parse(content: bytes, file: Path) -> tuple[Manifest, str]:
+    """The manifest and its digest.
+
+    Raises NotADelta, UnknownVersion, UnknownCodec, CorruptPayload.
+    """
+    body = _load(content, file)
+    if body.get("format") != FORMAT:
+        raise NotADelta("not a delta", file=file, expected=FORMAT, found=body.get("format"))
+    if body.get("version") != VERSION:
+        found = body.get("version")
+        raise UnknownVersion("unknown format version", file=file, expected=VERSION, found=found)
+    digest = _check_seal(body, content, file)
+    try:
+        return _read_body(body, file), digest
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptPayload(f"malformed delta: {error!r}", file=file) from error
+
+
+def seal(body: Mapping[str, Any]) -> tuple[bytes, str]:
+    digest = hashlib.sha256(_dump(body)).hexdigest()
+    return _dump({**body, "digest": digest}), digest
+
+
+def _dump(body: Mapping[str, Any]) -> bytes:
+    return (json.dumps(body, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _load(content: bytes, file: Path) -> dict[str, Any]:
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise CorruptPayload(f"malformed delta: {error}", file=file) from error
+    if not isinstance(body, dict):
+        raise NotADelta("not a delta", file=file, expected="an object", found=type(body).__name__)
+    return body
+
+
+def _check_seal(body: dict[str, Any], content: bytes, file: Path) -> str:
+    told = body.pop("digest", None)
+    try:
+        expected, digest = seal(body)
+    except ValueError as error:
+        raise CorruptPayload(f"malformed delta: {error}", file=file) from error
+    if told != digest or content != expected:
+        raise CorruptPayload("delta was altered", file=file, expected=told, found=digest)
+    return digest
+
+
+def _read_body(body: Mapping[str, Any], file: Path) -> Manifest:
+    payloads = _read_files(body["payloads"])
+    return Manifest(
+        codec=_known_codec(str(body["codec"]), file, None),
+        settings=_located(file, None, lambda: CodecSettings.from_dict(body["settings"])),
+        base_fingerprint=str(body["base"]["fingerprint"]),
+        base_name=str(body["base"]["name"]),
+        tensors={
+            name: _read_entry(name, entry, payloads, file)
+            for name, entry in body["tensors"].items()
+        },
+        payloads=payloads,
+        kept_files=_read_files(body["kept_files"]),
+        base_files=_read_files(body["base_files"]),
+        lineage=dict(body["lineage"]),
+        measured=dict(body["measured"]),
+    )
+
+
+def _render_files(files: Mapping[str, Stored]) -> dict[str, Any]:
+    return {
+        name: {"sha256": stored.sha256, "size_bytes": stored.size_bytes}
+        for name, stored in sorted(files.items())
+    }
+
+
+def _read_files(files: Mapping[str, Any]) -> dict[str, Stored]:
+    for name in files:
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise ValueError(f"file name {name!r} leaves its directory")
+    return {
+        name: Stored(str(stored["sha256"]), int(stored["size_bytes"]))
+        for name, stored in files.items()
+    }
+
+
+def _render_entry(entry: Entry) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "codec": entry.codec,
+        "dtype": entry.spec.dtype,
+        "shape": list(entry.spec.shape),
+    }
+    return {**told, "parts": dict(entry.parts)} if entry.parts else told
+
+
+def _read_entry(
+    name: str, entry: Mapping[str, Any], payloads: Mapping[str, Stored], file: Path
+) -> Entry:
+    codec = str(entry["codec"])
+    if codec != SAME:
+        _known_codec(codec, file, name)
+    parts = {str(part): str(payload) for part, payload in entry.get("parts", {}).items()}
+    for payload in parts.values():
+        if payload not in payloads:
+            raise ValueError(f"tensor {name!r} points to unknown payload {payload!r}")
+    shape = tuple(int(size) for size in entry["shape"])
+    spec = _located(file, name, lambda: TensorSpec(str(entry["dtype"]), shape))
+    return Entry(codec, spec, parts)
+
+
+def _known_codec(codec: str, file: Path, tensor: str | None) -> str:
+    if codec not in CODEC_NAMES:
+        raise UnknownCodec(
+            "unknown codec", file=file, tensor=tensor, expected=CODEC_NAMES, found=codec
+        )
+    return codec
+
+
+def _located(file: Path, tensor: str | None, make: Callable[[], T]) -> T:
+    """Run `make`; an error of ours is raised again with the file and the tensor it is about."""
+    try:
+        return make()
+    except MergeError as error:
+        raise error.located(file=file, tensor=tensor) from error

@@ -1,0 +1,182 @@
+"""Fine-tuned checkpoint + base -> delta, one tensor at a time."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+from merge_on_load import __version__
+from merge_on_load.aside import written_aside
+from merge_on_load.checkpoint import Checkpoint
+from merge_on_load.codecs import CODEC_NAMES, SAME, CodecSettings, codec_for, make_codec
+from merge_on_load.delta import FILES_NAME, Delta
+from merge_on_load.delta_writer import PayloadWriter
+from merge_on_load.errors import MissingTensor, OutputExists, ShapeMismatch
+from merge_on_load.hashing import file_digest
+from merge_on_load.manifest import MANIFEST_NAME, Entry, Manifest, Stored, render
+from merge_on_load.measure import ErrorSums
+from merge_on_load.specs import TensorSpec
+
+Progress = Callable[[int, int], None]  # done bytes, total bytes
+
+_FLOATS = ("F16", "BF16", "F32", "F64")
+
+
+def pack(
+    base: Path,
+    model: Path,
+    codec: str,
+    out: Path,
+    *,
+    settings: Mapping[str, int] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    created_at: str | None = None,
+) -> Delta:
+    """Store `model` as its difference from `base` in the delta directory `out`.
+
+    codec: "lossless", "int8" or "onebit". settings: see `CodecSettings`. progress: called with
+    done and total bytes of the model after each tensor. created_at: kept in the lineage; left
+    out by default, so that packing again gives the same bytes. Memory: a few tensors.
+    Raises MissingTensor, ShapeMismatch, NonFinite, UnknownCodec, OutputExists and as
+    `Checkpoint.open` does; then nothing stands under `out`.
+    """
+    base, model, out = Path(base), Path(model), Path(out)
+    packer = _Packer(base, model, codec, CodecSettings.from_dict(settings or {}))
+    check_output_apart(out, (base, model))
+    with written_aside(out, overwrite=overwrite) as directory:
+        content = packer.write(directory, progress or silent, created_at)
+        (directory / MANIFEST_NAME).write_bytes(render(content)[0])
+    return Delta.open(out)
+
+
+class _Packer:
+    """One packing: two open checkpoints, the codecs, and what has been measured so far."""
+
+    def __init__(self, base: Path, model: Path, codec: str, settings: CodecSettings) -> None:
+        make_codec(codec, settings)  # refuses an unknown name before any file is read
+        self._base = Checkpoint.open(base)
+        self._model = Checkpoint.open(model)
+        self._codec = codec
+        self._settings = settings
+        self._codecs = {name: make_codec(name, settings) for name in CODEC_NAMES}
+        self._errors = ErrorSums()
+        _check_same_tensors(self._base, self._model)
+
+    def write(self, directory: Path, progress: Progress, created_at: str | None) -> Manifest:
+        """Write payloads and side files; returns the manifest that describes them."""
+        tensors: dict[str, Entry] = {}
+        done = 0
+        with PayloadWriter(directory, self._base.names) as payloads:
+            for name in self._base.names:
+                tensors[name] = self._write_tensor(name, payloads)
+                done += tensors[name].spec.size_bytes
+                progress(done, self._model.size_bytes)
+            stored = payloads.finish()
+        kept, from_base = _write_side_files(self._base, self._model, directory / FILES_NAME)
+        return Manifest(
+            codec=self._codec,
+            settings=self._settings,
+            base_fingerprint=self._base.fingerprint(),
+            base_name=self._base.path.resolve().name,
+            tensors=tensors,
+            payloads=stored,
+            kept_files=kept,
+            base_files=from_base,
+            lineage=self._lineage(created_at),
+            measured=self._measured(tensors, stored, kept),
+        )
+
+    def _write_tensor(self, name: str, payloads: PayloadWriter) -> Entry:
+        spec = self._model.spec(name)
+        if self._is_unchanged(name):
+            return Entry(SAME, spec, {})
+        chosen = codec_for(self._codec, name, self._base.spec(name), spec)
+        codec = self._codecs[chosen]
+        base, tuned = self._base.read(name), self._model.read(name)
+        payload = codec.encode(name, base, tuned)
+        if chosen != "lossless":
+            self._errors.add(chosen, name, base, tuned, codec.decode(base, payload, spec))
+        return Entry(chosen, spec, payloads.add(name, payload))
+
+    def _is_unchanged(self, name: str) -> bool:
+        digests = self._base.tensor_digests()[name], self._model.tensor_digests()[name]
+        return self._base.spec(name) == self._model.spec(name) and digests[0] == digests[1]
+
+    def _lineage(self, created_at: str | None) -> dict[str, Any]:
+        lineage: dict[str, Any] = {
+            "model_name": self._model.path.resolve().name,
+            "model_fingerprint": self._model.fingerprint(),
+            "made_by": f"merge_on_load {__version__}",
+        }
+        return lineage if created_at is None else {**lineage, "created_at": created_at}
+
+    def _measured(
+        self, tensors: dict[str, Entry], payloads: dict[str, Stored], kept: dict[str, Stored]
+    ) -> dict[str, Any]:
+        payload_bytes = sum(stored.size_bytes for stored in payloads.values())
+        kept_bytes = sum(stored.size_bytes for stored in kept.values())
+        return {
+            "size_bytes": payload_bytes + kept_bytes,
+            "full_size_bytes": self._model.size_bytes,
+            "parameter_count": self._model.parameter_count,
+            "bits_per_parameter": 8 * payload_bytes / max(1, self._model.parameter_count),
+            "tensor_count_by_codec": dict(
+                sorted(Counter(entry.codec for entry in tensors.values()).items())
+            ),
+            "relative_error": self._errors.relative_errors(),
+        }
+
+
+def check_output_apart(out: Path, inputs: tuple[Path, ...]) -> None:
+    """Raise OutputExists when the output would replace one of its own inputs."""
+    for path in inputs:
+        if out.resolve() == path.resolve():
+            raise OutputExists("output would replace its own input", file=out)
+
+
+def _check_same_tensors(base: Checkpoint, model: Checkpoint) -> None:
+    """Raise MissingTensor or ShapeMismatch unless both hold the same names and shapes."""
+    base_names, model_names = set(base.names), set(model.names)
+    if lost := sorted(base_names - model_names):
+        raise MissingTensor("the model lacks a tensor of the base", file=model.path, tensor=lost[0])
+    if extra := sorted(model_names - base_names):
+        raise MissingTensor("the base lacks a tensor of the model", file=base.path, tensor=extra[0])
+    for name in base.names:
+        expected, found = base.spec(name), model.spec(name)
+        if expected.shape != found.shape or not _can_reconcile(expected, found):
+            raise ShapeMismatch(
+                "tensor differs from the base's in shape or kind",
+                file=model.path,
+                tensor=name,
+                expected=expected,
+                found=found,
+            )
+
+
+def _can_reconcile(base: TensorSpec, tuned: TensorSpec) -> bool:
+    return base.dtype == tuned.dtype or (base.dtype in _FLOATS and tuned.dtype in _FLOATS)
+
+
+def _write_side_files(
+    base: Checkpoint, model: Checkpoint, directory: Path
+) -> tuple[dict[str, Stored], dict[str, Stored]]:
+    """Copy the side files that differ from the base's; returns (kept, the base's own)."""
+    kept: dict[str, Stored] = {}
+    from_base: dict[str, Stored] = {}
+    base_files = base.side_files
+    for name, source in model.side_files.items():
+        stored = Stored(file_digest(source), source.stat().st_size)
+        if name in base_files and file_digest(base_files[name]) == stored.sha256:
+            from_base[name] = stored
+            continue
+        directory.mkdir(exist_ok=True)
+        copyfile(source, directory / name)
+        kept[name] = stored
+    return kept, from_base
+
+
+def silent(done_bytes: int, total_bytes: int) -> None:
+    """Progress that nobody watches."""
+    del done_bytes, total_bytes

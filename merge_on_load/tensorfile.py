@@ -1,0 +1,75 @@
+"""The safetensors file layout, written by hand so that it can be streamed.
+
+A file is: uint64 little-endian header length, JSON header (padded with spaces to 8 bytes), data.
+Layout: https://github.com/huggingface/safetensors#format
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+
+from merge_on_load.specs import TensorSpec, raw_bytes
+
+_LENGTH_BYTES = 8
+# `"":{"dtype":"","shape":[],"data_offsets":[,]},` with a long dtype, six axes, 2 wide offsets.
+_ENTRY_ROOM_BYTES = 160
+
+
+def render_header(
+    specs: Mapping[str, TensorSpec],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    room_bytes: int = 0,
+) -> bytes:
+    """Length word and header of a file that holds `specs` back to back, in order.
+
+    room_bytes: pad the JSON to at least that many bytes, a multiple of 8.
+    """
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    begin = 0
+    for name, spec in specs.items():
+        end = begin + spec.size_bytes
+        offsets = [begin, end]
+        header[name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": offsets}
+        begin = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    padded = text.ljust(max(room_bytes, -(-len(text) // 8) * 8))
+    return len(padded).to_bytes(_LENGTH_BYTES, "little") + padded
+
+
+class TensorFileWriter:
+    """Append tensors of one dtype to a safetensors file whose number is not known in advance.
+
+    names: every name that may be appended; they bound the header, which is written last.
+    """
+
+    def __init__(self, path: Path, names: Iterable[str]) -> None:
+        room = sum(len(json.dumps(name)) + _ENTRY_ROOM_BYTES for name in names)
+        self._room_bytes = -(-room // 8) * 8
+        self._specs: dict[str, TensorSpec] = {}
+        self._file = path.open("wb")
+        self._file.seek(_LENGTH_BYTES + self._room_bytes)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of data so far."""
+        return sum(spec.size_bytes for spec in self._specs.values())
+
+    def append(self, name: str, tensor: torch.Tensor) -> None:
+        """Write one CPU tensor after the last."""
+        self._specs[name] = TensorSpec.of(tensor)
+        self._file.write(raw_bytes(tensor).data)
+
+    def close(self) -> None:
+        """Write the header and close the file."""
+        header = render_header(self._specs, room_bytes=self._room_bytes)
+        assert len(header) == _LENGTH_BYTES + self._room_bytes, "header outgrew its room"
+        self._file.seek(0)
+        self._file.write(header)
+        self._file.close()
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        self._file.close()
