@@ -1,0 +1,1 @@
+"""Workers that hold weights, and the gateway's side of them."""

@@ -1,0 +1,113 @@
+"""Start one worker: python -m model_pool FLEET.yaml --worker NAME --listen ADDRESS."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from decimal import Decimal
+from pathlib import Path
+
+import grpc
+
+from deltafleet.v1 import worker_pb2_grpc
+from merge_on_load.errors import MergeError
+from model_pool.catalog import read_catalog
+from model_pool.engine import Engine
+from model_pool.errors import FleetError
+from model_pool.logs import start_logging
+from model_pool.rpc import HARD_LIMIT_BYTES, Door
+from model_pool.settings import GATEWAY_SECTIONS, PoolSettings, SettingsError, load
+from model_pool.worker import WorkerIdentity, WorkerServicer
+
+DRAIN_LIMIT_S = 30.0
+log = logging.getLogger("model_pool")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a worker until SIGTERM or SIGINT. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m model_pool", description=__doc__)
+    parser.add_argument("fleet", type=Path, help="the fleet.yaml")
+    parser.add_argument("--worker", default="worker-0", help="its name (default: worker-0)")
+    parser.add_argument("--listen", required=True, help="host:port or unix:PATH")
+    parser.add_argument(
+        "--with-parent", action="store_true", help="stop when standard input is closed"
+    )
+    options = parser.parse_args(arguments)
+    start_logging()
+    try:
+        settings = load(PoolSettings, options.fleet, ignored=GATEWAY_SECTIONS)
+        asyncio.run(_serve(settings, options))
+    except (SettingsError, MergeError, FleetError, OSError, RuntimeError) as error:
+        log.error("worker_failed", extra={"worker": options.worker, "reason": str(error)})
+        return 1
+    return 0
+
+
+async def _serve(settings: PoolSettings, options: argparse.Namespace) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopping.set)
+    if options.with_parent:
+        loop.add_reader(sys.stdin.fileno(), _stop_at_end, stopping)
+    engine = make_engine(settings)
+    servicer = WorkerServicer(
+        _identity(settings, options.worker), engine, monotonic=time.monotonic, wall=time.time
+    )
+    server = grpc.aio.server(
+        interceptors=[Door(max_message_bytes=HARD_LIMIT_BYTES, default_deadline_s=None)],
+        options=[("grpc.max_receive_message_length", HARD_LIMIT_BYTES), ("grpc.so_reuseport", 0)],
+    )
+    worker_pb2_grpc.add_WorkerServiceServicer_to_server(servicer, server)
+    server.add_insecure_port(options.listen)
+    await server.start()
+    catalog = await asyncio.to_thread(read_catalog, settings)
+    await servicer.start(catalog, settings.pool.preload)
+    log.info("worker_ready", extra={"worker": options.worker, "pid": os.getpid()})
+    await stopping.wait()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_LIMIT_S):
+            await servicer.drain()
+    await server.stop(grace=1)
+    await engine.stop()
+
+
+def make_engine(settings: PoolSettings) -> Engine:
+    """The engine that fleet.yaml names, not started."""
+    from model_pool.transformers_engine import TransformersEngine
+
+    pool = settings.pool
+    return TransformersEngine(
+        settings.base.path,
+        max_running_count=pool.max_running_count,
+        max_queued_count=pool.max_queued_count,
+        context_token_count=pool.context_token_count,
+        thread_count=pool.thread_count,
+    )
+
+
+def _identity(settings: PoolSettings, name: str) -> WorkerIdentity:
+    pool = settings.pool
+    return WorkerIdentity(
+        name=name,
+        engine=pool.engine,
+        price_nano_usd_per_hour=int(pool.price_usd_per_hour * Decimal(10**9)),
+        limit_count=pool.max_running_count + pool.max_queued_count,
+        memory_budget_bytes=pool.memory_budget_mib * 2**20,
+    )
+
+
+def _stop_at_end(stopping: asyncio.Event) -> None:
+    if not os.read(sys.stdin.fileno(), 4096):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        stopping.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""One job inside the embedded engine: what it was given, and how far its answer is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any
+
+from model_pool.engine import FinishReason, Job, Piece, Usage, Weights
+from model_pool.errors import EngineFailed
+from model_pool.text_stream import TextStream
+from model_pool.token_choice import Chooser
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """Weights that are in memory. Jobs hold it, so unloading waits for none and breaks none."""
+
+    weights: Weights
+    module: Any
+
+
+class ActiveJob:
+    """The step thread advances it; the event loop reads `pieces`.
+
+    is_running: it has a place in a batch. is_cancelled: nobody waits for it any more.
+    """
+
+    def __init__(self, job: Job, model: LoadedModel) -> None:
+        self.job = job
+        self.model = model
+        self.pieces: asyncio.Queue[Piece | EngineFailed] = asyncio.Queue()
+        self.prompt_ids: Sequence[int] = ()
+        self.last_token_id = -1
+        self.chooser = Chooser.of(job.sampling)
+        self.is_running = False
+        self.is_cancelled = False
+        self.finish_reason: FinishReason | None = None
+        self._limit = 0
+        self._output_token_count = 0
+        self._busy_s = 0.0
+        self._new_text = ""
+
+    def prepare(
+        self,
+        prompt_ids: Sequence[int],
+        context_token_count: int,
+        decode: Callable[[Sequence[int]], str],
+    ) -> None:
+        """Set the prompt, and clamp the answer to what the context leaves."""
+        self.prompt_ids = prompt_ids
+        room = context_token_count - len(prompt_ids)
+        self._limit = min(self.job.sampling.max_output_token_count, room)
+        self._text = TextStream(decode, self.job.sampling.stop)
+
+    def accept(self, token_id: int, eos_ids: AbstractSet[int]) -> None:
+        """Take the next token of the answer; sets finish_reason when it is the last."""
+        self.last_token_id = token_id
+        self._output_token_count += 1
+        if token_id in eos_ids:
+            self._new_text = self._text.finish()
+            self.finish_reason = FinishReason.STOP
+            return
+        self._new_text = self._text.add(token_id)
+        if not self._text.is_stopped and self._output_token_count >= self._limit:
+            self._new_text += self._text.finish()
+            self.finish_reason = FinishReason.LENGTH
+        if self._text.is_stopped:
+            self.finish_reason = FinishReason.STOP
+
+    def charge(self, seconds: float) -> None:
+        """Add this job's share of a step."""
+        self._busy_s += seconds
+
+    def take_piece(self) -> Piece | None:
+        """What the last token made visible, if anything."""
+        if not self._new_text and self.finish_reason is None:
+            return None
+        usage = Usage(len(self.prompt_ids), self._output_token_count, self._busy_s)
+        return Piece(self._new_text, usage, self.model.weights.digest, self.finish_reason)

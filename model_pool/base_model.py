@@ -1,0 +1,176 @@
+"""The base checkpoint: its architecture, its tokenizer, and modules built from it and a delta."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from merge_on_load import Checkpoint, Delta, stream
+from merge_on_load.errors import MissingTensor, ShapeMismatch
+from model_pool.engine import Message, Weights
+
+# Rotary frequencies follow from the config; old checkpoints carry a copy for every layer.
+DERIVED = re.compile(r"rotary_emb\.inv_freq$")
+# What the padding-mask layout of the cache computes exactly.
+KNOWN_ATTENTION = {"full_attention", "sliding_attention"}
+
+
+class BaseModel:
+    """What all models of one engine share. Opening reads headers, config and tokenizer only."""
+
+    def __init__(self, path: Path, dtype: torch.dtype, device: torch.device) -> None:
+        """Raises MergeError (weights that do not fit the config) and ValueError (no chat
+        template, or an architecture that is not plain attention).
+        """
+        self._dtype = dtype
+        self._device = device
+        self._checkpoint = Checkpoint.open(path)
+        self.config = AutoConfig.from_pretrained(path, local_files_only=True)
+        self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        _check_supported(path, self.config, self._tokenizer)
+        skeleton = self._skeleton()
+        self._check_names(_parameters(skeleton))
+        self.size_bytes: int = sum(tensor.nbytes for tensor in skeleton.parameters())
+        self.eos_ids = frozenset(_eos_ids(path, self.config, self._tokenizer))
+
+    @property
+    def context_token_count(self) -> int:
+        """The longest text that the architecture was made for."""
+        return int(self.config.max_position_embeddings)
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """The token ids of a conversation, up to where the answer begins."""
+        turns = [{"role": turn.role.value, "content": turn.content} for turn in messages]
+        token_ids: list[int] = self._tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        return token_ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of these tokens, without special ones."""
+        text: str = self._tokenizer.decode(
+            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def build(self, weights: Weights) -> Any:
+        """A module in evaluation mode, its tensors streamed in one by one.
+
+        Raises MergeError; then nothing is left of it.
+        """
+        delta = None if weights.delta is None else Delta.open(weights.delta)
+        module = self._skeleton()
+        module.to_empty(device=self._device)
+        module.tie_weights()
+        _compute_derived_buffers(module)
+        targets = _parameters(module)
+        filled: dict[int, str] = {}
+        for name, tensor in stream(self._checkpoint, delta):
+            if not DERIVED.search(name):
+                _fill(targets, name, tensor, filled)
+        _check_filled(targets, filled)
+        return module.requires_grad_(False).eval()
+
+    def _skeleton(self) -> Any:
+        """The architecture without memory: every tensor on the meta device."""
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(copy.deepcopy(self.config), dtype=self._dtype)
+
+    def _check_names(self, targets: dict[str, torch.Tensor]) -> None:
+        """Refuse a base whose tensors are not those of its own config."""
+        filled: dict[int, str] = {}
+        for name in self._checkpoint.names:
+            if not DERIVED.search(name):
+                target = _target(targets, name, self._checkpoint.spec(name).shape)
+                filled[id(target)] = name
+        _check_filled(targets, filled)
+
+
+def _check_supported(path: Path, config: Any, tokenizer: Any) -> None:
+    kinds = set(getattr(config, "layer_types", None) or KNOWN_ATTENTION)
+    if unknown := sorted(kinds - KNOWN_ATTENTION):
+        raise ValueError(f"{path}: layers of type {unknown[0]} are not supported by this engine")
+    if not tokenizer.chat_template:
+        raise ValueError(f"{path}: the tokenizer has no chat template")
+
+
+def _eos_ids(path: Path, config: Any, tokenizer: Any) -> set[int]:
+    """Every token that ends an answer. Raises ValueError if there is none."""
+    generation = config
+    if (path / "generation_config.json").is_file():
+        generation = GenerationConfig.from_pretrained(path, local_files_only=True)
+    found: set[int] = set()
+    for source in (generation, tokenizer):
+        value = getattr(source, "eos_token_id", None)
+        found.update(value if isinstance(value, list) else [] if value is None else [value])
+    if not found:
+        raise ValueError(f"{path}: no end-of-sequence token is named")
+    return found
+
+
+def _parameters(module: Any) -> dict[str, torch.Tensor]:
+    """Tensors of the state dict by name. Tied ones have several names and are one object."""
+    tensors: dict[str, torch.Tensor] = module.state_dict(keep_vars=True)
+    return tensors
+
+
+def _target(targets: dict[str, torch.Tensor], name: str, shape: Sequence[int]) -> torch.Tensor:
+    if name not in targets:
+        raise MissingTensor("the architecture has no such tensor", tensor=name)
+    target = targets[name]
+    if tuple(target.shape) != tuple(shape):
+        raise ShapeMismatch(
+            "tensor and architecture differ",
+            tensor=name,
+            expected=tuple(target.shape),
+            found=tuple(shape),
+        )
+    return target
+
+
+def _fill(
+    targets: dict[str, torch.Tensor], name: str, tensor: torch.Tensor, filled: dict[int, str]
+) -> None:
+    """Copy one tensor in. A tied tensor may come under each of its names, if they agree."""
+    target = _target(targets, name, tensor.shape)
+    first_name = filled.setdefault(id(target), name)
+    with torch.no_grad():
+        if first_name == name:
+            target.copy_(tensor)
+        elif not torch.equal(target, tensor.to(target)):
+            raise ShapeMismatch(
+                "the config ties two tensors that differ", tensor=name, expected=first_name
+            )
+
+
+def _check_filled(targets: dict[str, torch.Tensor], filled: dict[int, str]) -> None:
+    for name, target in targets.items():
+        if id(target) not in filled:
+            raise MissingTensor("the architecture needs this tensor", tensor=name)
+
+
+def _compute_derived_buffers(module: Any) -> None:
+    """Compute the buffers that no checkpoint holds, such as rotary frequencies.
+
+    `to_empty` left them undefined. `initialize_weights` of transformers computes them, and leaves
+    alone what is marked as initialized, as its own loading does. NaN shows a buffer it missed.
+    """
+    buffers = dict(module.named_non_persistent_buffers())
+    for buffer in buffers.values():
+        if buffer.is_floating_point():
+            buffer.fill_(torch.nan)
+    for tensor in module.state_dict(keep_vars=True).values():
+        tensor._is_hf_initialized = True
+    for part in module.modules():
+        part._is_hf_initialized = False
+    module.initialize_weights()
+    for name, _ in buffers.items():
+        buffer = module.get_buffer(name)
+        if buffer.is_floating_point() and bool(buffer.isnan().any()):
+            raise MissingTensor("no rule computes this buffer", tensor=name)

@@ -1,0 +1,156 @@
+"""The engine protocol: what a worker asks of the thing that computes tokens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What a model is made of: the base alone, or the base and one delta.
+
+    digest names the content (the base's fingerprint or the delta's digest), so that an answer can
+    say which weights made it.
+    """
+
+    model: str
+    digest: str
+    delta: Path | None = None
+
+
+class Role(Enum):
+    """Who speaks in one chat message."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen.
+
+    max_output_token_count: at least 1. temperature: 0 is greedy. top_p in (0, 1].
+    stop: the answer ends before the first of these texts. seed: the same seed, prompt and
+    weights give the same answer; None draws one.
+    """
+
+    max_output_token_count: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request for tokens, on a model whose weights are loaded."""
+
+    request_id: str
+    model: str
+    messages: tuple[Message, ...]
+    sampling: Sampling
+
+
+class FinishReason(Enum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a request used so far.
+
+    busy_s: its share of the engine's computing time, each step's seconds divided among the
+    requests in it by the tokens that each had in that step.
+    """
+
+    prompt_token_count: int
+    output_token_count: int
+    busy_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some text of an answer. The last piece has a finish_reason (its text may be empty)."""
+
+    text: str
+    usage: Usage
+    weights_digest: str
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """What an engine holds and did. Seconds since `start` returned."""
+
+    loaded: tuple[Weights, ...]
+    running_count: int
+    queued_count: int
+    busy_s: float
+    load_s: float
+
+
+class Engine(Protocol):
+    """Computes tokens with the weights that it was told to load.
+
+    Which weights are held, and when they go, is the worker's decision (`residency.py`).
+    """
+
+    @property
+    def context_token_count(self) -> int:
+        """Longest prompt plus answer, in tokens."""
+        ...
+
+    async def start(self) -> None:
+        """Open the base; ready for `load` when it returns."""
+        ...
+
+    def size_bytes(self, weights: Weights) -> int:
+        """Memory that these weights take once loaded."""
+        ...
+
+    async def load(self, weights: Weights) -> None:
+        """Build the weights: base plus delta, tensor by tensor. All or nothing.
+
+        Raises merge_on_load.errors.MergeError when the delta is refused; what was loaded before
+        stays loaded and goes on serving.
+        """
+        ...
+
+    async def unload(self, model: str) -> None:
+        """Forget the weights. The caller has seen to it that no job uses them."""
+        ...
+
+    def generate(self, job: Job) -> AsyncGenerator[Piece, None]:
+        """Stream the answer. Closing the generator stops the computing and frees its place.
+
+        Raises PromptTooLong before the first piece, EngineFailed when the computing failed.
+        """
+        ...
+
+    def report(self) -> EngineReport:
+        """What is loaded, queued and running now, and the seconds spent."""
+        ...
+
+    async def drain(self) -> None:
+        """Return when no job is queued or running. The caller sends no more."""
+        ...
+
+    async def stop(self) -> None:
+        """Free everything. Running jobs end with EngineFailed."""
+        ...

@@ -1,0 +1,156 @@
+"""The jobs of one loaded model that compute together."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache
+
+from model_pool.active_job import ActiveJob, LoadedModel
+from model_pool.slot_cache import SlotCache
+from model_pool.token_choice import choose_tokens
+
+# Tokens, padding included, of one prefill pass. It bounds its memory, and how long the answers
+# that are already running wait for it.
+PREFILL_TOKEN_COUNT = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """What one step did for one job: tokens computed, and the token that it chose."""
+
+    job: ActiveJob
+    computed_token_count: int
+    token_id: int
+
+
+class ModelBatch:
+    """Waiting, admitted and running jobs of one model. Used by the step thread alone.
+
+    A job is first in `waiting`; `admit` gives it a place; `prefill` reads its prompt and makes it
+    a row; `decode` adds one token to every row.
+    """
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.model = model
+        self.waiting: deque[ActiveJob] = deque()
+        self._admitted: deque[ActiveJob] = deque()
+        self._rows: list[ActiveJob] = []
+        self._cache = SlotCache()
+        self._device: torch.device = next(model.module.parameters()).device
+
+    @property
+    def running_count(self) -> int:
+        """Jobs that have a place."""
+        return len(self._admitted) + len(self._rows)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.waiting or self._admitted or self._rows)
+
+    def jobs(self) -> Iterator[ActiveJob]:
+        """All jobs, waiting ones included."""
+        yield from self._rows
+        yield from self._admitted
+        yield from self.waiting
+
+    def admit(self) -> None:
+        """Give the job that has waited longest a place in the next step."""
+        job = self.waiting.popleft()
+        job.is_running = True
+        self._admitted.append(job)
+
+    def prefill(self) -> list[Advance]:
+        """Read the prompts of admitted jobs, as many as fit into one pass."""
+        jobs = self._next_prefill()
+        if not jobs:
+            return []
+        counts = [len(job.prompt_ids) for job in jobs]
+        cache = DynamicCache()
+        logits = self._forward(cache, *self._padded(jobs))
+        token_ids = choose_tokens(logits, [job.chooser for job in jobs])
+        self._cache.join(cache, counts)
+        self._rows += jobs
+        for _ in jobs:
+            self._admitted.popleft()
+        return [Advance(*fields) for fields in zip(jobs, counts, token_ids, strict=True)]
+
+    def decode(self) -> list[Advance]:
+        """Add one token to every row, in one forward pass."""
+        if not self._rows:
+            return []
+        self._cache.reserve()
+        last = torch.tensor([[job.last_token_id] for job in self._rows], device=self._device)
+        positions, mask = self._cache.step_inputs(self._device)
+        logits = self._forward(self._cache, last, positions, mask)
+        self._cache.advance()
+        token_ids = choose_tokens(logits, [job.chooser for job in self._rows])
+        return [Advance(job, 1, token) for job, token in zip(self._rows, token_ids, strict=True)]
+
+    def drop_ended(self) -> None:
+        """Take out the jobs that are finished or cancelled."""
+        for row in range(len(self._rows) - 1, -1, -1):
+            if _is_ended(self._rows[row]):
+                self._cache.remove(row)
+                self._rows[row] = self._rows[-1]
+                self._rows.pop()
+        self.waiting = deque(job for job in self.waiting if not job.is_cancelled)
+        self._admitted = deque(job for job in self._admitted if not job.is_cancelled)
+
+    def drop_running(self) -> list[ActiveJob]:
+        """Take out every job that has a place, and what it had cached."""
+        dropped = [*self._rows, *self._admitted]
+        self._rows.clear()
+        self._admitted.clear()
+        self._cache.clear()
+        return dropped
+
+    def _forward(
+        self,
+        cache: DynamicCache | SlotCache,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Logits after the last token of each row: [row, vocabulary]."""
+        output = self.model.module(
+            input_ids=token_ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+    def _next_prefill(self) -> list[ActiveJob]:
+        """The first admitted jobs whose padded prompts fit into one pass; at least one."""
+        jobs: list[ActiveJob] = []
+        longest = 0
+        for job in self._admitted:
+            longest = max(longest, len(job.prompt_ids))
+            if jobs and longest * (len(jobs) + 1) > PREFILL_TOKEN_COUNT:
+                break
+            jobs.append(job)
+        return jobs
+
+    def _padded(
+        self, jobs: list[ActiveJob]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Prompts padded on the left: token ids, positions, and a mask if there is padding."""
+        longest = max(len(job.prompt_ids) for job in jobs)
+        gaps = [longest - len(job.prompt_ids) for job in jobs]
+        rows = [[0] * gap + list(job.prompt_ids) for gap, job in zip(gaps, jobs, strict=True)]
+        token_ids = torch.tensor(rows, device=self._device)
+        columns = torch.arange(longest, device=self._device)
+        starts = torch.tensor(gaps, device=self._device)[:, None]
+        positions = (columns - starts).clamp_(min=0)
+        return token_ids, positions, columns >= starts if any(gaps) else None
+
+
+def _is_ended(job: ActiveJob) -> bool:
+    return job.is_cancelled or job.finish_reason is not None

@@ -1,0 +1,245 @@
+"""The frame of every gRPC door: request id, size, shape, deadline, and errors as statuses.
+
+`Door` is a server interceptor for the services of deltafleet.v1; others (health, reflection) pass
+it untouched. `to_failure` reads on the client's side what `Door` wrote.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import re
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+from google.rpc import error_details_pb2, status_pb2
+
+from deltafleet.v1.error_reason_pb2 import ErrorReason
+from model_pool import errors
+from model_pool.errors import FleetError
+
+DOMAIN = "deltafleet.v1"
+REQUEST_ID_KEY = "x-request-id"
+DETAILS_KEY = "grpc-status-details-bin"
+# gRPC itself refuses larger messages before our code sees them, without a reason of ours.
+HARD_LIMIT_BYTES = 64 * 1024 * 1024
+
+log = logging.getLogger(__name__)
+request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id")
+_expires_at: contextvars.ContextVar[float | None] = contextvars.ContextVar("expires_at")
+
+Code = grpc.StatusCode
+STATUS_OF: dict[ErrorReason.ValueType, grpc.StatusCode] = {
+    ErrorReason.ERROR_REASON_EMPTY_PROMPT: Code.INVALID_ARGUMENT,
+    ErrorReason.ERROR_REASON_PROMPT_TOO_LONG: Code.INVALID_ARGUMENT,
+    ErrorReason.ERROR_REASON_INVALID_PARAMETER: Code.INVALID_ARGUMENT,
+    ErrorReason.ERROR_REASON_MALFORMED_MESSAGE: Code.INVALID_ARGUMENT,
+    ErrorReason.ERROR_REASON_UNKNOWN_FIELD: Code.INVALID_ARGUMENT,
+    ErrorReason.ERROR_REASON_UNKNOWN_MODEL: Code.NOT_FOUND,
+    ErrorReason.ERROR_REASON_MESSAGE_TOO_LARGE: Code.RESOURCE_EXHAUSTED,
+    ErrorReason.ERROR_REASON_POOL_SATURATED: Code.UNAVAILABLE,
+    ErrorReason.ERROR_REASON_NO_WORKER_READY: Code.UNAVAILABLE,
+    ErrorReason.ERROR_REASON_WORKER_LOST: Code.UNAVAILABLE,
+    ErrorReason.ERROR_REASON_DRAINING: Code.UNAVAILABLE,
+    ErrorReason.ERROR_REASON_SPECIALIST_UNLOADABLE: Code.FAILED_PRECONDITION,
+    ErrorReason.ERROR_REASON_NO_MODEL_QUALIFIES: Code.FAILED_PRECONDITION,
+    ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED: Code.DEADLINE_EXCEEDED,
+    ErrorReason.ERROR_REASON_CLOSED_API_FAILED: Code.UNAVAILABLE,
+    ErrorReason.ERROR_REASON_INTERNAL: Code.INTERNAL,
+}
+
+REASON_NAMES = {ErrorReason.Name(reason) for reason in STATUS_OF}
+Handler = Callable[..., Any]
+
+
+class Door(grpc.aio.ServerInterceptor):
+    """Frames every call of deltafleet.v1.
+
+    max_message_bytes: larger requests are refused. default_deadline_s: for calls that bring no
+    deadline, and the longest that any may bring; None: as the caller says.
+    """
+
+    def __init__(self, *, max_message_bytes: int, default_deadline_s: float | None) -> None:
+        self._max_message_bytes = max_message_bytes
+        self._default_deadline_s = default_deadline_s
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Replace the handler of our own services by a framed one."""
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith(f"/{DOMAIN}."):
+            return handler
+        deserializer = self._careful(handler.request_deserializer)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._stream(handler.unary_stream), deserializer, handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(handler.unary_unary), deserializer, handler.response_serializer
+        )
+
+    def _careful(self, deserialize: Callable[[bytes], Message]) -> Callable[[bytes], Any]:
+        """A deserializer that returns what is wrong: gRPC answers INTERNAL to one that raises."""
+
+        def read(data: bytes) -> Message | FleetError:
+            if len(data) > self._max_message_bytes:
+                return errors.MessageTooLarge(
+                    f"the message has {len(data)} bytes; the limit is {self._max_message_bytes}",
+                    size_bytes=len(data),
+                    limit_bytes=self._max_message_bytes,
+                )
+            try:
+                message = deserialize(data)
+            except (DecodeError, ValueError):
+                return errors.MalformedMessage(
+                    "the bytes are not a message of the expected type, or a text is not UTF-8"
+                )
+            return unknown_field(message) or message
+
+        return read
+
+    def _unary(self, behaviour: Handler) -> Handler:
+        async def handle(request: Message | FleetError, context: Any) -> Any:
+            async with self._frame(context):
+                if isinstance(request, FleetError):
+                    raise request
+                return await behaviour(request, context)
+
+        return handle
+
+    def _stream(self, behaviour: Handler) -> Handler:
+        async def handle(request: Message | FleetError, context: Any) -> None:
+            async with self._frame(context):
+                if isinstance(request, FleetError):
+                    raise request
+                async with contextlib.aclosing(behaviour(request, context)) as responses:
+                    async for response in responses:
+                        await context.write(response)
+
+        return handle
+
+    @contextlib.asynccontextmanager
+    async def _frame(self, context: Any) -> AsyncIterator[None]:
+        name = _request_id(context)
+        request_id.set(name)
+        try:
+            context.set_trailing_metadata(((REQUEST_ID_KEY, name),))
+            async with asyncio.timeout(self._time_left_s(context)) as limit:
+                _expires_at.set(limit.when())
+                yield
+        except FleetError as error:
+            await abort(context, error, name)
+        except TimeoutError:
+            await abort(context, errors.DeadlineExceeded("the deadline has passed"), name)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception:
+            log.exception("call_failed", extra={"request_id": name})
+            await abort(context, FleetError(f"internal error; request id {name}"), name)
+
+    def _time_left_s(self, context: Any) -> float | None:
+        left_s: float | None = context.time_remaining()
+        limits = [limit for limit in (left_s, self._default_deadline_s) if limit is not None]
+        return min(limits, default=None)
+
+
+def time_left_s() -> float | None:
+    """Seconds until the deadline of the call that is being handled; None: it has none."""
+    expires_at = _expires_at.get()
+    return None if expires_at is None else expires_at - asyncio.get_running_loop().time()
+
+
+def _request_id(context: Any) -> str:
+    """The caller's own id where it is a plain one, else a new one."""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID_KEY and re.fullmatch(r"[\w.:-]{1,128}", value, re.ASCII):
+            return str(value)
+    return str(uuid.uuid4())
+
+
+def unknown_field(message: Message, place: str = "") -> FleetError | None:
+    """The first field, at any depth, that this server's protos do not have."""
+    for field in UnknownFieldSet(message):  # type: ignore[attr-defined]
+        name = f"{place}{field.field_number}"
+        return errors.UnknownField(
+            f"{message.DESCRIPTOR.name} has no field number {name}; is the client newer?",
+            field=name,
+        )
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is None:
+            continue
+        for part in value if descriptor.is_repeated else (value,):
+            fault = unknown_field(part, f"{place}{descriptor.name}.")
+            if fault is not None:
+                return fault
+    return None
+
+
+async def abort(context: Any, error: FleetError, name: str) -> NoReturn:
+    """End the call with the error's status, its ErrorInfo and, where waiting helps, RetryInfo."""
+    code = STATUS_OF[error.reason]
+    number: int = code.value[0]
+    status = status_pb2.Status(code=number, message=error.message)
+    status.details.add().Pack(
+        error_details_pb2.ErrorInfo(
+            reason=ErrorReason.Name(error.reason), domain=DOMAIN, metadata=error.metadata
+        )
+    )
+    if error.retry_after_s is not None:
+        delay = Duration(nanos=0)
+        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    await context.abort(
+        code,
+        error.message,
+        ((DETAILS_KEY, status.SerializeToString()), (REQUEST_ID_KEY, name)),
+    )
+    raise AssertionError("abort returned")
+
+
+def _classes(root: type[FleetError]) -> dict[ErrorReason.ValueType, type[FleetError]]:
+    classes = {root.reason: root}
+    for child in root.__subclasses__():
+        classes |= _classes(child)
+    return classes
+
+
+def to_failure(error: grpc.aio.AioRpcError) -> FleetError | None:
+    """The failure that the other side named, or None where the status has no reason of ours."""
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            return _from_status(status_pb2.Status.FromString(value))
+    return None
+
+
+def _from_status(status: status_pb2.Status) -> FleetError | None:
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    for detail in status.details:
+        if not detail.Unpack(info):
+            detail.Unpack(retry)
+    if info.domain != DOMAIN or info.reason not in REASON_NAMES:
+        return None
+    kind = _classes(FleetError).get(ErrorReason.Value(info.reason), FleetError)
+    wait_s = retry.retry_delay.ToNanoseconds() / 1e9 or None
+    return kind(status.message, retry_after_s=wait_s, **dict(info.metadata))
+
+
+async def responses_of(
+    call: grpc.aio.UnaryStreamCall[Any, Any],
+) -> AsyncGenerator[Any, None]:
+    """Iterate a streaming call; closing the iterator cancels the call."""
+    try:
+        async for response in call:
+            yield response
+    finally:
+        call.cancel()

@@ -1,0 +1,187 @@
+"""fleet.yaml as frozen models: the sections that a worker needs too.
+
+One file describes the fleet; a worker reads `base`, `specialists` and `pool`, the gateway reads all
+of it (`gateway/settings.py`). An environment variable overrides one value:
+DELTAFLEET_POOL__MEMORY_BUDGET_MIB=512 sets `pool.memory_budget_mib`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+ENVIRONMENT_PREFIX = "DELTAFLEET_"
+# A worker ignores these: they are the gateway's. A test holds the two lists together.
+GATEWAY_SECTIONS = ("server", "routing", "baselines", "closed_api", "ledger")
+BASE_MODEL = "base"
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=63)]
+Sections = TypeVar("Sections", bound="PoolSettings")
+
+
+class SettingsError(Exception):
+    """fleet.yaml, or a DELTAFLEET_ variable, is wrong; the text says where and why."""
+
+
+def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
+    directory = (info.context or {}).get("directory", Path())
+    return Path(os.path.normpath(directory / path.expanduser()))
+
+
+FleetPath = Annotated[Path, AfterValidator(_beside_the_file)]
+
+
+class Section(BaseModel):
+    """A part of fleet.yaml: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Base(Section):
+    """The checkpoint that every delta belongs to."""
+
+    path: FleetPath
+    description: str = "The base model"
+    quality: float = Field(0.0, ge=0, le=1)  # share of right answers to expect on any task
+
+
+class Specialist(Section):
+    """A model that is stored as a delta, and the prompts that it is for."""
+
+    description: str
+    delta: FleetPath
+    quality: float = Field(1.0, ge=0, le=1)  # share of right answers to expect on its task
+    examples: tuple[str, ...] = ()
+    examples_file: FleetPath | None = None  # one prompt per line
+
+    @model_validator(mode="after")
+    def _has_examples(self) -> Self:
+        if bool(self.examples) == bool(self.examples_file):
+            raise ValueError("give exactly one of examples and examples_file")
+        return self
+
+
+class Worker(Section):
+    """One engine. Without an address the gateway starts it as a subprocess."""
+
+    name: Name
+    address: str | None = None  # host:port or unix:PATH
+
+
+class Pool(Section):
+    """How the workers run."""
+
+    engine: Literal["transformers"] = "transformers"
+    workers: tuple[Worker, ...] = Field((Worker(name="worker-0"),), min_length=1)
+    price_usd_per_hour: Decimal = Field(Decimal(0), ge=0)  # of one worker, up or idle
+    memory_budget_mib: int = Field(1024, ge=1)  # for weights, per worker
+    max_running_count: int = Field(32, ge=1)  # requests in one worker's batch
+    max_queued_count: int = Field(256, ge=0)  # requests that wait, per worker
+    context_token_count: int | None = Field(None, ge=2)  # default: the base's own
+    thread_count: int | None = Field(None, ge=1)  # of the engine; default: torch's own
+    worker_wait_s: float = Field(30, ge=0)  # how long a request waits for a worker to be up
+    preload: tuple[Name, ...] = ()  # built at start, in this order
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [worker.name for worker in self.workers]
+        if len(set(names)) < len(names):
+            raise ValueError("two workers have the same name")
+        return self
+
+
+class PoolSettings(Section):
+    """What a worker reads of fleet.yaml."""
+
+    base: Base
+    specialists: dict[Name, Specialist] = Field(min_length=1)
+    pool: Pool = Pool()
+
+    @model_validator(mode="after")
+    def _references_exist(self) -> Self:
+        if BASE_MODEL in self.specialists:
+            raise ValueError(f"specialists: the name {BASE_MODEL!r} is the base model's")
+        self.check_names("pool.preload", self.pool.preload)
+        return self
+
+    def check_names(self, where: str, names: Iterable[str]) -> None:
+        """Raise ValueError for a name that is neither the base nor a specialist."""
+        for name in names:
+            if name != BASE_MODEL and name not in self.specialists:
+                raise ValueError(f"{where}: no model is called {name!r}")
+
+
+def load(
+    kind: type[Sections],
+    path: Path,
+    *,
+    ignored: Iterable[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Sections:
+    """Read fleet.yaml as `kind`, leaving out the sections named in `ignored`.
+
+    environment: default os.environ. Raises SettingsError.
+    """
+    document = _read(path)
+    _override(document, os.environ if environment is None else environment)
+    for section in ignored:
+        document.pop(section, None)
+    try:
+        return kind.model_validate(document, context={"directory": path.resolve().parent})
+    except ValidationError as error:
+        raise SettingsError(f"{path}: {_in_words(error)}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise SettingsError(f"{path}: expected a mapping of sections")
+    return document
+
+
+def _override(document: dict[str, Any], environment: Mapping[str, str]) -> None:
+    for variable, value in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in SECRETS:
+            continue
+        *sections, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        place = document
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise SettingsError(f"{variable}: {section} is not a section")
+        try:
+            place[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SettingsError(f"{variable}: not a YAML value: {error}") from None
+
+
+# Secrets come from the environment only and are never part of fleet.yaml.
+SECRETS = frozenset({"DELTAFLEET_CLOSED_API_KEY"})
+
+
+def _in_words(error: ValidationError) -> str:
+    faults = []
+    for fault in error.errors(include_url=False):
+        place = ".".join(str(step) for step in fault["loc"]) or "fleet"
+        faults.append(f"{place}: {fault['msg'].removeprefix('Value error, ')}")
+    return "; ".join(faults)

@@ -1,0 +1,168 @@
+"""The thread that computes: one step of one model at a time, in turn."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+
+import torch
+
+from model_pool.active_job import ActiveJob
+from model_pool.engine import Piece
+from model_pool.errors import EngineFailed
+from model_pool.model_batch import Advance, ModelBatch
+
+logger = logging.getLogger(__name__)
+
+Delivery = tuple[ActiveJob, Piece | EngineFailed]
+
+
+class StepLoop:
+    """Continuous batching (Yu et al. 2022, Orca, OSDI): jobs join and leave between steps.
+
+    busy_s: seconds of all steps so far. Every step's seconds are divided among its jobs by the
+    tokens that it computed for each, so the shares of all jobs add up to busy_s.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_running_count: int,
+        eos_ids: AbstractSet[int],
+        thread_count: int | None,
+        clock: Callable[[], float],
+        hand_over: Callable[[Sequence[Delivery]], None],
+    ) -> None:
+        """hand_over: called on the step thread, once per step that has something to tell."""
+        self.busy_s = 0.0
+        self._max_running_count = max_running_count
+        self._eos_ids = eos_ids
+        self._thread_count = thread_count
+        self._clock = clock
+        self._hand_over = hand_over
+        self._changed = threading.Condition()
+        self._inbox: list[ActiveJob] = []
+        self._is_stopping = False
+        self._turns: deque[ModelBatch] = deque()
+        self._thread = threading.Thread(target=self._run, name="engine-steps", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the current step; every job left fails. Blocks until the thread has ended."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def submit(self, job: ActiveJob) -> None:
+        """Queue a prepared job. Raises EngineFailed once the loop is stopping."""
+        with self._changed:
+            if self._is_stopping:
+                raise EngineFailed("the engine has stopped")
+            self._inbox.append(job)
+            self._changed.notify()
+
+    def _run(self) -> None:
+        if self._thread_count is not None:
+            torch.set_num_threads(self._thread_count)
+        try:
+            with torch.inference_mode():
+                while self._take_in():
+                    self._turn()
+        except Exception:
+            logger.exception("engine_thread_failed")
+        finally:
+            self._fail_everything()
+
+    def _take_in(self) -> bool:
+        """Move new jobs to their batches, waiting while there is nothing to do.
+
+        Returns False when the loop is to end.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_stopping or self._inbox or self._turns)
+            new_jobs, self._inbox = self._inbox, []
+            for job in new_jobs:
+                self._batch_of(job).waiting.append(job)
+            return not self._is_stopping
+
+    def _batch_of(self, job: ActiveJob) -> ModelBatch:
+        for batch in self._turns:
+            if batch.model is job.model:
+                return batch
+        batch = ModelBatch(job.model)
+        self._turns.append(batch)
+        return batch
+
+    def _turn(self) -> None:
+        """Give the next model its step: prompts of newcomers, then one token for every row."""
+        self._drop_ended()
+        if not self._turns:
+            return
+        self._admit()
+        batch = self._turns[0]
+        self._turns.rotate(-1)
+        self._step(batch, batch.prefill)
+        batch.drop_ended()
+        self._step(batch, batch.decode)
+
+    def _drop_ended(self) -> None:
+        for batch in self._turns:
+            batch.drop_ended()
+        self._turns = deque(batch for batch in self._turns if not batch.is_empty)
+
+    def _admit(self) -> None:
+        """Fill free places: the model with the fewest running jobs first, then by turn.
+
+        So a model with a long queue cannot keep the others out; within a model the queue is FIFO.
+        """
+        free = self._max_running_count - sum(batch.running_count for batch in self._turns)
+        for _ in range(free):
+            queued = [batch for batch in self._turns if batch.waiting]
+            if not queued:
+                return
+            min(queued, key=lambda batch: batch.running_count).admit()
+
+    def _step(self, batch: ModelBatch, compute: Callable[[], list[Advance]]) -> None:
+        """Compute, measure, charge and hand over. A failure ends this model's running jobs."""
+        began = self._clock()
+        try:
+            advances = compute()
+            for advance in advances:
+                advance.job.accept(advance.token_id, self._eos_ids)
+        except Exception:
+            logger.exception("engine_step_failed", extra={"model": batch.model.weights.model})
+            self.busy_s += self._clock() - began
+            self._fail(batch.drop_running(), "the computing of this model failed")
+            return
+        if advances:
+            self._settle(advances, self._clock() - began)
+
+    def _settle(self, advances: list[Advance], seconds: float) -> None:
+        """Divide the step's seconds by tokens, then tell each job what it may show."""
+        self.busy_s += seconds
+        total = sum(advance.computed_token_count for advance in advances)
+        deliveries: list[Delivery] = []
+        for advance in advances:
+            advance.job.charge(seconds * advance.computed_token_count / total)
+            if (piece := advance.job.take_piece()) is not None:
+                deliveries.append((advance.job, piece))
+        if deliveries:
+            self._hand_over(deliveries)
+
+    def _fail(self, jobs: Sequence[ActiveJob], message: str) -> None:
+        if jobs:
+            self._hand_over([(job, EngineFailed(message)) for job in jobs])
+
+    def _fail_everything(self) -> None:
+        with self._changed:
+            self._is_stopping = True
+            left = [*self._inbox, *(job for batch in self._turns for job in batch.jobs())]
+            self._inbox = []
+            self._turns.clear()
+        self._fail(left, "the engine has stopped")

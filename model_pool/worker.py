@@ -1,0 +1,232 @@
+"""The worker's side: WorkerService over one engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from deltafleet.v1 import inference_pb2, routing_pb2, worker_pb2, worker_pb2_grpc
+from model_pool.catalog import Catalog
+from model_pool.engine import Engine, FinishReason, Job, Message, Piece, Role, Sampling
+from model_pool.errors import Draining, PoolSaturated
+from model_pool.residency import Residency
+
+WATCH_INTERVAL_S = 2.0
+# Changes closer together than this travel in one status.
+WATCH_PAUSE_S = 0.02
+
+ROLES = {
+    routing_pb2.ROLE_SYSTEM: Role.SYSTEM,
+    routing_pb2.ROLE_USER: Role.USER,
+    routing_pb2.ROLE_ASSISTANT: Role.ASSISTANT,
+}
+FINISH_REASONS = {
+    FinishReason.STOP: inference_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: inference_pb2.FINISH_REASON_LENGTH,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerIdentity:
+    """What a worker is called and costs. limit_count: requests that it runs and queues."""
+
+    name: str
+    engine: str
+    price_nano_usd_per_hour: int
+    limit_count: int
+    memory_budget_bytes: int
+
+
+class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
+    """Runs requests on an engine, holding their weights meanwhile.
+
+    monotonic, wall: seconds; uptime counts from the construction, which is the process's start.
+    """
+
+    def __init__(
+        self,
+        identity: WorkerIdentity,
+        engine: Engine,
+        *,
+        monotonic: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self._identity = identity
+        self._engine = engine
+        self._monotonic = monotonic
+        self._started_s = monotonic()
+        self._start_time = _timestamp(wall())
+        self._incarnation = str(uuid.uuid4())
+        self._catalog = Catalog([])
+        self._state = worker_pb2.WORKER_STATE_STARTING
+        self._admitted_count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._changed = asyncio.Event()
+        self._residency = Residency(
+            engine,
+            budget_bytes=identity.memory_budget_bytes,
+            clock=wall,
+            on_change=self._notify,
+        )
+
+    async def start(self, catalog: Catalog, preload: tuple[str, ...]) -> None:
+        """Start the engine, build the weights named in preload, then take requests."""
+        await self._engine.start()
+        self._catalog = catalog
+        for model in preload:
+            async with self._residency.hold(catalog.weights(model)):
+                pass
+        self._state = worker_pb2.WORKER_STATE_READY
+        self._notify()
+
+    async def drain(self) -> None:
+        """Take no more requests; return when the last one has ended."""
+        self._state = worker_pb2.WORKER_STATE_DRAINING
+        self._notify()
+        await self._idle.wait()
+        await self._engine.drain()
+
+    async def Run(
+        self, request: worker_pb2.RunRequest, context: Any
+    ) -> AsyncIterator[worker_pb2.RunResponse]:
+        """Run one request on one model."""
+        weights = self._catalog.weights(request.model)
+        with self._admission():
+            async with (
+                self._residency.hold(weights),
+                contextlib.aclosing(self._engine.generate(_to_job(request))) as pieces,
+            ):
+                async for piece in pieces:
+                    yield _to_response(piece)
+
+    async def LoadModel(
+        self, request: worker_pb2.LoadModelRequest, context: Any
+    ) -> worker_pb2.LoadModelResponse:
+        """Build a model's weights ahead of its first request."""
+        weights = self._catalog.weights(request.model)
+        async with self._residency.hold(weights):
+            return worker_pb2.LoadModelResponse(size_bytes=self._engine.size_bytes(weights))
+
+    async def DescribeModels(
+        self, request: worker_pb2.DescribeModelsRequest, context: Any
+    ) -> worker_pb2.DescribeModelsResponse:
+        """What the files say of each model."""
+        return worker_pb2.DescribeModelsResponse(
+            models=[
+                worker_pb2.ModelDescription(
+                    model=files.model,
+                    codec=files.codec,
+                    stored_size_bytes=files.stored_size_bytes,
+                    full_size_bytes=files.full_size_bytes,
+                    weights_digest=files.weights.digest,
+                    lineage=files.lineage,
+                    fault=files.fault,
+                )
+                for files in self._catalog.models()
+            ]
+        )
+
+    async def WatchStatus(
+        self, request: worker_pb2.WatchStatusRequest, context: Any
+    ) -> AsyncIterator[worker_pb2.WatchStatusResponse]:
+        """The status now, after each change, and every two seconds."""
+        while True:
+            changed = self._changed
+            yield self._status()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_INTERVAL_S):
+                    await changed.wait()
+            await asyncio.sleep(WATCH_PAUSE_S)
+
+    @contextlib.contextmanager
+    def _admission(self) -> Any:
+        if self._state == worker_pb2.WORKER_STATE_DRAINING:
+            raise Draining(f"worker {self._identity.name} is shutting down")
+        if self._admitted_count >= self._identity.limit_count:
+            raise PoolSaturated(
+                f"worker {self._identity.name} has {self._admitted_count} requests",
+                retry_after_s=1.0,
+            )
+        self._admitted_count += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._admitted_count -= 1
+            if not self._admitted_count:
+                self._idle.set()
+            self._notify()
+
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _status(self) -> worker_pb2.WatchStatusResponse:
+        report = self._engine.report()
+        return worker_pb2.WatchStatusResponse(
+            worker=self._identity.name,
+            incarnation=self._incarnation,
+            state=self._state,
+            loaded=[
+                worker_pb2.LoadedModel(
+                    model=resident.model,
+                    weights_digest=weights.digest,
+                    size_bytes=resident.size_bytes,
+                    lease_count=resident.lease_count,
+                    last_used_time=_timestamp(resident.last_used),
+                )
+                for weights, resident in self._residency.residents()
+            ],
+            running_count=report.running_count,
+            queued_count=self._admitted_count - report.running_count,
+            memory_budget_bytes=self._identity.memory_budget_bytes,
+            uptime_s=self._monotonic() - self._started_s,
+            busy_s=report.busy_s,
+            load_s=report.load_s,
+            price_nano_usd_per_hour=self._identity.price_nano_usd_per_hour,
+            start_time=self._start_time,
+            engine=self._identity.engine,
+        )
+
+
+def _to_job(request: worker_pb2.RunRequest) -> Job:
+    return Job(
+        request_id=request.request_id,
+        model=request.model,
+        messages=tuple(Message(ROLES[one.role], one.content) for one in request.messages),
+        sampling=Sampling(
+            max_output_token_count=request.max_output_token_count,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            stop=tuple(request.stop),
+            seed=request.seed if request.HasField("seed") else None,
+        ),
+    )
+
+
+def _to_response(piece: Piece) -> worker_pb2.RunResponse:
+    return worker_pb2.RunResponse(
+        text=piece.text,
+        prompt_token_count=piece.usage.prompt_token_count,
+        output_token_count=piece.usage.output_token_count,
+        busy_s=piece.usage.busy_s,
+        weights_digest=piece.weights_digest,
+        finish_reason=(
+            FINISH_REASONS[piece.finish_reason]
+            if piece.finish_reason
+            else inference_pb2.FINISH_REASON_UNSPECIFIED
+        ),
+    )
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromNanoseconds(int(seconds * 1e9))
+    return stamp

@@ -1,0 +1,35 @@
+"""One fleet for all tests that do it no harm."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from deltafleet.v1 import inference_pb2
+from support.fleet import LONG_TOKEN_COUNT, Fleet, running_fleet
+
+# Some libraries ask a hub for what lies on the disk.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
+    """The demo fleet, serving."""
+    async with running_fleet(tmp_path_factory.mktemp("fleet")) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def long_request(fleet: Fleet) -> inference_pb2.GenerateRequest:
+    """A request whose answer is hundreds of tokens long: the seed is looked for."""
+    for seed in range(200):
+        request = inference_pb2.GenerateRequest(
+            prompt="The sea", model="base", temperature=2, seed=seed, max_output_token_count=400
+        )
+        answer = await fleet.inference.Generate(request)
+        if answer.summary.output_token_count >= LONG_TOKEN_COUNT:
+            return request
+    raise AssertionError("no seed gives a long answer")

@@ -1,0 +1,153 @@
+"""The engine's greedy answers against transformers' own `generate`, prompt by prompt."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from engine.asking import Fleet, answer_of, job
+from engine.tiny_models import (
+    CONTEXT_TOKEN_COUNT,
+    SAMPLE_TEXT,
+    architectures,
+    read_reference,
+    train_tokenizer,
+    write_checkpoint,
+)
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from merge_on_load.errors import MissingTensor, ShapeMismatch
+from model_pool.base_model import BaseModel
+from model_pool.engine import Weights
+from model_pool.transformers_engine import TransformersEngine
+
+PROMPT_COUNT = 120
+KINDS = ("llama", "llama3-rope", "qwen2-tied", "qwen2-mixed-windows", "mistral-window")
+
+
+def make_prompts() -> list[tuple[str, int]]:
+    """Prompts of 1 to about 150 tokens, each with its answer's limit."""
+    numbers = random.Random(11)
+    words = " ".join(SAMPLE_TEXT).split()
+    return [
+        (" ".join(numbers.choices(words, k=numbers.randrange(1, 24))), numbers.randrange(1, 48))
+        for _ in range(PROMPT_COUNT)
+    ]
+
+
+@torch.inference_mode()
+def reference_answer(
+    model, tokenizer: PreTrainedTokenizerFast, prompt: str, token_count: int
+) -> str:
+    prompt_ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=False,
+    )
+    room = CONTEXT_TOKEN_COUNT - prompt_ids.shape[1]
+    out = model.generate(
+        prompt_ids,
+        attention_mask=torch.ones_like(prompt_ids),
+        do_sample=False,
+        max_new_tokens=min(token_count, room),
+    )
+    answer_ids = out[0, prompt_ids.shape[1] :]
+    return tokenizer.decode(answer_ids, skip_special_tokens=True)
+
+
+def references(path: Path, prompts: list[tuple[str, int]]) -> list[str]:
+    # The families bring their own pre-tokenizers: only AutoTokenizer reads as the engine does.
+    model, tokenizer = read_reference(path), AutoTokenizer.from_pretrained(path)
+    return [reference_answer(model, tokenizer, prompt, count) for prompt, count in prompts]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_batched_answers_equal_generate_one_by_one(kind: str, tmp_path: Path) -> None:
+    config = architectures(len(train_tokenizer()))[kind]
+    path = write_checkpoint(tmp_path / kind, config, seed=4)
+    prompts = make_prompts()
+    expected = await asyncio.to_thread(references, path, prompts)
+    engine = TransformersEngine(path, thread_count=1)
+    await engine.start()
+    await engine.load(Weights("base", "digest"))
+    jobs = [job(prompt, max_output_token_count=count) for prompt, count in prompts]
+    answers = await asyncio.gather(*(answer_of(engine, asked) for asked in jobs))
+    await engine.stop()
+
+    assert answers == expected
+    assert len(set(answers)) > PROMPT_COUNT // 2
+
+
+async def test_a_delta_answers_as_the_model_that_it_was_made_from(fleet: Fleet) -> None:
+    prompts = make_prompts()[:20]
+    expected = await asyncio.to_thread(references, fleet.variant, prompts)
+    engine = TransformersEngine(fleet.base, thread_count=1)
+    await engine.start()
+    await engine.load(fleet.weights["sql"])
+    jobs = [job(prompt, "sql", max_output_token_count=count) for prompt, count in prompts]
+    answers = await asyncio.gather(*(answer_of(engine, asked) for asked in jobs))
+    await engine.stop()
+
+    assert answers == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_built_module_equals_the_one_that_transformers_loads(kind: str, tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / kind, architectures(len(train_tokenizer()))[kind])
+    base = BaseModel(path, torch.float32, torch.device("cpu"))
+    built, reference = base.build(Weights("base", "digest")), read_reference(path)
+
+    for (name, tensor), (_, expected) in zip(
+        built.named_parameters(), reference.named_parameters(), strict=True
+    ):
+        assert torch.equal(tensor, expected), name
+    buffers = dict(reference.named_buffers())
+    assert set(dict(built.named_buffers())) == set(buffers) != set()
+    for name, buffer in built.named_buffers():
+        assert torch.equal(buffer, buffers[name]), name
+    assert base.size_bytes == sum(tensor.nbytes for tensor in built.parameters())
+
+
+def test_sixteen_bit_weights_take_half_the_memory(fleet: Fleet) -> None:
+    full, half = (
+        BaseModel(fleet.base, dtype, torch.device("cpu"))
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    module = half.build(fleet.weights["sql"])
+
+    assert half.size_bytes * 2 == full.size_bytes
+    assert {tensor.dtype for tensor in module.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "tensor"),
+    [
+        ({"num_hidden_layers": 4}, MissingTensor, "model.layers.3."),
+        ({"num_hidden_layers": 2}, MissingTensor, "model.layers.2."),
+        ({"intermediate_size": 100}, ShapeMismatch, "mlp"),
+        ({"attention_bias": True}, MissingTensor, "bias"),
+    ],
+)
+def test_a_base_that_does_not_fit_its_config_is_refused_by_name(
+    change, error, tensor, tmp_path: Path
+) -> None:
+    config = architectures(len(train_tokenizer()))["llama"]
+    path = write_checkpoint(tmp_path / "base", config)
+    config.update(change)
+    config.save_pretrained(path)
+
+    with pytest.raises(error, match=tensor):
+        BaseModel(path, torch.float32, torch.device("cpu"))
+
+
+def test_a_tokenizer_without_chat_template_is_refused(tmp_path: Path) -> None:
+    config = architectures(len(train_tokenizer()))["llama"]
+    path = write_checkpoint(tmp_path / "base", config)
+    (path / "chat_template.jinja").unlink()
+
+    with pytest.raises(ValueError, match="no chat template"):
+        BaseModel(path, torch.float32, torch.device("cpu"))

@@ -1,0 +1,1 @@
+"""What the tests share: a real fleet in processes of its own, and words for asking it."""
