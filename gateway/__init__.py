@@ -1,0 +1,1 @@
+"""The door: one gRPC server in front of the pool."""

@@ -1,0 +1,265 @@
+"""The only place where the gateway's objects meet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import disable_created_metrics, start_http_server
+
+from deltafleet.v1 import (
+    cost_pb2,
+    cost_pb2_grpc,
+    fleet_pb2,
+    fleet_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+    routing_pb2,
+    routing_pb2_grpc,
+)
+from gateway.answering import Sources
+from gateway.classifier import Classifier
+from gateway.closed_api import ClosedApiClient
+from gateway.cost_service import CostServicer
+from gateway.encoder import SentenceEncoder
+from gateway.fleet_service import FleetServicer
+from gateway.forecast import CostForecast
+from gateway.ledger import Ledger
+from gateway.ledger_store import LedgerStore
+from gateway.metrics import Metrics, WorkerCollector
+from gateway.pricing import TokenPrice
+from gateway.router import ModelKind, Router, Target
+from gateway.service import InferenceServicer, RoutePlanner, RoutingServicer
+from gateway.settings import (
+    PriceList,
+    Settings,
+    closed_api_key,
+    load_examples,
+    load_prices,
+)
+from gateway.worker_lives import LifeRecorder
+from model_pool.local_workers import LocalWorkers
+from model_pool.pool import Pool
+from model_pool.rpc import HARD_LIMIT_BYTES, Door
+from model_pool.settings import BASE_MODEL, SettingsError
+
+SERVICES = (
+    inference_pb2.DESCRIPTOR.services_by_name["InferenceService"],
+    routing_pb2.DESCRIPTOR.services_by_name["RoutingService"],
+    fleet_pb2.DESCRIPTOR.services_by_name["FleetService"],
+    cost_pb2.DESCRIPTOR.services_by_name["CostService"],
+    health_pb2.DESCRIPTOR.services_by_name["Health"],
+)
+log = logging.getLogger("gateway")
+
+
+class Gateway:
+    """One gateway and the workers that it started.
+
+    fleet: the file that settings came from; the workers read it too. `run` is the whole life of it.
+    """
+
+    def __init__(self, fleet: Path, settings: Settings) -> None:
+        self._fleet = fleet
+        self._settings = settings
+        self._prices = load_prices(settings)
+        self._examples = load_examples(settings)
+        self._health = health.aio.HealthServicer()
+        self._changed = asyncio.Event()
+        self.targets = make_targets(settings)
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        """Everything started, in order; everything stopped, in reverse.
+
+        Yields the address of the gRPC door once it is open; workers may still be starting (health
+        says NOT_SERVING until one is ready). Raises SettingsError where an address is taken.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            pool = await self._start_pool(stack)
+            store = LedgerStore(self._settings.ledger.path)
+            await store.open()
+            stack.push_async_callback(store.close)
+            recorder = LifeRecorder(pool, store)
+            recorder.start()
+            stack.push_async_callback(recorder.stop)
+            classifier = await self._start_classifier(stack)
+            address = await self._open_door(stack, pool, store, classifier)
+            readiness = asyncio.create_task(self._follow_readiness(pool), name="readiness")
+            stack.callback(readiness.cancel)
+            yield address
+
+    async def _start_pool(self, stack: contextlib.AsyncExitStack) -> Pool:
+        pool_settings = self._settings.pool
+        local_names = [one.name for one in pool_settings.workers if one.address is None]
+        local = LocalWorkers(self._fleet, local_names)
+        addresses = {
+            one.name: one.address or local.address(one.name) for one in pool_settings.workers
+        }
+        pool = Pool(
+            addresses,
+            limit_count=pool_settings.max_running_count + pool_settings.max_queued_count,
+            wait_s=pool_settings.worker_wait_s,
+            on_change=self._changed.set,
+        )
+        local.start()
+        stack.push_async_callback(local.stop)
+        pool.start()
+        stack.push_async_callback(pool.stop)
+        return pool
+
+    async def _start_classifier(self, stack: contextlib.AsyncExitStack) -> Classifier:
+        routing = self._settings.routing
+        encoder = SentenceEncoder(routing.encoder)
+        stack.push_async_callback(encoder.stop)
+        try:
+            await encoder.start()
+        except (OSError, ValueError, ImportError) as error:
+            raise SettingsError(f"routing.encoder: cannot be loaded: {error}") from error
+        classifier = Classifier(
+            encoder, min_similarity=routing.min_similarity, nearest_count=routing.nearest_count
+        )
+        await classifier.start(self._examples)
+        return classifier
+
+    async def _open_door(
+        self,
+        stack: contextlib.AsyncExitStack,
+        pool: Pool,
+        store: LedgerStore,
+        classifier: Classifier,
+    ) -> str:
+        settings = self._settings
+        closed_api, closed_prices = self._closed_api()
+        if closed_api:
+            stack.push_async_callback(closed_api.stop)
+        metrics = Metrics()
+        metrics.registry.register(WorkerCollector(pool))
+        forecast = CostForecast(closed_prices)
+        ledger = Ledger(store, metrics, forecast, _baselines(settings, self._prices))
+        router = Router(
+            self.targets,
+            fallback=settings.routing.fallback,
+            min_quality=settings.routing.min_quality,
+        )
+        planner = RoutePlanner(classifier, router, forecast)
+        server = self._server()
+        inference = InferenceServicer(
+            planner,
+            Sources(pool, closed_api),
+            ledger,
+            default_output_token_count=settings.server.default_output_token_count,
+        )
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
+        routing_pb2_grpc.add_RoutingServiceServicer_to_server(RoutingServicer(planner), server)
+        models = FleetServicer(self.targets, _descriptions(settings), pool)
+        fleet_pb2_grpc.add_FleetServiceServicer_to_server(models, server)
+        cost_pb2_grpc.add_CostServiceServicer_to_server(CostServicer(store), server)
+        _serve_metrics(stack, metrics, settings.server.metrics)
+        return await self._start_server(stack, server)
+
+    def _closed_api(self) -> tuple[ClosedApiClient | None, dict[str, TokenPrice]]:
+        closed = self._settings.closed_api
+        if closed is None:
+            return None, {}
+        listed = self._prices.prices[closed.price]
+        price = TokenPrice(listed.input_usd_per_mtok, listed.output_usd_per_mtok)
+        return ClosedApiClient(closed, closed_api_key(), price), {closed.name: price}
+
+    def _server(self) -> grpc.aio.Server:
+        limits = self._settings.server
+        server = grpc.aio.server(
+            interceptors=[
+                Door(
+                    max_message_bytes=limits.max_message_bytes,
+                    default_deadline_s=limits.default_deadline_s,
+                )
+            ],
+            options=[
+                ("grpc.max_receive_message_length", HARD_LIMIT_BYTES),
+                ("grpc.so_reuseport", 0),  # a second gateway on the same port is a mistake
+            ],
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = [service.full_name for service in SERVICES]
+        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+        return server
+
+    async def _start_server(self, stack: contextlib.AsyncExitStack, server: grpc.aio.Server) -> str:
+        listen = self._settings.server.listen
+        try:
+            port = server.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise SettingsError(f"server.listen: cannot listen on {listen}: {error}") from None
+        await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await server.start()
+        stack.push_async_callback(server.stop, self._settings.server.drain_limit_s)
+        stack.push_async_callback(self._health.enter_graceful_shutdown)
+        if listen.startswith("unix:"):
+            return listen
+        return f"{listen.rpartition(':')[0]}:{port}"
+
+    async def _follow_readiness(self, pool: Pool) -> None:
+        status = health_pb2.HealthCheckResponse
+        while True:
+            await self._say(status.SERVING if pool.is_ready else status.NOT_SERVING)
+            await self._changed.wait()
+            self._changed.clear()
+
+    async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for service in ("", *(one.full_name for one in SERVICES)):
+            await self._health.set(service, status)
+
+
+def make_targets(settings: Settings) -> dict[str, Target]:
+    """Every model that a request can go to, by name."""
+    targets = {BASE_MODEL: Target(BASE_MODEL, ModelKind.BASE, settings.base.quality)}
+    for name, specialist in settings.specialists.items():
+        targets[name] = Target(name, ModelKind.SPECIALIST, specialist.quality)
+    closed = settings.closed_api
+    if closed:
+        targets[closed.name] = Target(closed.name, ModelKind.CLOSED_API, closed.quality)
+    return targets
+
+
+def _descriptions(settings: Settings) -> dict[str, str]:
+    descriptions = {name: one.description for name, one in settings.specialists.items()}
+    descriptions[BASE_MODEL] = settings.base.description
+    if settings.closed_api:
+        descriptions[settings.closed_api.name] = f"{settings.closed_api.model}, a closed API"
+    return descriptions
+
+
+def _baselines(settings: Settings, prices: PriceList) -> Mapping[str, TokenPrice]:
+    return {
+        name: TokenPrice(
+            prices.prices[one.price].input_usd_per_mtok,
+            prices.prices[one.price].output_usd_per_mtok,
+            one.characters_per_token,
+        )
+        for name, one in settings.baselines.items()
+    }
+
+
+def _serve_metrics(stack: contextlib.AsyncExitStack, metrics: Metrics, address: str) -> None:
+    # A second series for each counter, which nobody reads.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    host, _, port = address.rpartition(":")
+    try:
+        server, thread = start_http_server(int(port), host, metrics.registry)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"server.metrics: cannot listen on {address}: {error}") from None
+    log.info("metrics_listening", extra={"address": f"{host}:{server.server_port}"})
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    stack.callback(stop)

@@ -1,0 +1,1 @@
+"""The deltafleet command, one file per kind of work."""

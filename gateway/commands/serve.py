@@ -1,0 +1,81 @@
+"""deltafleet up, deltafleet check."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import click
+
+from gateway.settings import (
+    Server,
+    Settings,
+    load_examples,
+    load_prices,
+    load_settings,
+)
+from model_pool.settings import SettingsError
+
+FLEET = click.argument("fleet", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+
+
+@click.command(epilog="Example: deltafleet up examples/demo/fleet.yaml --listen 127.0.0.1:7070")
+@FLEET
+@click.option("--listen", help="host:port or unix:PATH of the gRPC door.")
+@click.option("--metrics", help="host:port of the /metrics page.")
+def up(fleet: Path, listen: str | None, metrics: str | None) -> None:
+    """Start the gateway and its workers, and serve until SIGTERM or ctrl-C."""
+    settings = _load(fleet)
+    changes = {"listen": listen, "metrics": metrics}
+    server = settings.server.model_copy(
+        update={key: value for key, value in changes.items() if value}
+    )
+    Server.model_validate(server.model_dump())
+    try:
+        asyncio.run(_serve(fleet, settings.model_copy(update={"server": server})))
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from None
+
+
+async def _serve(fleet: Path, settings: Settings) -> None:
+    from gateway.assembly import Gateway
+    from model_pool.logs import start_logging
+
+    start_logging()
+    stopping = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stopping.set)
+    async with Gateway(fleet, settings).serving() as address:
+        click.echo(f"deltafleet listens on {address}")
+        await stopping.wait()
+
+
+@click.command(epilog="Example: deltafleet check examples/demo/fleet.yaml")
+@FLEET
+def check(fleet: Path) -> None:
+    """Read FLEET and everything it names; start nothing."""
+    from merge_on_load.errors import MergeError
+    from model_pool.catalog import read_catalog
+
+    settings = _load(fleet)
+    try:
+        models = read_catalog(settings).models()
+    except MergeError as error:
+        raise click.ClickException(str(error)) from None
+    faults = [f"{files.model}: {files.fault}" for files in models if files.fault]
+    for files in models:
+        kib = files.stored_size_bytes / 1024
+        click.echo(f"{files.model:<16} {files.fault or f'{files.codec}, {kib:,.0f} KiB'}")
+    if faults:
+        raise click.ClickException("; ".join(faults))
+
+
+def _load(fleet: Path) -> Settings:
+    try:
+        settings = load_settings(fleet)
+        load_prices(settings)
+        load_examples(settings)
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from None
+    return settings

@@ -1,0 +1,89 @@
+"""deltafleet pack, unpack, inspect."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+NEW = click.Path(path_type=Path)
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what is at --out.")
+
+
+@click.command(
+    epilog="Example: deltafleet pack --base base --model sql --codec onebit --out sql.delta"
+)
+@click.option("--base", required=True, type=DIRECTORY, help="The base checkpoint.")
+@click.option("--model", required=True, type=DIRECTORY, help="The fine-tuned checkpoint.")
+@click.option("--codec", required=True, help="lossless, int8 or onebit.")
+@click.option("--out", required=True, type=NEW, help="The delta directory to write.")
+@overwrite_option
+def pack(base: Path, model: Path, codec: str, out: Path, overwrite: bool) -> None:
+    """Store a fine-tuned checkpoint as its difference from the base."""
+    import merge_on_load
+
+    with _failures(), _progress("packing") as progress:
+        delta = merge_on_load.pack(base, model, codec, out, overwrite=overwrite, progress=progress)
+    full_size_bytes = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+    click.echo(
+        f"{out}: {delta.size_bytes:,} bytes, {full_size_bytes / delta.size_bytes:.1f} times "
+        f"smaller than {model}"
+    )
+
+
+@click.command(epilog="Example: deltafleet unpack --base base --delta sql.delta --out sql")
+@click.option("--base", required=True, type=DIRECTORY, help="The base checkpoint.")
+@click.option("--delta", required=True, type=DIRECTORY, help="The delta directory.")
+@click.option("--out", required=True, type=NEW, help="The checkpoint directory to write.")
+@overwrite_option
+def unpack(base: Path, delta: Path, out: Path, overwrite: bool) -> None:
+    """Build a full checkpoint from a base and a delta."""
+    import merge_on_load
+
+    with _failures(), _progress("unpacking") as progress:
+        merge_on_load.unpack(base, delta, out, overwrite=overwrite, progress=progress)
+    click.echo(str(out))
+
+
+@click.command(epilog="Example: deltafleet inspect sql.delta")
+@click.argument("path", type=DIRECTORY)
+def inspect(path: Path) -> None:
+    """Describe a checkpoint or a delta as one JSON object, its digests verified."""
+    import merge_on_load
+
+    with _failures():
+        found = merge_on_load.inspect(path)
+    click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    if found.get("problem"):
+        raise click.ClickException(str(found["problem"]))
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    from merge_on_load.errors import MergeError
+
+    try:
+        yield
+    except (MergeError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(what, total=None)
+
+        def advance(done_bytes: int, total_bytes: int) -> None:
+            bar.update(task, completed=done_bytes, total=total_bytes)
+
+        yield advance

@@ -1,0 +1,39 @@
+"""Routes on the wire."""
+
+from __future__ import annotations
+
+from deltafleet.v1 import routing_pb2
+from gateway.router import ModelKind, Route, RouteReason
+
+KINDS = {
+    ModelKind.SPECIALIST: routing_pb2.MODEL_KIND_SPECIALIST,
+    ModelKind.BASE: routing_pb2.MODEL_KIND_BASE,
+    ModelKind.CLOSED_API: routing_pb2.MODEL_KIND_CLOSED_API,
+}
+REASONS = {
+    RouteReason.PINNED: routing_pb2.ROUTE_REASON_PINNED,
+    RouteReason.CLASSIFIED: routing_pb2.ROUTE_REASON_CLASSIFIED,
+    RouteReason.OUT_OF_SCOPE: routing_pb2.ROUTE_REASON_OUT_OF_SCOPE,
+    RouteReason.CONSTRAINED: routing_pb2.ROUTE_REASON_CONSTRAINED,
+}
+
+
+def to_decision(route: Route) -> routing_pb2.Decision:
+    """A route as callers see it."""
+    return routing_pb2.Decision(
+        model=route.target.name,
+        kind=KINDS[route.target.kind],
+        task=route.task,
+        similarity=route.similarity,
+        reason=REASONS[route.reason],
+        explanation=route.explanation,
+        candidates=[
+            routing_pb2.Candidate(
+                model=one.target.name,
+                similarity=one.similarity,
+                quality=one.quality,
+                expected_cost_nano_usd=one.expected_cost_nano_usd,
+            )
+            for one in route.candidates
+        ],
+    )

@@ -1,0 +1,30 @@
+"""Expected failures of the gateway's own making."""
+
+from __future__ import annotations
+
+from deltafleet.v1.error_reason_pb2 import ErrorReason
+from model_pool.errors import FleetError
+
+
+class EmptyPrompt(FleetError):
+    """Neither a prompt nor a message with text."""
+
+    reason = ErrorReason.ERROR_REASON_EMPTY_PROMPT
+
+
+class InvalidParameter(FleetError):
+    """A field is outside its range."""
+
+    reason = ErrorReason.ERROR_REASON_INVALID_PARAMETER
+
+
+class NoModelQualifies(FleetError):
+    """No model meets the constraints."""
+
+    reason = ErrorReason.ERROR_REASON_NO_MODEL_QUALIFIES
+
+
+class ClosedApiFailed(FleetError):
+    """The closed API that the request was sent to failed."""
+
+    reason = ErrorReason.ERROR_REASON_CLOSED_API_FAILED

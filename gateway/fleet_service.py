@@ -1,0 +1,81 @@
+"""Which models there are and where they are live, as the workers say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from deltafleet.v1 import fleet_pb2, fleet_pb2_grpc
+from gateway.decisions import KINDS
+from gateway.errors import InvalidParameter
+from gateway.router import Target
+from model_pool.errors import UnknownModel
+from model_pool.pool import Pool
+
+DEFAULT_PAGE_SIZE = 100
+LARGEST_PAGE_SIZE = 1000
+
+
+class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
+    """Lists the fleet's models.
+
+    targets, descriptions: by name, from fleet.yaml. A page token is the last name of its page.
+    """
+
+    def __init__(
+        self, targets: Mapping[str, Target], descriptions: Mapping[str, str], pool: Pool
+    ) -> None:
+        self._targets = targets
+        self._descriptions = descriptions
+        self._pool = pool
+
+    async def ListModels(
+        self, request: fleet_pb2.ListModelsRequest, context: Any
+    ) -> fleet_pb2.ListModelsResponse:
+        """All models, by name, a page at a time."""
+        if not 0 <= request.page_size <= LARGEST_PAGE_SIZE:
+            raise InvalidParameter(
+                f"page_size: 0 to {LARGEST_PAGE_SIZE}, not {request.page_size}", field="page_size"
+            )
+        if request.page_token and request.page_token not in self._targets:
+            raise InvalidParameter("page_token: not one of ours", field="page_token")
+        names = sorted(name for name in self._targets if name > request.page_token)
+        page = names[: request.page_size or DEFAULT_PAGE_SIZE]
+        return fleet_pb2.ListModelsResponse(
+            models=[self._model(name) for name in page],
+            next_page_token=page[-1] if len(page) < len(names) else "",
+        )
+
+    async def GetModel(
+        self, request: fleet_pb2.GetModelRequest, context: Any
+    ) -> fleet_pb2.GetModelResponse:
+        """One model."""
+        if request.model not in self._targets:
+            raise UnknownModel(f"no model is called {request.model!r}", model=request.model)
+        return fleet_pb2.GetModelResponse(model=self._model(request.model))
+
+    def _model(self, name: str) -> fleet_pb2.Model:
+        target = self._targets[name]
+        model = fleet_pb2.Model(
+            name=name,
+            kind=KINDS[target.kind],
+            description=self._descriptions.get(name, ""),
+            quality=target.quality,
+        )
+        for link in self._pool.links.values():
+            files = link.descriptions.get(name)
+            if files is not None and not model.codec:
+                model.codec = files.codec
+                model.stored_size_bytes = files.stored_size_bytes
+                model.full_size_bytes = files.full_size_bytes
+                model.weights_digest = files.weights_digest
+                model.lineage = files.lineage
+                model.fault = files.fault
+            for loaded in link.status.loaded if link.status else ():
+                if loaded.model == name:
+                    model.placements.add(
+                        worker=link.name,
+                        running_count=loaded.lease_count,
+                        last_used_time=loaded.last_used_time,
+                    )
+        return model

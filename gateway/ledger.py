@@ -1,0 +1,169 @@
+"""One finished request → metrics, ledger row, one log line."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+
+from deltafleet.v1 import inference_pb2
+from gateway.forecast import CostForecast
+from gateway.ledger_store import LedgerStore, RequestRow
+from gateway.metrics import Metrics
+from gateway.pricing import TokenPrice, baseline_costs_nano_usd
+from gateway.router import Route
+from model_pool.errors import DeadlineExceeded, FleetError
+from model_pool.rpc import time_left_s
+
+log = logging.getLogger("gateway.access")
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPiece:
+    """Some more of an answer, from a worker or a closed API; all but text is cumulative."""
+
+    text: str
+    prompt_token_count: int
+    output_token_count: int
+    busy_s: float
+    cost_nano_usd: int
+    worker: str
+    weights_digest: str
+    finish_reason: inference_pb2.FinishReason.ValueType
+
+
+class Entry:
+    """One request as it happens.
+
+    prompt_character_count: of every message, for the baselines' own token counts.
+    """
+
+    def __init__(
+        self, request_id: str, route: Route, prompt_character_count: int, clock: Callable[[], float]
+    ) -> None:
+        self.request_id = request_id
+        self.route = route
+        self._prompt_character_count = prompt_character_count
+        self._output_character_count = 0
+        self._clock = clock
+        self._started_s = clock()
+        self.first_token_s: float | None = None
+        self.total_s = 0.0
+        self.last: AnswerPiece | None = None
+        self.outcome = ""
+        self.baselines: dict[str, int] = {}
+
+    def add(self, piece: AnswerPiece) -> None:
+        """Take a piece of the answer into account."""
+        if self.first_token_s is None and piece.output_token_count:
+            self.first_token_s = self._clock() - self._started_s
+        self._output_character_count += len(piece.text)
+        self.last = piece
+
+    def close(self, outcome: str, prices: Mapping[str, TokenPrice]) -> None:
+        """Nothing more comes."""
+        self.outcome = outcome
+        self.total_s = self._clock() - self._started_s
+        self.baselines = baseline_costs_nano_usd(
+            prices, self._prompt_character_count, self._output_character_count
+        )
+
+    def row(self, finished_at_us: int) -> RequestRow:
+        """What the ledger keeps of it."""
+        last = self.last
+        return RequestRow(
+            request_id=self.request_id,
+            finished_at_us=finished_at_us,
+            model=self.route.target.name,
+            task=self.route.task,
+            reason=self.route.reason.value,
+            outcome=self.outcome,
+            worker=last.worker if last else "",
+            weights_digest=last.weights_digest if last else "",
+            prompt_token_count=last.prompt_token_count if last else 0,
+            output_token_count=last.output_token_count if last else 0,
+            busy_us=round(last.busy_s * 1e6) if last else 0,
+            first_token_us=None if self.first_token_s is None else round(self.first_token_s * 1e6),
+            total_us=round(self.total_s * 1e6),
+            cost_nano_usd=last.cost_nano_usd if last else 0,
+            baselines=self.baselines,
+        )
+
+
+class Ledger:
+    """Accounts for every request that was routed, however it ended.
+
+    clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        store: LedgerStore,
+        metrics: Metrics,
+        forecast: CostForecast,
+        baselines: Mapping[str, TokenPrice],
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._forecast = forecast
+        self._baselines = baselines
+        self._clock = clock
+
+    @contextlib.asynccontextmanager
+    async def entry(
+        self, request_id: str, route: Route, prompt_character_count: int
+    ) -> AsyncIterator[Entry]:
+        """Account for what happens inside, as answered only where `finish` was called."""
+        entry = Entry(request_id, route, prompt_character_count, self._clock)
+        self._metrics.in_flight.inc()
+        try:
+            yield entry
+        except BaseException as error:
+            if not entry.outcome:
+                await self._close(entry, _outcome(error))
+            raise
+        finally:
+            self._metrics.in_flight.dec()
+
+    async def finish(self, entry: Entry) -> None:
+        """The answer is whole: durable when this returns, so that the caller may be told."""
+        await self._close(entry, "answered")
+
+    async def _close(self, entry: Entry, outcome: str) -> None:
+        entry.close(outcome, self._baselines)
+        row = entry.row(time.time_ns() // 1000)
+        self._count(entry, row)
+        log.info("request_finished", extra={"request": _without_empty(row)})
+        await self._store.append(row)
+
+    def _count(self, entry: Entry, row: RequestRow) -> None:
+        metrics, model = self._metrics, row.model
+        metrics.requests.labels(model, row.reason, row.outcome).inc()
+        metrics.prompt_tokens.labels(model).inc(row.prompt_token_count)
+        metrics.output_tokens.labels(model).inc(row.output_token_count)
+        metrics.cost.labels(model).inc(row.cost_nano_usd / 1e9)
+        metrics.total.labels(model).observe(entry.total_s)
+        if entry.first_token_s is not None:
+            metrics.first_token.labels(model).observe(entry.first_token_s)
+        if row.outcome == "answered":
+            self._forecast.learn(model, row.cost_nano_usd)
+            for baseline, cost in row.baselines.items():
+                metrics.baseline_cost.labels(model, baseline).inc(cost / 1e9)
+
+
+def _outcome(error: BaseException) -> str:
+    if isinstance(error, DeadlineExceeded):
+        return "deadline"
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        left_s = time_left_s()  # a deadline cancels too
+        return "deadline" if left_s is not None and left_s <= 0 else "cancelled"
+    return "refused" if isinstance(error, FleetError) else "failed"
+
+
+def _without_empty(row: RequestRow) -> dict[str, object]:
+    return {name: getattr(row, name) for name in row.__dataclass_fields__}

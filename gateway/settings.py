@@ -1,0 +1,151 @@
+"""All of fleet.yaml as frozen models. The worker's part of it is in `model_pool/settings.py`."""
+
+from __future__ import annotations
+
+import os
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Self
+
+import yaml
+from pydantic import Field, SecretStr, ValidationError, model_validator
+
+from model_pool.settings import (
+    BASE_MODEL,
+    FleetPath,
+    PoolSettings,
+    Section,
+    SettingsError,
+    load,
+)
+
+BUILT_IN_PRICES = Path(__file__).with_name("prices.yaml")
+
+
+class Server(Section):
+    """The gRPC door and the metrics port."""
+
+    listen: str = "127.0.0.1:7070"
+    metrics: str = "127.0.0.1:9090"
+    max_message_bytes: int = Field(2**20, ge=1024, le=32 * 2**20)
+    default_deadline_s: float = Field(120, gt=0)  # and the longest
+    default_output_token_count: int = Field(256, ge=1)
+    drain_limit_s: float = Field(30, ge=0)
+
+
+class Routing(Section):
+    """How a prompt finds its model."""
+
+    encoder: str | None = None  # a sentence-transformers name or path; default: embedded MiniLM
+    min_similarity: float = Field(0.45, ge=-1, le=1)  # cosine; below it: out of scope
+    nearest_count: int = Field(3, ge=1)  # a task's similarity: mean over that many examples
+    fallback: str = BASE_MODEL  # for what is out of scope: base, a specialist or the closed API
+    min_quality: float = Field(0, ge=0, le=1)  # where the request does not say
+
+
+class Baseline(Section):
+    """A closed API that we compare with.
+
+    characters_per_token: its tokenizer's measured ratio. Its tokens are counted with it, since ours
+    are another tokenizer's. 4 is the providers' own rule of thumb for English.
+    """
+
+    price: str  # a key of the price file
+    characters_per_token: Decimal = Field(Decimal(4), gt=0)
+
+
+class ClosedApi(Section):
+    """An OpenAI-compatible endpoint that requests may be sent to. Off unless it is here.
+
+    Its key comes from DELTAFLEET_CLOSED_API_KEY.
+    """
+
+    name: str = "closed-api"
+    base_url: str
+    model: str  # the endpoint's own name of it
+    price: str  # a key of the price file
+    quality: float = Field(1.0, ge=0, le=1)
+    timeout_s: float = Field(60, gt=0)
+
+
+class Ledger(Section):
+    """Where finished requests are kept."""
+
+    path: FleetPath = Path("ledger.sqlite3")
+
+
+class Price(Section):
+    """USD per million tokens."""
+
+    input_usd_per_mtok: Decimal = Field(ge=0)
+    output_usd_per_mtok: Decimal = Field(ge=0)
+
+
+class PriceList(Section):
+    """Closed APIs' prices, dated and with their source."""
+
+    as_of: date
+    source: str
+    prices: dict[str, Price]
+
+
+class Settings(PoolSettings):
+    """fleet.yaml."""
+
+    server: Server = Server()
+    routing: Routing = Routing()
+    baselines: dict[str, Baseline] = {}
+    closed_api: ClosedApi | None = None
+    ledger: Ledger = Ledger()
+
+    @model_validator(mode="after")
+    def _fallback_exists(self) -> Self:
+        if self.closed_api is None or self.routing.fallback != self.closed_api.name:
+            self.check_names("routing.fallback", [self.routing.fallback])
+        if self.closed_api and self.closed_api.name in (BASE_MODEL, *self.specialists):
+            raise ValueError(f"closed_api.name: {self.closed_api.name!r} is taken")
+        return self
+
+
+def load_settings(path: Path) -> Settings:
+    """Read fleet.yaml. Raises SettingsError that says where and why."""
+    return load(Settings, path)
+
+
+def load_prices(settings: Settings, path: Path = BUILT_IN_PRICES) -> PriceList:
+    """Read the price file and see that every price that fleet.yaml names is there."""
+    try:
+        prices = PriceList.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise SettingsError(f"{path}: {error}") from None
+    wanted = {f"baselines.{name}": one.price for name, one in settings.baselines.items()}
+    if settings.closed_api:
+        wanted["closed_api"] = settings.closed_api.price
+    for place, price in wanted.items():
+        if price not in prices.prices:
+            raise SettingsError(f"{place}.price: {path.name} has no {price!r}")
+    return prices
+
+
+def load_examples(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """Each specialist's routing examples, from fleet.yaml or the file that it names."""
+    examples = {}
+    for name, specialist in settings.specialists.items():
+        prompts = specialist.examples
+        if specialist.examples_file:
+            try:
+                lines = specialist.examples_file.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise SettingsError(f"specialists.{name}.examples_file: {error}") from None
+            prompts = tuple(line.strip() for line in lines if line.strip())
+        if not prompts:
+            raise SettingsError(f"specialists.{name}: no routing examples")
+        examples[name] = prompts
+    return examples
+
+
+def closed_api_key() -> SecretStr | None:
+    """The closed API's key, from the environment only."""
+    key = os.environ.get("DELTAFLEET_CLOSED_API_KEY")
+    return SecretStr(key) if key else None

@@ -1,0 +1,53 @@
+"""How long each worker was up, busy and idle, kept in the ledger: idle costs money too."""
+
+from __future__ import annotations
+
+import asyncio
+
+from deltafleet.v1 import worker_pb2
+from gateway.ledger_store import LedgerStore, WorkerLife
+from model_pool.pool import Pool
+
+INTERVAL_S = 1.0
+
+
+class LifeRecorder:
+    """Writes each worker's last word on itself once a second, and at the end."""
+
+    def __init__(self, pool: Pool, store: LedgerStore) -> None:
+        self._pool = pool
+        self._store = store
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to record."""
+        self._task = asyncio.create_task(self._run(), name="record lives")
+
+    async def stop(self) -> None:
+        """Record once more, then stop."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._record()
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            await self._record()
+
+    async def _record(self) -> None:
+        for link in self._pool.links.values():
+            if link.status is not None:
+                await self._store.record_life(_to_life(link.status))
+
+
+def _to_life(status: worker_pb2.WatchStatusResponse) -> WorkerLife:
+    return WorkerLife(
+        incarnation=status.incarnation,
+        worker=status.worker,
+        started_at_us=status.start_time.ToMicroseconds(),
+        uptime_s=status.uptime_s,
+        busy_s=status.busy_s,
+        load_s=status.load_s,
+        price_nano_usd_per_hour=status.price_nano_usd_per_hour,
+    )

@@ -1,0 +1,141 @@
+"""The deltafleet command as a person types it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from examples.demo.tasks import TASKS
+from gateway.__main__ import MODULE_OF
+from support.fleet import DEMO, REPO, Fleet
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command's end."""
+
+    code: int
+    output: str
+    errors: str
+
+
+async def run(*arguments: object) -> Ended:
+    """deltafleet ARGUMENTS."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", *map(str, arguments)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=REPO,
+    )
+    output, errors = await process.communicate()
+    return Ended(process.returncode or 0, output.decode(), errors.decode())
+
+
+PROMPT = TASKS["translation"].generate(random.Random(9)).prompt
+
+
+async def test_ask_streams_the_answer(fleet: Fleet) -> None:
+    ended = await run("ask", "--server", fleet.address, PROMPT)
+
+    assert ended.code == 0
+    assert ended.output.strip() == (await fleet.ask(PROMPT)).text.strip()
+    assert "less than gpt-5-mini" in ended.errors
+
+
+async def test_ask_json_is_one_object(fleet: Fleet) -> None:
+    ended = await run("ask", "--json", "--server", fleet.address, PROMPT)
+    answer = json.loads(ended.output)
+
+    assert set(answer) == {
+        *("model", "task", "similarity", "reason", "text", "prompt_token_count"),
+        *("output_token_count", "cost_usd", "baseline_usd", "ttft_s", "total_s"),
+    }
+    assert answer["model"] == "translation"
+    assert set(answer["baseline_usd"]) == {"gpt-5-mini", "claude-haiku-4-5"}
+    assert 0 < answer["ttft_s"] <= answer["total_s"]
+
+
+async def test_ask_with_a_model(fleet: Fleet) -> None:
+    ended = await run("ask", "--json", "--server", fleet.address, "--model", "triage", PROMPT)
+    assert json.loads(ended.output)["reason"] == "ROUTE_REASON_PINNED"
+
+
+async def test_route_models_and_costs(fleet: Fleet) -> None:
+    route = await run("route", "--server", fleet.address, "--json", PROMPT)
+    models = await run("models", "--server", fleet.address, "--json")
+    costs = await run("costs", "--server", fleet.address, "--json")
+
+    assert json.loads(route.output)["model"] == "translation"
+    assert {one["name"] for one in json.loads(models.output)["models"]} == {"base", *TASKS}
+    assert json.loads(costs.output)["workers"]
+    for command in ("models", "costs"):
+        table = await run(command, "--server", fleet.address)
+        assert table.code == 0
+        assert "worker-0" in table.output
+
+
+async def test_a_refused_call_ends_with_1_and_its_reason(fleet: Fleet) -> None:
+    ended = await run("ask", "--server", fleet.address, " ")
+    assert ended.code == 1
+    assert "ERROR_REASON_EMPTY_PROMPT" in ended.errors
+
+
+async def test_no_server_ends_with_1() -> None:
+    ended = await run("ask", "--server", "127.0.0.1:1", "hello")
+    assert ended.code == 1
+    assert "UNAVAILABLE" in ended.errors
+
+
+@pytest.mark.parametrize("arguments", [["sing"], ["ask"], ["pack", "--base", "x"], ["up", "none"]])
+async def test_wrong_usage_ends_with_2(arguments: list[str]) -> None:
+    assert (await run(*arguments)).code == 2
+
+
+@pytest.mark.parametrize("command", sorted(MODULE_OF))
+async def test_help_has_an_example(command: str) -> None:
+    ended = await run(command, "--help")
+    assert ended.code == 0
+    assert f"Example: deltafleet {command}" in " ".join(ended.output.split())
+
+
+async def test_check_reads_everything(tmp_path: Path) -> None:
+    good = await run("check", DEMO)
+    assert good.code == 0
+    assert all(task in good.output for task in TASKS)
+
+    (tmp_path / "fleet.yaml").write_text("base: {path: nowhere}\nspecialists: {}\n")
+    bad = await run("check", tmp_path / "fleet.yaml")
+    assert bad.code == 1
+    assert "specialists" in bad.errors
+
+
+async def test_pack_inspect_unpack(tmp_path: Path) -> None:
+    base, out = DEMO.parent / "base", tmp_path / "model"
+    unpacked = await run("unpack", "--base", base, "--delta", DEMO.parent / "sql.delta", "--out", out)
+    delta = tmp_path / "again.delta"
+    packed = await run(
+        "pack", "--base", base, "--model", out, "--codec", "lossless", "--out", delta
+    )
+    described = await run("inspect", delta)
+
+    assert (unpacked.code, packed.code, described.code) == (0, 0, 0)
+    assert json.loads(described.output)["codec"] == "lossless"
+    unknown = await run("pack", "--base", base, "--model", out, "--codec", "zip", "--out", tmp_path / "z")
+    assert unknown.code == 1
+    assert not (tmp_path / "z").exists()
+
+
+async def test_inspect_names_an_altered_payload(tmp_path: Path) -> None:
+    base, out = DEMO.parent / "base", tmp_path / "again.delta"
+    await run("pack", "--base", base, "--model", base, "--codec", "lossless", "--out", out)
+    manifest = out / "delta.json"
+    manifest.write_text(manifest.read_text().replace('"lossless"', '"losslesz"', 1))
+    ended = await run("inspect", out)
+    assert ended.code == 1
+    assert "delta.json" in ended.errors

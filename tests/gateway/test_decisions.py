@@ -1,0 +1,113 @@
+"""Routing and pricing: pure, so tested as such."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.classifier import Classification
+from gateway.errors import NoModelQualifies
+from gateway.forecast import CostForecast
+from gateway.pricing import TokenPrice, baseline_costs_nano_usd, time_cost_nano_usd
+from gateway.router import Constraints, ModelKind, Route, Router, RouteReason, Target
+from model_pool.errors import UnknownModel
+
+TARGETS = {
+    "base": Target("base", ModelKind.BASE, 0.3),
+    "sql": Target("sql", ModelKind.SPECIALIST, 0.95),
+    "math": Target("math", ModelKind.SPECIALIST, 0.9),
+    "closed-api": Target("closed-api", ModelKind.CLOSED_API, 0.99),
+}
+COSTS = {"base": 10, "sql": 12, "math": 11, "closed-api": 1000}
+
+
+def route(
+    task: str = "sql", similarity: float = 0.8, constraints: Constraints = Constraints()
+) -> Route:
+    router = Router(TARGETS, fallback="base", min_quality=0)
+    scores = {name: 0.1 for name in ("sql", "math")} | {task: similarity}
+    ranked = tuple(sorted(scores.items(), key=lambda score: -score[1]))
+    return router.route(
+        Classification(task, similarity, similarity >= 0.5, ranked),
+        constraints,
+        lambda target: COSTS[target.name],
+    )
+
+
+def test_a_prompt_in_scope_goes_to_its_specialist() -> None:
+    assert route().target.name == "sql"
+    assert route().reason is RouteReason.CLASSIFIED
+
+
+def test_a_prompt_out_of_scope_goes_to_the_fallback() -> None:
+    found = route(similarity=0.2)
+    assert (found.target.name, found.reason, found.task) == ("base", RouteReason.OUT_OF_SCOPE, "")
+
+
+def test_a_quality_above_the_specialists_goes_to_the_cheapest_that_has_it() -> None:
+    found = route(constraints=Constraints(min_quality=0.97))
+    assert (found.target.name, found.reason) == ("closed-api", RouteReason.CONSTRAINED)
+
+
+def test_another_tasks_specialist_is_never_the_way_to_save() -> None:
+    found = route(constraints=Constraints(max_cost_nano_usd=11))
+    assert found.target.name == "base"
+
+
+def test_what_nothing_meets_is_refused_with_the_best_there_is() -> None:
+    with pytest.raises(NoModelQualifies, match=r"0\.99"):
+        route(constraints=Constraints(min_quality=1.0))
+
+
+def test_a_pinned_model_must_exist() -> None:
+    router = Router(TARGETS, fallback="base", min_quality=0)
+    assert router.pinned("math").reason is RouteReason.PINNED
+    with pytest.raises(UnknownModel, match="poetry"):
+        router.pinned("poetry")
+
+
+@given(
+    task=st.sampled_from(["sql", "math"]),
+    similarity=st.floats(-1, 1),
+    quality=st.none() | st.floats(0, 1),
+    cost=st.none() | st.integers(0, 2000),
+)
+def test_routing_is_total(
+    task: str, similarity: float, quality: float | None, cost: int | None
+) -> None:
+    constraints = Constraints(quality, cost)
+    try:
+        found = route(task, similarity, constraints)
+    except NoModelQualifies:
+        return
+    assert quality is None or found.target.quality >= quality
+    assert cost is None or COSTS[found.target.name] <= cost
+    assert found.target.kind is not ModelKind.SPECIALIST or found.target.name == task
+    assert len(found.candidates) == len(TARGETS)
+
+
+def test_baselines_charge_their_own_tokens_rounded_up() -> None:
+    price = TokenPrice(Decimal("0.25"), Decimal(2), Decimal(4))
+    assert baseline_costs_nano_usd({"b": price}, 9, 4) == {"b": 3 * 250 + 1 * 2000}
+
+
+def test_an_hour_of_a_worker_costs_its_price() -> None:
+    assert time_cost_nano_usd(3600.0, 50_000_000) == 50_000_000
+
+
+@given(st.lists(st.floats(0, 3600), max_size=50), st.integers(0, 10**11))
+def test_parts_of_time_cost_what_the_whole_costs(parts: list[float], price: int) -> None:
+    whole = time_cost_nano_usd(sum(parts), price)
+    assert abs(sum(time_cost_nano_usd(part, price) for part in parts) - whole) <= len(parts) + 1
+
+
+def test_a_forecast_learns_and_knows_list_prices() -> None:
+    forecast = CostForecast({"closed-api": TokenPrice(Decimal(1), Decimal(5))})
+    assert forecast.expected_nano_usd("sql", 40, 0) == 0
+    forecast.learn("sql", 500)
+    assert forecast.expected_nano_usd("sql", 40, 0) == 500
+    assert forecast.expected_nano_usd("math", 40, 0) == 500
+    assert forecast.expected_nano_usd("closed-api", 40, 100) == 10 * 1000 + 100 * 5000

@@ -1,0 +1,113 @@
+"""fleet.yaml: what is wrong refuses to start, and says where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deltafleet.v1.error_reason_pb2 import ErrorReason
+from gateway import errors as gateway_errors
+from gateway.settings import Settings, load_examples, load_prices
+from model_pool.errors import FleetError
+from model_pool.rpc import STATUS_OF
+from model_pool.settings import GATEWAY_SECTIONS, PoolSettings, SettingsError, load
+from support.fleet import DEMO
+
+
+def changed(directory: Path, **sections: object) -> Path:
+    """A small fleet.yaml with some sections replaced; None takes one away."""
+    document: dict[str, object] = {
+        "base": {"path": "base"},
+        "specialists": {"sql": {"description": "d", "delta": "sql.delta", "examples": ["a"]}},
+    }
+    document |= sections
+    path = directory / "fleet.yaml"
+    path.write_text(yaml.safe_dump({key: one for key, one in document.items() if one is not None}))
+    return path
+
+
+WRONG = {
+    "unknown section": ({"rooting": {}}, "rooting"),
+    "unknown key": ({"routing": {"min_simlarity": 0.4}}, "routing.min_simlarity"),
+    "out of range": ({"routing": {"min_similarity": 2}}, "routing.min_similarity"),
+    "dangling fallback": ({"routing": {"fallback": "poetry"}}, "poetry"),
+    "dangling preload": ({"pool": {"preload": ["poetry"]}}, "poetry"),
+    "no base": ({"base": None}, "base"),
+    "no specialists": ({"specialists": {}}, "specialists"),
+    "no examples": ({"specialists": {"a": {"description": "d", "delta": "x"}}}, "examples"),
+    "bad name": (
+        {"specialists": {"A B": {"description": "d", "delta": "x", "examples": ["a"]}}},
+        "A B",
+    ),
+    "reserved name": (
+        {"specialists": {"base": {"description": "d", "delta": "x", "examples": ["a"]}}},
+        "base",
+    ),
+    "same worker twice": (
+        {"pool": {"workers": [{"name": "w"}, {"name": "w"}]}},
+        "same name",
+    ),
+    "unknown price": ({"baselines": {"x": {"price": "nobody/none"}}}, "nobody/none"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(WRONG))
+def test_a_wrong_file_is_refused(tmp_path: Path, name: str) -> None:
+    sections, place = WRONG[name]
+    with pytest.raises(SettingsError, match=place):
+        load_prices(load(Settings, changed(tmp_path, **sections), environment={}))
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    settings = load(Settings, changed(tmp_path), environment={})
+    assert settings.base.path == tmp_path / "base"
+
+
+def test_a_variable_overrides_one_value(tmp_path: Path) -> None:
+    environment = {"DELTAFLEET_ROUTING__MIN_SIMILARITY": "0.7", "HOME": "/"}
+    settings = load(Settings, changed(tmp_path), environment=environment)
+    assert settings.routing.min_similarity == 0.7
+
+
+@pytest.mark.parametrize(
+    "variable", ["DELTAFLEET_ROOTING__X", "DELTAFLEET_ROUTING__X", "DELTAFLEET_BASE__PATH__X"]
+)
+def test_an_unknown_variable_is_refused(tmp_path: Path, variable: str) -> None:
+    with pytest.raises(SettingsError):
+        load(Settings, changed(tmp_path), environment={variable: "1"})
+
+
+def test_secrets_are_no_settings(tmp_path: Path) -> None:
+    load(Settings, changed(tmp_path), environment={"DELTAFLEET_CLOSED_API_KEY": "s"})
+
+
+def test_a_file_that_is_missing_or_not_yaml(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load(Settings, tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(SettingsError, match="not YAML"):
+        load(Settings, tmp_path / "bad.yaml")
+
+
+def test_the_worker_ignores_exactly_the_gateways_sections(tmp_path: Path) -> None:
+    assert set(GATEWAY_SECTIONS) == set(Settings.model_fields) - set(PoolSettings.model_fields)
+    path = changed(tmp_path, routing={"anything": 1})
+    assert load(PoolSettings, path, ignored=GATEWAY_SECTIONS, environment={}).base
+
+
+def test_the_demo_fleet_loads() -> None:
+    settings = load(Settings, DEMO, environment={})
+    load_prices(settings)
+    assert min(len(prompts) for prompts in load_examples(settings).values()) >= 8
+
+
+def test_every_reason_has_one_status_and_one_exception() -> None:
+    reasons = set(ErrorReason.values()) - {ErrorReason.ERROR_REASON_UNSPECIFIED}
+    assert set(STATUS_OF) == reasons
+    assert gateway_errors
+    classes: list[type[FleetError]] = [FleetError]
+    for kind in classes:
+        classes += kind.__subclasses__()
+    assert {kind.reason for kind in classes} == reasons
