@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import disable_created_metrics, start_http_server
+from sqlalchemy.exc import SQLAlchemyError
 
 from deltafleet.v1 import (
     cost_pb2,
@@ -84,7 +85,7 @@ class Gateway:
         async with contextlib.AsyncExitStack() as stack:
             pool = await self._start_pool(stack)
             store = LedgerStore(self._settings.ledger.path)
-            await store.open()
+            await _open_ledger(store, self._settings.ledger.path)
             stack.push_async_callback(store.close)
             recorder = LifeRecorder(pool, store)
             recorder.start()
@@ -215,6 +216,13 @@ class Gateway:
     async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", *(one.full_name for one in SERVICES)):
             await self._health.set(service, status)
+
+
+async def _open_ledger(store: LedgerStore, path: Path) -> None:
+    try:
+        await store.open()
+    except (OSError, SQLAlchemyError) as error:
+        raise SettingsError(f"ledger.path: cannot open {path}: {error}") from error
 
 
 def make_targets(settings: Settings) -> dict[str, Target]:

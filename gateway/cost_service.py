@@ -8,9 +8,9 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from deltafleet.v1 import cost_pb2, cost_pb2_grpc, inference_pb2
-from gateway.errors import InvalidParameter
 from gateway.ledger_store import LedgerStore, ModelSums, WorkerLife
 from gateway.pricing import time_cost_nano_usd
+from model_pool.errors import InvalidParameter
 
 
 class CostServicer(cost_pb2_grpc.CostServiceServicer):

@@ -12,12 +12,6 @@ class EmptyPrompt(FleetError):
     reason = ErrorReason.ERROR_REASON_EMPTY_PROMPT
 
 
-class InvalidParameter(FleetError):
-    """A field is outside its range."""
-
-    reason = ErrorReason.ERROR_REASON_INVALID_PARAMETER
-
-
 class NoModelQualifies(FleetError):
     """No model meets the constraints."""
 

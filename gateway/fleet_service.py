@@ -7,9 +7,8 @@ from typing import Any
 
 from deltafleet.v1 import fleet_pb2, fleet_pb2_grpc
 from gateway.decisions import KINDS
-from gateway.errors import InvalidParameter
 from gateway.router import Target
-from model_pool.errors import UnknownModel
+from model_pool.errors import InvalidParameter, UnknownModel
 from model_pool.pool import Pool
 
 DEFAULT_PAGE_SIZE = 100

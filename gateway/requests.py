@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deltafleet.v1 import inference_pb2, routing_pb2, worker_pb2
-from gateway.errors import EmptyPrompt, InvalidParameter
+from gateway.errors import EmptyPrompt
 from gateway.router import Constraints
+from model_pool.errors import InvalidParameter
 
 LARGEST_MESSAGE_COUNT = 256
 LARGEST_OUTPUT_TOKEN_COUNT = 1_000_000

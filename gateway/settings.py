@@ -145,6 +145,16 @@ def load_examples(settings: Settings) -> dict[str, tuple[str, ...]]:
     return examples
 
 
+def check_paths(settings: Settings) -> None:
+    """See that what local workers will open is there. Raises SettingsError."""
+    if all(worker.address for worker in settings.pool.workers):
+        return
+    paths = {f"specialists.{name}.delta": one.delta for name, one in settings.specialists.items()}
+    for place, path in {"base.path": settings.base.path, **paths}.items():
+        if not path.is_dir():
+            raise SettingsError(f"{place}: there is no directory {path}")
+
+
 def closed_api_key() -> SecretStr | None:
     """The closed API's key, from the environment only."""
     key = os.environ.get("DELTAFLEET_CLOSED_API_KEY")

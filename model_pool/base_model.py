@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from merge_on_load import Checkpoint, Delta, stream
 from merge_on_load.errors import MissingTensor, ShapeMismatch
 from model_pool.engine import Message, Weights
+from model_pool.errors import InvalidParameter
 
 # Rotary frequencies follow from the config; old checkpoints carry a copy for every layer.
 DERIVED = re.compile(r"rotary_emb\.inv_freq$")
@@ -45,11 +47,19 @@ class BaseModel:
         return int(self.config.max_position_embeddings)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """The token ids of a conversation, up to where the answer begins."""
+        """The token ids of a conversation, up to where the answer begins.
+
+        Raises InvalidParameter for a conversation that the chat template does not take.
+        """
         turns = [{"role": turn.role.value, "content": turn.content} for turn in messages]
-        token_ids: list[int] = self._tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
+        try:
+            token_ids: list[int] = self._tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except TemplateError as error:
+            raise InvalidParameter(
+                f"the model's chat template refuses these messages: {error}", field="messages"
+            ) from error
         return token_ids
 
     def decode(self, token_ids: Sequence[int]) -> str:

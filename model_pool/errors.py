@@ -30,6 +30,12 @@ class PromptTooLong(FleetError):
     reason = ErrorReason.ERROR_REASON_PROMPT_TOO_LONG
 
 
+class InvalidParameter(FleetError):
+    """A field is outside its range, or the model cannot take it."""
+
+    reason = ErrorReason.ERROR_REASON_INVALID_PARAMETER
+
+
 class UnknownModel(FleetError):
     """No model of that name."""
 

@@ -121,8 +121,9 @@ class Lease:
     async def _move(self) -> None:
         self._link.status = None  # until it is heard again
         await self._pool.wait_until_ready()
-        self.release()
+        lost = self._link
         self._take()
+        lost.in_flight_count -= 1
 
     async def generate(
         self, request: worker_pb2.RunRequest, timeout_s: float | None

@@ -11,6 +11,7 @@ import click
 from gateway.settings import (
     Server,
     Settings,
+    check_paths,
     load_examples,
     load_prices,
     load_settings,
@@ -76,6 +77,7 @@ def _load(fleet: Path) -> Settings:
         settings = load_settings(fleet)
         load_prices(settings)
         load_examples(settings)
+        check_paths(settings)
     except SettingsError as error:
         raise click.ClickException(str(error)) from None
     return settings

@@ -11,7 +11,7 @@ from engine.tiny_models import CONTEXT_TOKEN_COUNT
 
 from merge_on_load.errors import MergeError
 from model_pool.engine import FinishReason, Job, Message, Role, Sampling
-from model_pool.errors import EngineFailed, PromptTooLong, UnknownModel
+from model_pool.errors import EngineFailed, InvalidParameter, PromptTooLong, UnknownModel
 
 PROMPTS = tuple(f"{'the price of tea, ' * (i % 7)}number {i}" for i in range(40))
 LONG = {"max_output_token_count": 200}
@@ -89,6 +89,15 @@ async def test_a_prompt_that_fills_the_context_is_refused(start_engine: StartEng
         assert int(refusal.value.metadata["prompt_token_count"]) > CONTEXT_TOKEN_COUNT
         assert int(refusal.value.metadata["context_token_count"]) == CONTEXT_TOKEN_COUNT
         assert engine.report().queued_count == 0
+
+
+async def test_a_conversation_that_the_template_refuses_is_refused(
+    start_engine: StartEngine,
+) -> None:
+    turns = (Message(Role.USER, "hello"), Message(Role.SYSTEM, "be brief"))
+    async with start_engine() as engine:
+        with pytest.raises(InvalidParameter, match="chat template"):
+            await pieces_of(engine, Job("a", "base", turns, Sampling(max_output_token_count=4)))
 
 
 async def test_an_answer_never_outgrows_the_context(start_engine: StartEngine) -> None:

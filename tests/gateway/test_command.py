@@ -115,20 +115,38 @@ async def test_check_reads_everything(tmp_path: Path) -> None:
     assert "specialists" in bad.errors
 
 
+async def test_up_refuses_what_cannot_be_served(tmp_path: Path) -> None:
+    for text, place in (
+        ("base: {path: nowhere}", "base.path"),
+        ("base: {path: .}", "specialists.a.delta"),
+        ("base: {path: .}\nrooting: {}", "rooting"),
+    ):
+        fleet = tmp_path / "fleet.yaml"
+        specialist = "{description: d, delta: a.delta, examples: [e]}"
+        fleet.write_text(f"{text}\nspecialists:\n  a: {specialist}\n")
+        ended = await run("up", fleet)
+        assert ended.code == 1
+        assert place in ended.errors
+
+
+async def test_up_refuses_an_address_that_is_taken(fleet: Fleet) -> None:
+    ended = await run("up", DEMO, "--listen", fleet.address, "--metrics", "127.0.0.1:0")
+    assert ended.code == 1
+    assert "server.listen" in ended.errors
+
+
 async def test_pack_inspect_unpack(tmp_path: Path) -> None:
     base, out = DEMO.parent / "base", tmp_path / "model"
-    unpacked = await run("unpack", "--base", base, "--delta", DEMO.parent / "sql.delta", "--out", out)
-    delta = tmp_path / "again.delta"
-    packed = await run(
-        "pack", "--base", base, "--model", out, "--codec", "lossless", "--out", delta
-    )
+    sql, delta, refused = DEMO.parent / "sql.delta", tmp_path / "again.delta", tmp_path / "refused"
+    pack = ["pack", "--base", base, "--model", out]
+    unpacked = await run("unpack", "--base", base, "--delta", sql, "--out", out)
+    packed = await run(*pack, "--codec", "lossless", "--out", delta)
     described = await run("inspect", delta)
 
     assert (unpacked.code, packed.code, described.code) == (0, 0, 0)
     assert json.loads(described.output)["codec"] == "lossless"
-    unknown = await run("pack", "--base", base, "--model", out, "--codec", "zip", "--out", tmp_path / "z")
-    assert unknown.code == 1
-    assert not (tmp_path / "z").exists()
+    assert (await run(*pack, "--codec", "zip", "--out", refused)).code == 1
+    assert not refused.exists()
 
 
 async def test_inspect_names_an_altered_payload(tmp_path: Path) -> None:

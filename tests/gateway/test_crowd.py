@@ -50,9 +50,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, s
         checkpoint = directory / task
         merge_on_load.unpack(DEMO.parent / "base", DEMO.parent / f"{task}.delta", checkpoint)
         answers = answers_alone(checkpoint, prompts)
-        found |= {
-            prompt: (task, answer) for prompt, answer in zip(prompts, answers, strict=True)
-        }
+        found |= {prompt: (task, answer) for prompt, answer in zip(prompts, answers, strict=True)}
     return found
 
 

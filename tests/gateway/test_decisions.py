@@ -21,14 +21,13 @@ TARGETS = {
     "math": Target("math", ModelKind.SPECIALIST, 0.9),
     "closed-api": Target("closed-api", ModelKind.CLOSED_API, 0.99),
 }
+FREE = Constraints()
 COSTS = {"base": 10, "sql": 12, "math": 11, "closed-api": 1000}
 
 
-def route(
-    task: str = "sql", similarity: float = 0.8, constraints: Constraints = Constraints()
-) -> Route:
+def route(task: str = "sql", similarity: float = 0.8, constraints: Constraints = FREE) -> Route:
     router = Router(TARGETS, fallback="base", min_quality=0)
-    scores = {name: 0.1 for name in ("sql", "math")} | {task: similarity}
+    scores = {"sql": 0.1, "math": 0.1} | {task: similarity}
     ranked = tuple(sorted(scores.items(), key=lambda score: -score[1]))
     return router.route(
         Classification(task, similarity, similarity >= 0.5, ranked),

@@ -10,9 +10,14 @@ import sys
 from pathlib import Path
 
 import grpc
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import MessageToJson
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
 
 from deltafleet.v1 import inference_pb2
 from examples.demo.tasks import TASKS
@@ -73,3 +78,41 @@ async def run_node(
     output, _ = await process.communicate()
     assert process.returncode == 0
     return json.loads(output)
+
+
+async def test_a_caller_without_our_protos_calls_by_reflection(fleet: Fleet) -> None:
+    prompt = TASKS["sentiment"].generate(random.Random(5)).prompt
+    answer = await asyncio.to_thread(call_by_reflection, fleet.address, prompt)
+
+    assert answer.decision.model == "sentiment"
+    assert answer.text == (await fleet.ask(prompt)).text
+
+
+def call_by_reflection(address: str, prompt: str) -> object:
+    """What grpcurl does: message types from the server, none from this repository."""
+    with grpc.insecure_channel(address) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        pool = DescriptorPool(database)
+        service = pool.FindServiceByName("deltafleet.v1.InferenceService")
+        method = service.FindMethodByName("Generate")
+        request = GetMessageClass(method.input_type)(prompt=prompt)
+        call = channel.unary_unary(
+            f"/{service.full_name}/{method.name}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )
+        return call(request)
+
+
+async def test_the_readmes_python_client_works(fleet: Fleet) -> None:
+    readme = (REPO / "README.md").read_text()
+    code = readme.partition("```python\n")[2].partition("```")[0]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code.replace("127.0.0.1:7070", fleet.address)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+
+    assert process.returncode == 0
+    assert "82" in output.decode()
+    assert "nano-dollars" in output.decode()

@@ -199,4 +199,3 @@ async def test_a_refused_call_carries_the_callers_request_id(fleet: Fleet) -> No
 async def test_nothing_of_it_was_a_fault_of_ours(fleet: Fleet) -> None:
     assert (await fleet.ask("What is 3 plus 4?")).text
     assert not [line for line in fleet.lines if '"level": "error"' in line]
-

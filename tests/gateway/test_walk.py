@@ -133,9 +133,7 @@ async def test_a_stop_text_ends_the_answer_before_it(fleet: Fleet) -> None:
 async def test_a_seed_repeats_a_sampled_answer(fleet: Fleet) -> None:
     asked = {"model": "base", "temperature": 1.5, "max_output_token_count": 24}
     prompt = "The red house"
-    first, again, other = [
-        (await fleet.ask(prompt, seed=seed, **asked)).text for seed in (3, 3, 4)
-    ]
+    first, again, other = [(await fleet.ask(prompt, seed=seed, **asked)).text for seed in (3, 3, 4)]
 
     assert first == again
     assert first != other

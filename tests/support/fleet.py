@@ -72,9 +72,7 @@ class Fleet:
 
     async def ask(self, prompt: str = "", **fields: object) -> inference_pb2.GenerateResponse:
         """One unary answer."""
-        return await self.inference.Generate(
-            inference_pb2.GenerateRequest(prompt=prompt, **fields)
-        )
+        return await self.inference.Generate(inference_pb2.GenerateRequest(prompt=prompt, **fields))
 
     async def stream(self, prompt: str = "", **fields: object) -> Answer:
         """One streamed answer."""
