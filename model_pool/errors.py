@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from deltafleet.v1.error_reason_pb2 import ErrorReason
 
 
@@ -13,7 +11,7 @@ class FleetError(Exception):
     metadata: what varies in the text, for programs. retry_after_s: set where waiting helps.
     """
 
-    reason: ClassVar[ErrorReason.ValueType] = ErrorReason.ERROR_REASON_INTERNAL
+    reason: ErrorReason.ValueType = ErrorReason.ERROR_REASON_INTERNAL
 
     def __init__(
         self, message: str, *, retry_after_s: float | None = None, **metadata: str | int | float

@@ -229,9 +229,12 @@ def _from_status(status: status_pb2.Status) -> FleetError | None:
             detail.Unpack(retry)
     if info.domain != DOMAIN or info.reason not in REASON_NAMES:
         return None
-    kind = _classes(FleetError).get(ErrorReason.Value(info.reason), FleetError)
+    reason = ErrorReason.Value(info.reason)
+    kind = _classes(FleetError).get(reason, FleetError)
     wait_s = retry.retry_delay.ToNanoseconds() / 1e9 or None
-    return kind(status.message, retry_after_s=wait_s, **dict(info.metadata))
+    failure = kind(status.message, retry_after_s=wait_s, **dict(info.metadata))
+    failure.reason = reason  # this process may not have the class
+    return failure
 
 
 async def responses_of(

@@ -28,7 +28,7 @@ from deltafleet.v1 import (
 REPO = Path(__file__).resolve().parents[2]
 DEMO = REPO / "examples" / "demo" / "fleet.yaml"
 START_LIMIT_S = 240.0
-LONG_TOKEN_COUNT = 300
+LONG_TOKEN_COUNT = 100
 
 
 @dataclass
