@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -16,15 +17,22 @@ import pytest
 import pytest_asyncio
 from grpc import StatusCode
 
-from deltafleet.v1 import inference_pb2
+from deltafleet.v1 import fleet_pb2, inference_pb2
+from examples.demo.tasks import TASKS
 from support.fleet import DEMO, LONG_TOKEN_COUNT, Fleet, failure_of, refusal, running_fleet
+
+SEED = 4711
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def frail(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
-    """A fleet that may be harmed. Its worker runs one request and lets two wait."""
+    """A fleet that may be harmed. Its worker runs one request, lets two wait, holds two models."""
     directory = tmp_path_factory.mktemp("frail")
-    limits = {"pool__max_running_count": 1, "pool__max_queued_count": 2}
+    limits = {
+        "pool__max_running_count": 1,
+        "pool__max_queued_count": 2,
+        "pool__memory_budget_mib": 30,
+    }
     async with running_fleet(directory, **limits) as running:
         yield running
 
@@ -138,6 +146,19 @@ async def test_a_full_pool_says_when_to_come_back(
     assert failure.code is StatusCode.UNAVAILABLE
     assert failure.reason == "ERROR_REASON_POOL_SATURATED"
     assert failure.retry_after_s > 0
+
+
+async def test_more_models_than_memory_come_and_go(frail: Fleet) -> None:
+    problems = {task: TASKS[task].generate(random.Random(SEED)) for task in sorted(TASKS)}
+    for _ in range(2):
+        for task, problem in problems.items():
+            answer = await frail.ask(problem.prompt)
+            assert answer.decision.model == task
+            assert TASKS[task].is_right(problem, answer.text)
+    page = await frail.models.ListModels(fleet_pb2.ListModelsRequest())
+    live = [model.name for model in page.models if model.placements]
+
+    assert len(live) == 2
 
 
 async def test_sigterm_lets_a_stream_end_and_loses_nothing(

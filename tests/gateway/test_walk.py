@@ -184,18 +184,6 @@ async def test_models_come_in_pages(fleet: Fleet) -> None:
     assert names == sorted({"base", *TASKS})
 
 
-async def test_more_models_than_memory_come_and_go(fleet: Fleet) -> None:
-    for _ in range(2):
-        for task in sorted(TASKS):
-            answer = await fleet.ask(problem_of(task).prompt)
-            assert TASKS[task].is_right(problem_of(task), answer.text)
-        await fleet.ask("Once upon a time", model="base", max_output_token_count=1)
-    page = await fleet.models.ListModels(fleet_pb2.ListModelsRequest())
-    live = [model.name for model in page.models if model.placements]
-
-    assert len(live) < len(page.models)
-
-
 async def test_the_report_is_the_sum_of_the_answers(fleet: Fleet) -> None:
     before = await _sums(fleet)
     answers = [await fleet.ask(problem_of(task).prompt) for task in sorted(TASKS)]
