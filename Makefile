@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NODE_CLIENT := tests/node/node_modules/.installed
 
-.PHONY: help install demo serve test check format proto train-demo eval-demo measure-demo clean
+.PHONY: help install demo serve test check format proto train-demo eval-demo measure-demo simulate-switching clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -59,6 +59,9 @@ eval-demo: $(INSTALLED) ## measure the embedded fleet; writes examples/demo/REPO
 
 measure-demo: $(INSTALLED) ## measure how fast the embedded fleet answers here
 	$(BIN)/python -m examples.demo.measure
+
+simulate-switching: $(INSTALLED) ## simulate many specialists on one engine; writes model_pool/SWITCHING.md
+	$(BIN)/python -m simulations.switching
 
 clean: ## remove everything that was made here
 	rm -rf $(VENV) build tests/node/node_modules

@@ -1,0 +1,1 @@
+"""Discrete-event simulations of pure decisions that the product makes."""
