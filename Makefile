@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NODE_CLIENT := tests/node/node_modules/.installed
 
-.PHONY: help install demo serve test check format proto train-demo eval-demo measure-demo simulate-switching clean
+.PHONY: help install demo serve test check format proto train-demo eval-demo measure-demo simulate-switching test-vllm clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -35,6 +35,10 @@ serve: $(INSTALLED) ## start the embedded fleet and leave it running until ctrl-
 
 test: $(INSTALLED) $(NODE_CLIENT) ## run every test
 	$(BIN)/python -m pytest
+
+test-vllm: ## make an environment with vLLM and run the engine's tests on it
+	tools/vllm-env
+	.venv-vllm/bin/python -m pytest tests/vllm_engine
 
 check: $(INSTALLED) ## lint, types, the import arrow, the generated code
 	$(BIN)/ruff check .

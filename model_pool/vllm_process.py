@@ -1,0 +1,141 @@
+"""The running vLLM: started, told which weights to serve, asked for answers, stopped.
+
+Everything that we call of vLLM in the worker's own process is here. Read from vLLM 0.32.0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vllm import AsyncEngineArgs, SamplingParams
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferInitRequest,
+    WeightTransferUpdateRequest,
+)
+from vllm.inputs import tokens_input
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from model_pool import vllm_faults
+from model_pool.engine import Sampling
+from model_pool.vllm_options import VllmOptions, environment
+
+_LONGEST_SEED = 2**63 - 1
+
+
+class VllmProcess:
+    """One AsyncLLM, whose engine core and workers are processes of their own."""
+
+    def __init__(self, llm: Any) -> None:
+        """Use `start`."""
+        self._llm = llm
+
+    @classmethod
+    async def start(
+        cls,
+        base: Path,
+        options: VllmOptions,
+        *,
+        running_count: int,
+        context_token_count: int | None,
+        thread_count: int | None,
+    ) -> VllmProcess:
+        """Start vLLM on the base, its weights streamed in. Takes many seconds.
+
+        Raises ValueError (options or base are unfit) and RuntimeError (vLLM did not start).
+        """
+        arguments = options.engine_arguments(
+            base, running_count=running_count, context_token_count=context_token_count
+        )
+        llm = await asyncio.to_thread(_start, arguments, environment(thread_count))
+        process = cls(llm)
+        await llm.init_weight_transfer_engine(WeightTransferInitRequest({"base": str(base)}))
+        return process
+
+    @property
+    def context_token_count(self) -> int:
+        """Longest prompt plus answer, in tokens."""
+        return int(self._llm.model_config.max_model_len)
+
+    @property
+    def is_dead(self) -> bool:
+        return bool(self._llm.errored)
+
+    async def switch(self, delta: Path | None, digest: str) -> None:
+        """Make the weights live, named `digest` in every output from now on.
+
+        The engine must have no request. Raises MergeError: the former weights are live. Anything
+        else: which weights are live is not known.
+        """
+        update = WeightTransferUpdateRequest({"delta": None if delta is None else str(delta)})
+        # Calls reach the engine core in the order of these lines: two at a time save round trips.
+        for ended in await asyncio.gather(
+            self._llm.start_weight_update(),
+            self._llm.update_weights(update),
+            return_exceptions=True,
+        ):
+            if isinstance(ended, BaseException):
+                raise vllm_faults.from_text(str(ended)) or ended
+        await asyncio.gather(
+            self._llm.finish_weight_update(), self._llm.update_weight_version(digest)
+        )
+
+    def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, *, salt: str, request_id: str
+    ) -> AsyncGenerator[Any, None]:
+        """vLLM's RequestOutputs, each with what is new. Closing the generator aborts the request.
+
+        salt: requests share cached prefixes only with those of the same salt.
+        """
+        outputs: AsyncGenerator[Any, None] = self._llm.generate(
+            tokens_input(list(prompt_ids), cache_salt=salt), _sampling_params(sampling), request_id
+        )
+        return outputs
+
+    async def stop(self) -> None:
+        """End all processes."""
+        llm, self._llm = self._llm, None
+        await asyncio.to_thread(llm.shutdown)
+
+
+def _start(arguments: Mapping[str, Any], variables: Mapping[str, str]) -> Any:
+    with _environment(variables):
+        config = AsyncEngineArgs(**arguments).create_engine_config()
+        if (quantization := config.model_config.quantization) is not None:
+            raise ValueError(
+                f"{arguments['model']}: quantised weights ({quantization}) cannot be switched in "
+                "place"
+            )
+        return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set what is not set already, for as long as vLLM starts its processes."""
+    added = [name for name in variables if name not in os.environ]
+    os.environ.update({name: variables[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _sampling_params(sampling: Sampling) -> Any:
+    """Stop texts are not vLLM's to find: a request that it ends in the front end may still run in
+    the engine core, and weights are switched only when nothing does.
+    """
+    # vLLM takes -1 for "no seed".
+    seed = None if sampling.seed is None else sampling.seed & _LONGEST_SEED
+    return SamplingParams(
+        max_tokens=sampling.max_output_token_count,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=seed,
+        output_kind=RequestOutputKind.DELTA,
+    )

@@ -1,0 +1,162 @@
+"""The parts of the vLLM engine that need no vLLM: the meter, the options, errors as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from merge_on_load import errors
+from merge_on_load.errors import CorruptPayload, MergeError
+from model_pool import vllm_faults, vllm_plugin
+from model_pool.engine import FinishReason
+from model_pool.errors import EngineFailed
+from model_pool.vllm_answer import AnswerProgress
+from model_pool.vllm_meter import Account, BusyMeter
+from model_pool.vllm_options import VllmOptions
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_a_step_is_divided_by_tokens() -> None:
+    clock = Clock()
+    meter = BusyMeter(clock)
+    one, two = meter.open(), meter.open()
+    clock.now_s += 4
+    meter.note(one, 3)
+    meter.note(two, 1)
+    meter.settle()
+    clock.now_s += 2
+    meter.note(two, 1)
+    meter.settle()
+
+    assert (one.busy_s, two.busy_s, meter.busy_s) == (3.0, 3.0, 6.0)
+
+
+def test_idle_time_is_nobodys() -> None:
+    clock = Clock()
+    meter = BusyMeter(clock)
+    for _ in range(2):
+        account = meter.open()
+        clock.now_s += 1
+        meter.note(account, 5)
+        meter.settle()
+        clock.now_s += 10
+        meter.close(account, is_finished=True)
+        clock.now_s += 100
+
+    assert meter.busy_s == 2
+
+
+@settings(deadline=None)  # a busy machine is no fault
+@given(
+    st.lists(st.tuples(st.sampled_from("onxs"), st.integers(0, 7), st.floats(0, 9)), max_size=60)
+)
+def test_the_shares_add_up_to_the_busy_time(events: list[tuple[str, int, float]]) -> None:
+    clock = Clock()
+    meter = BusyMeter(clock)
+    running: list[Account] = []
+    accounts: list[Account] = []
+    busy_at_most = 0.0
+    for event, number, seconds in events:
+        clock.now_s += seconds
+        busy_at_most += seconds if running else 0
+        if event == "o":
+            running.append(meter.open())
+            accounts.append(running[-1])
+        elif running and event == "n":
+            meter.note(running[number % len(running)], number)
+        elif running and event == "x":
+            meter.close(running.pop(number % len(running)), is_finished=number % 2 == 0)
+        else:
+            meter.settle()
+
+    assert sum(account.busy_s for account in accounts) == pytest.approx(meter.busy_s)
+    assert meter.busy_s <= busy_at_most + 1e-6
+    assert all(account.busy_s >= -1e-9 for account in accounts)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"max_modle_len": 5}, "max_modle_len"),
+        ({"quantization": "fp8"}, "quantization fp8"),
+        ({"tensor_parallel_size": 2}, "tensor_parallel_size 2"),
+        ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization"),
+        ({"dtype": "int8"}, "dtype"),
+    ],
+)
+def test_options_that_are_not_understood_are_refused_by_name(
+    wrong: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ValidationError, match=named):
+        VllmOptions(**wrong)
+
+
+def test_options_reach_vllm_under_their_own_names() -> None:
+    options = VllmOptions(dtype="bfloat16", speculative_config={"method": "ngram"})
+    arguments = options.engine_arguments(Path("base"), running_count=7, context_token_count=512)
+
+    assert arguments["dtype"] == "bfloat16"
+    assert arguments["speculative_config"] == {"method": "ngram"}
+    assert arguments["max_model_len"] == 512
+    assert arguments["max_num_seqs"] == 7
+    assert "block_size" not in arguments
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, MergeError)],
+)
+def test_a_merge_error_survives_the_way_between_processes(kind: type[MergeError]) -> None:
+    error = kind('it\'s "so"', file="a/b", tensor="t.weight", expected=(1, 2), found=None)
+    text = f"Worker failed with error '{vllm_faults.to_text(error)}', see [above]"
+    found = vllm_faults.from_text(text)
+
+    assert type(found) is kind
+    assert str(found) == str(error)
+    assert (found.file, found.tensor) == ("a/b", "t.weight")
+
+
+def test_other_errors_are_not_merge_errors() -> None:
+    assert vllm_faults.from_text(str(CorruptPayload("file was altered"))) is None
+
+
+def test_asking_for_tiles_is_harmless() -> None:
+    vllm_plugin.ask_for_amx_tiles()
+
+
+def output_of(*versions: str, finish_reason: str = "stop") -> Any:
+    """What vLLM says at the end of an answer that these weights made."""
+    completion = SimpleNamespace(
+        text="so",
+        token_ids=[1, 2],
+        finish_reason=finish_reason,
+        weight_versions=[SimpleNamespace(version=version) for version in versions],
+    )
+    return SimpleNamespace(outputs=[completion], finished=True, num_cached_tokens=None)
+
+
+def test_an_answer_that_two_weights_made_is_a_failure() -> None:
+    piece = AnswerProgress("a", 4, ()).accept(output_of("a"), busy_s=0.5)
+    assert piece is not None
+    assert piece.finish_reason is FinishReason.STOP
+
+    for versions in (("b",), ("a", "b")):
+        with pytest.raises(EngineFailed, match="'b'"):
+            AnswerProgress("a", 4, ()).accept(output_of(*versions), busy_s=0.5)
+
+
+def test_an_answer_that_vllm_broke_off_is_a_failure() -> None:
+    with pytest.raises(EngineFailed, match="abort"):
+        AnswerProgress("a", 4, ()).accept(output_of("a", finish_reason="abort"), busy_s=0.5)
