@@ -153,8 +153,8 @@ async def measure_codec(process: Any, delta: Path, codec: str, repeat: int) -> N
 
 
 async def measure(root: Path, codecs: list[str], repeat: int) -> None:
-    from model_pool.vllm_options import VllmOptions
-    from model_pool.vllm_process import VllmProcess
+    from model_pool.vllm.options import VllmOptions
+    from model_pool.vllm.process import VllmProcess
 
     options = VllmOptions(
         dtype="bfloat16", kv_cache_memory_bytes=256 << 20, block_size=32, enforce_eager=True

@@ -23,7 +23,7 @@ collect_ignore = [] if HAS_VLLM else [*NEEDS_VLLM]
 if HAS_VLLM:
     with warnings.catch_warnings():  # its imports warn of deprecated things: no fault of ours
         warnings.simplefilter("ignore")
-        import model_pool.vllm_engine  # noqa: F401
+        import model_pool.vllm.engine  # noqa: F401
 
 # The tests look at live weights: functions are sent into vLLM's workers.
 os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
@@ -72,7 +72,7 @@ def start_engine(process: Any, fleet: Fleet) -> StartEngine:
     """
     from vllm_engine.probing import Kept
 
-    from model_pool.vllm_engine import VllmEngine
+    from model_pool.vllm.engine import VllmEngine
 
     async def start(*_: Any, **__: Any) -> Any:
         return Kept(process)

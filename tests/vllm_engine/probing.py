@@ -14,8 +14,8 @@ from transformers import PreTrainedConfig
 
 from merge_on_load import pack
 from model_pool.engine import Weights
-from model_pool.vllm_options import VllmOptions
-from model_pool.vllm_process import VllmProcess
+from model_pool.vllm.options import VllmOptions
+from model_pool.vllm.process import VllmProcess
 
 OPTIONS = VllmOptions(
     dtype="float32", kv_cache_memory_bytes=64 << 20, block_size=32, enforce_eager=True

@@ -19,7 +19,7 @@ from engine.tiny_models import CONTEXT_TOKEN_COUNT
 from vllm_engine.probing import OPTIONS
 
 from model_pool.errors import EngineFailed
-from model_pool.vllm_engine import VllmEngine
+from model_pool.vllm.engine import VllmEngine
 
 LONG = {"max_output_token_count": 100}
 

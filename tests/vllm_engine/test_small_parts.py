@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from merge_on_load import errors
 from merge_on_load.errors import CorruptPayload, MergeError
-from model_pool import vllm_faults, vllm_plugin
 from model_pool.engine import FinishReason
 from model_pool.errors import EngineFailed
-from model_pool.vllm_answer import AnswerProgress
-from model_pool.vllm_meter import Account, BusyMeter
-from model_pool.vllm_options import VllmOptions
+from model_pool.vllm import faults, plugin
+from model_pool.vllm.answer import AnswerProgress
+from model_pool.vllm.meter import Account, BusyMeter
+from model_pool.vllm.options import VllmOptions
 
 
 class Clock:
@@ -120,8 +120,8 @@ def test_options_reach_vllm_under_their_own_names() -> None:
 )
 def test_a_merge_error_survives_the_way_between_processes(kind: type[MergeError]) -> None:
     error = kind('it\'s "so"', file="a/b", tensor="t.weight", expected=(1, 2), found=None)
-    text = f"Worker failed with error '{vllm_faults.to_text(error)}', see [above]"
-    found = vllm_faults.from_text(text)
+    text = f"Worker failed with error '{faults.to_text(error)}', see [above]"
+    found = faults.from_text(text)
 
     assert type(found) is kind
     assert str(found) == str(error)
@@ -129,11 +129,11 @@ def test_a_merge_error_survives_the_way_between_processes(kind: type[MergeError]
 
 
 def test_other_errors_are_not_merge_errors() -> None:
-    assert vllm_faults.from_text(str(CorruptPayload("file was altered"))) is None
+    assert faults.from_text(str(CorruptPayload("file was altered"))) is None
 
 
 def test_asking_for_tiles_is_harmless() -> None:
-    vllm_plugin.ask_for_amx_tiles()
+    plugin.ask_for_amx_tiles()
 
 
 def output_of(*versions: str, finish_reason: str = "stop") -> Any:

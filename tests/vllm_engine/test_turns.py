@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from model_pool.engine import Weights
-from model_pool.vllm_turns import Turns
+from model_pool.vllm.turns import Turns
 
 A, B, C = (Weights(name, f"digest of {name}") for name in "abc")
 

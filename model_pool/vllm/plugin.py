@@ -34,12 +34,12 @@ def register() -> None:
     from vllm.distributed.weight_transfer import WeightTransferEngineFactory
     from vllm.model_executor.model_loader import register_model_loader
 
-    from model_pool.vllm_loader import MergedLoader
+    from model_pool.vllm.loader import MergedLoader
 
     register_model_loader(LOAD_FORMAT)(MergedLoader)
     try:
         WeightTransferEngineFactory.register_engine(
-            TRANSFER_BACKEND, "model_pool.vllm_transfer", "DeltaTransfer"
+            TRANSFER_BACKEND, "model_pool.vllm.transfer", "DeltaTransfer"
         )
     except ValueError:  # registered by an earlier call in this process
         return

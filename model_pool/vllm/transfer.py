@@ -20,7 +20,7 @@ from vllm.distributed.weight_transfer.base import (
 from merge_on_load import Checkpoint, Delta, stream
 from merge_on_load.errors import MergeError
 from merge_on_load.manifest import MANIFEST_NAME
-from model_pool import vllm_faults
+from model_pool.vllm import faults
 
 
 @dataclass
@@ -56,7 +56,7 @@ class DeltaTransfer(WeightTransferEngine):  # type: ignore[misc]
         try:
             self._base = Checkpoint.open(Path(info.base))
         except MergeError as error:
-            raise RuntimeError(vllm_faults.to_text(error)) from error
+            raise RuntimeError(faults.to_text(error)) from error
 
     def start_weight_update(self) -> None:
         """Nothing to prepare: the parameters keep their storage."""
@@ -68,7 +68,7 @@ class DeltaTransfer(WeightTransferEngine):  # type: ignore[misc]
         """Make the weights live.
 
         Names, shapes, the base's fingerprint and every byte of the delta are checked before the
-        first write. Raises RuntimeError with the text of a MergeError (`vllm_faults`): the former
+        first write. Raises RuntimeError with the text of a MergeError (`faults.py`): the former
         weights are live. Any other error: they may not be.
         """
         try:
@@ -76,7 +76,7 @@ class DeltaTransfer(WeightTransferEngine):  # type: ignore[misc]
         except MergeError as error:
             if not self._is_whole:
                 raise
-            raise RuntimeError(vllm_faults.to_text(error)) from error
+            raise RuntimeError(faults.to_text(error)) from error
 
     def shutdown(self) -> None:
         """Forget the files."""

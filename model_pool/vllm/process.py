@@ -21,9 +21,9 @@ from vllm.inputs import tokens_input
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from model_pool import vllm_faults
 from model_pool.engine import Sampling
-from model_pool.vllm_options import VllmOptions, environment
+from model_pool.vllm import faults
+from model_pool.vllm.options import VllmOptions, environment
 
 _LONGEST_SEED = 2**63 - 1
 
@@ -80,7 +80,7 @@ class VllmProcess:
             return_exceptions=True,
         ):
             if isinstance(ended, BaseException):
-                raise vllm_faults.from_text(str(ended)) or ended
+                raise faults.from_text(str(ended)) or ended
         await asyncio.gather(
             self._llm.finish_weight_update(), self._llm.update_weight_version(digest)
         )

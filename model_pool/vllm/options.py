@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from model_pool.vllm_plugin import LOAD_FORMAT, TRANSFER_BACKEND
+from model_pool.vllm.plugin import LOAD_FORMAT, TRANSFER_BACKEND
 
 # vLLM is told these through the environment only. "spawn": forking a process that serves gRPC is
 # not safe. The usage report would be sent over the network.

@@ -15,12 +15,12 @@ from merge_on_load import Checkpoint
 from merge_on_load.errors import MergeError
 from model_pool.engine import EngineReport, Job, Piece, Weights
 from model_pool.errors import EngineFailed, FleetError, PoolSaturated, UnknownModel
-from model_pool.vllm_answer import AnswerProgress
-from model_pool.vllm_meter import BusyMeter
-from model_pool.vllm_options import VllmOptions
-from model_pool.vllm_process import VllmProcess
-from model_pool.vllm_prompt import PromptReader
-from model_pool.vllm_turns import Turns
+from model_pool.vllm.answer import AnswerProgress
+from model_pool.vllm.meter import BusyMeter
+from model_pool.vllm.options import VllmOptions
+from model_pool.vllm.process import VllmProcess
+from model_pool.vllm.prompt import PromptReader
+from model_pool.vllm.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class _Answer:
 class VllmEngine:
     """Implements `engine.Engine`. Many models may be loaded; the weights of one are live.
 
-    Jobs of the live weights run together; the others wait for their turn (`vllm_turns.py`), and
+    Jobs of the live weights run together; the others wait for their turn (`turns.py`), and
     weights are switched in place when nothing runs.
     """
 

@@ -1,0 +1,1 @@
+"""The engine of production: everything that knows vLLM."""
