@@ -1,11 +1,12 @@
 # Two commands on a fresh machine do everything: make demo, make test.
 PYTHON ?= python3.11
 VENV := .venv
+VLLM_VENV := .venv-vllm
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NODE_CLIENT := tests/node/node_modules/.installed
 
-.PHONY: help install demo serve test check format proto train-demo eval-demo measure-demo simulate-switching test-vllm clean
+.PHONY: help install demo serve test check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -27,8 +28,17 @@ $(NODE_CLIENT): tests/node/package.json tests/node/package-lock.json $(INSTALLED
 	cd tests/node && PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --no-audit --no-fund
 	@touch $@
 
-demo: $(INSTALLED) ## start the embedded fleet, ask it questions of all tasks, show answers and costs, stop it
-	$(BIN)/python -m examples.demo.run
+# ENGINE=vllm: the same on vLLM, in an environment of its own.
+ENGINE ?= transformers
+ifeq ($(ENGINE),vllm)
+DEMO_PYTHON := $(VLLM_VENV)/bin/python
+DEMO_NEEDS := vllm-env
+else
+DEMO_PYTHON := $(BIN)/python
+DEMO_NEEDS := $(INSTALLED)
+endif
+demo: $(DEMO_NEEDS) ## start the embedded fleet, ask it questions of all tasks, show answers and costs, stop it
+	$(DEMO_PYTHON) -m examples.demo.run --engine $(ENGINE)
 
 serve: $(INSTALLED) ## start the embedded fleet and leave it running until ctrl-C
 	$(BIN)/deltafleet up examples/demo/fleet.yaml
@@ -36,9 +46,11 @@ serve: $(INSTALLED) ## start the embedded fleet and leave it running until ctrl-
 test: $(INSTALLED) $(NODE_CLIENT) ## run every test
 	$(BIN)/python -m pytest
 
-test-vllm: ## make an environment with vLLM and run the engine's tests on it
-	tools/vllm-env
-	.venv-vllm/bin/python -m pytest tests/vllm_engine
+vllm-env: ## make .venv-vllm, an environment with vLLM
+	tools/vllm-env $(VLLM_VENV)
+
+test-vllm: vllm-env ## make an environment with vLLM and run the engine's tests on it
+	$(VLLM_VENV)/bin/python -m pytest tests/vllm_engine
 
 check: $(INSTALLED) ## lint, types, the import arrow, the generated code
 	$(BIN)/ruff check .
@@ -68,4 +80,4 @@ simulate-switching: $(INSTALLED) ## simulate many specialists on one engine; wri
 	$(BIN)/python -m simulations.switching
 
 clean: ## remove everything that was made here
-	rm -rf $(VENV) build tests/node/node_modules
+	rm -rf $(VENV) $(VLLM_VENV) build tests/node/node_modules

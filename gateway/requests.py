@@ -88,6 +88,8 @@ def check_sampling(request: inference_pb2.GenerateRequest) -> None:
         raise _invalid("stop", f"at most {LARGEST_STOP_COUNT}, not {len(request.stop)}")
     if any(not 1 <= len(text) <= LONGEST_STOP_CHARACTER_COUNT for text in request.stop):
         raise _invalid("stop", f"each 1 to {LONGEST_STOP_CHARACTER_COUNT} characters")
+    if request.priority not in inference_pb2.Priority.values():
+        raise _invalid("priority", f"not one of ours: {request.priority}")
     if request.model and request.HasField("constraints"):
         raise _invalid("constraints", "not together with model: a named model is not weighed")
 
@@ -110,6 +112,7 @@ def to_run(
         top_p=request.top_p if request.HasField("top_p") else 1.0,
         stop=request.stop,
         seed=request.seed if request.HasField("seed") else None,
+        priority=request.priority,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib.util
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ import sys
 import time
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -23,6 +25,7 @@ from model_pool.errors import FleetError
 from model_pool.logs import start_logging
 from model_pool.rpc import HARD_LIMIT_BYTES, Door
 from model_pool.settings import GATEWAY_SECTIONS, PoolSettings, SettingsError, load
+from model_pool.switching import Policy
 from model_pool.worker import WorkerIdentity, WorkerServicer
 
 DRAIN_LIMIT_S = 30.0
@@ -70,21 +73,56 @@ async def _serve(settings: PoolSettings, options: argparse.Namespace) -> None:
     catalog = await asyncio.to_thread(read_catalog, settings)
     await servicer.start(catalog, settings.pool.preload)
     log.info("worker_ready", extra={"worker": options.worker, "pid": os.getpid()})
-    await stopping.wait()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(DRAIN_LIMIT_S):
-            await servicer.drain()
+    death = asyncio.create_task(engine.died(), name="death of the engine")
+    await _first(death, asyncio.create_task(stopping.wait(), name="stop signal"))
+    if not death.done():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_LIMIT_S):
+                await servicer.drain()
     await server.stop(grace=1)
     await engine.stop()
+    if death.done():
+        raise RuntimeError(death.result())
+    death.cancel()
+
+
+async def _first(*tasks: asyncio.Task[Any]) -> None:
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
 
 def make_engine(settings: PoolSettings) -> Engine:
-    """The engine that fleet.yaml names, not started."""
+    """The engine that fleet.yaml names, not started. Raises SettingsError where it is not there."""
+    if settings.pool.engine == "vllm":
+        return _make_vllm_engine(settings)
     from model_pool.transformers_engine import TransformersEngine
 
     pool = settings.pool
     return TransformersEngine(
         settings.base.path,
+        max_running_count=pool.max_running_count,
+        max_queued_count=pool.max_queued_count,
+        context_token_count=pool.context_token_count,
+        thread_count=pool.thread_count,
+    )
+
+
+def _make_vllm_engine(settings: PoolSettings) -> Engine:
+    if importlib.util.find_spec("vllm") is None:
+        raise SettingsError(
+            "pool.engine: vllm is not installed beside this program; `tools/vllm-env` makes an "
+            "environment with it"
+        )
+    from model_pool.vllm.engine import VllmEngine
+
+    pool = settings.pool
+    return VllmEngine(
+        settings.base.path,
+        pool.vllm,
+        policy=Policy(
+            max_wait_s=pool.switching.max_wait_s,
+            amortisation=pool.switching.amortisation,
+            drain_s=pool.switching.drain_s,
+        ),
         max_running_count=pool.max_running_count,
         max_queued_count=pool.max_queued_count,
         context_token_count=pool.context_token_count,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
+
+from model_pool.switching import Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,18 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request for tokens, on a model whose weights are loaded."""
+    """One request for tokens, on a model whose weights are loaded.
+
+    priority, time_left_s (until nobody waits for the answer any more): who goes first where not all
+    can go at once.
+    """
 
     request_id: str
     model: str
     messages: tuple[Message, ...]
     sampling: Sampling
+    priority: Priority = Priority.STANDARD
+    time_left_s: float = math.inf
 
 
 class FinishReason(Enum):
@@ -96,13 +105,18 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class EngineReport:
-    """What an engine holds and did. Seconds since `start` returned."""
+    """What an engine holds and did. Seconds since `start` returned.
+
+    load_s: building or switching weights while nothing computed. switch_count: how often the live
+    weights changed, where an engine has one set of them.
+    """
 
     loaded: tuple[Weights, ...]
     running_count: int
     queued_count: int
     busy_s: float
     load_s: float
+    switch_count: int = 0
 
 
 class Engine(Protocol):
@@ -149,6 +163,10 @@ class Engine(Protocol):
 
     async def drain(self) -> None:
         """Return when no job is queued or running. The caller sends no more."""
+        ...
+
+    async def died(self) -> str:
+        """Return why, once the engine can compute no more. Usually never."""
         ...
 
     async def stop(self) -> None:

@@ -25,6 +25,8 @@ from pydantic import (
     model_validator,
 )
 
+from model_pool.vllm.options import VllmOptions
+
 ENVIRONMENT_PREFIX = "DELTAFLEET_"
 # A worker ignores these: they are the gateway's. A test holds the two lists together.
 GATEWAY_SECTIONS = ("server", "routing", "baselines", "closed_api", "ledger")
@@ -83,10 +85,20 @@ class Worker(Section):
     address: str | None = None  # host:port or unix:PATH
 
 
+class Switching(Section):
+    """Turns on an engine that has one set of live weights (vllm); see `switching.py`."""
+
+    max_wait_s: float = Field(10, ge=0)  # a waiting request's weights are to be live within this
+    amortisation: float = Field(10, gt=0)  # a turn lasts at least so many times its switch
+    drain_s: float = Field(5, ge=0)  # what runs may go on so long rather than be computed again
+
+
 class Pool(Section):
     """How the workers run."""
 
-    engine: Literal["transformers"] = "transformers"
+    engine: Literal["transformers", "vllm"] = "transformers"
+    vllm: VllmOptions | None = None  # passed to vLLM
+    switching: Switching = Switching()
     workers: tuple[Worker, ...] = Field((Worker(name="worker-0"),), min_length=1)
     price_usd_per_hour: Decimal = Field(Decimal(0), ge=0)  # of one worker, up or idle
     memory_budget_mib: int = Field(1024, ge=1)  # for weights, per worker
@@ -102,6 +114,12 @@ class Pool(Section):
         names = [worker.name for worker in self.workers]
         if len(set(names)) < len(names):
             raise ValueError("two workers have the same name")
+        return self
+
+    @model_validator(mode="after")
+    def _vllm_is_asked_for(self) -> Self:
+        if self.vllm is not None and self.engine != "vllm":
+            raise ValueError(f"vllm: options of another engine than {self.engine!r}")
         return self
 
 

@@ -147,6 +147,11 @@ class TransformersEngine:
             self._is_idle.clear()
             await self._is_idle.wait()
 
+    async def died(self) -> str:
+        """Never returns: what fails, fails for one model's requests."""
+        never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        return await never
+
     async def stop(self) -> None:
         """Free everything. Jobs that are not finished end with EngineFailed."""
         self._base = None

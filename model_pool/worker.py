@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from model_pool.catalog import Catalog
 from model_pool.engine import Engine, FinishReason, Job, Message, Piece, Role, Sampling
 from model_pool.errors import Draining, PoolSaturated
 from model_pool.residency import Residency
+from model_pool.rpc import time_left_s
+from model_pool.switching import Priority
 
 WATCH_INTERVAL_S = 2.0
 # Changes closer together than this travel in one status.
@@ -25,6 +28,12 @@ ROLES = {
     routing_pb2.ROLE_SYSTEM: Role.SYSTEM,
     routing_pb2.ROLE_USER: Role.USER,
     routing_pb2.ROLE_ASSISTANT: Role.ASSISTANT,
+}
+PRIORITIES = {
+    inference_pb2.PRIORITY_UNSPECIFIED: Priority.STANDARD,
+    inference_pb2.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
+    inference_pb2.PRIORITY_STANDARD: Priority.STANDARD,
+    inference_pb2.PRIORITY_BATCH: Priority.BATCH,
 }
 FINISH_REASONS = {
     FinishReason.STOP: inference_pb2.FINISH_REASON_STOP,
@@ -101,7 +110,9 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         with self._admission():
             async with (
                 self._residency.hold(weights),
-                contextlib.aclosing(self._engine.generate(_to_job(request))) as pieces,
+                contextlib.aclosing(
+                    self._engine.generate(_to_job(request, time_left_s()))
+                ) as pieces,
             ):
                 async for piece in pieces:
                     yield _to_response(piece)
@@ -193,10 +204,11 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             price_nano_usd_per_hour=self._identity.price_nano_usd_per_hour,
             start_time=self._start_time,
             engine=self._identity.engine,
+            switch_count=report.switch_count,
         )
 
 
-def _to_job(request: worker_pb2.RunRequest) -> Job:
+def _to_job(request: worker_pb2.RunRequest, left_s: float | None) -> Job:
     return Job(
         request_id=request.request_id,
         model=request.model,
@@ -208,6 +220,8 @@ def _to_job(request: worker_pb2.RunRequest) -> Job:
             stop=tuple(request.stop),
             seed=request.seed if request.HasField("seed") else None,
         ),
+        priority=PRIORITIES.get(request.priority, Priority.STANDARD),
+        time_left_s=math.inf if left_s is None else left_s,
     )
 
 

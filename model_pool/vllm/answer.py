@@ -1,34 +1,57 @@
-"""One answer of vLLM's: from its outputs to our pieces."""
+"""One answer of vLLM's: from its outputs, over all its turns, to our pieces."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from model_pool.engine import FinishReason, Piece, Usage
+from model_pool.engine import FinishReason, Piece, Sampling, Usage
 from model_pool.errors import EngineFailed
-from model_pool.text_stream import StopSearch
+from model_pool.text_stream import TextStream
 
 _FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
 class AnswerProgress:
-    """Reads vLLM's RequestOutputs, each with what is new since the one before (0.32.0)."""
+    """Reads vLLM's RequestOutputs, each with what is new since the one before (0.32.0).
 
-    def __init__(self, weights_digest: str, prompt_token_count: int, stop: Sequence[str]) -> None:
+    Text is made here and not in vLLM: an answer that is broken off and goes on later is several
+    requests there, and a character may begin in one and end in the next.
+    """
+
+    def __init__(
+        self,
+        weights_digest: str,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        decode: Callable[[Sequence[int]], str],
+    ) -> None:
+        """sampling: its max_output_token_count fits the context. decode: token ids -> text."""
         self._weights_digest = weights_digest
-        self._prompt_token_count = prompt_token_count
-        self._output_token_count = 0
-        self._search = StopSearch(stop)
+        self._prompt_token_count = len(prompt_ids)
+        self._limit_count = sampling.max_output_token_count
+        self._text = TextStream(decode, sampling.stop)
+        self._is_first_output = True
+        self.token_ids = list(prompt_ids)
         self.is_finished = False
 
+    @property
+    def left_count(self) -> int:
+        """Tokens that the answer may still have."""
+        return self._limit_count - (len(self.token_ids) - self._prompt_token_count)
+
+    def begin_turn(self) -> list[int]:
+        """What vLLM goes on from: the prompt and the answer so far."""
+        self._is_first_output = True
+        return list(self.token_ids)
+
     def computed_token_count(self, output: Any) -> int:
-        """Tokens that this output is the result of: the prompt's, where no cache had them, and
-        those of the answer. Call before `accept`.
+        """Tokens that this output is the result of: those before it that no cache had, and its
+        own. Call before `accept`.
         """
         count = len(output.outputs[0].token_ids)
-        if self._output_token_count == 0:
-            count += self._prompt_token_count - (output.num_cached_tokens or 0)
+        if self._is_first_output:
+            count += len(self.token_ids) - (output.num_cached_tokens or 0)
         return count
 
     def accept(self, output: Any, busy_s: float) -> Piece | None:
@@ -36,18 +59,30 @@ class AnswerProgress:
 
         Raises EngineFailed for an answer that did not end by itself or is not the weights' own.
         """
+        self._is_first_output = False
         completion = output.outputs[0]
-        self._output_token_count += len(completion.token_ids)
-        text = self._search.add(completion.text)
-        finish_reason = FinishReason.STOP if self._search.is_stopped else None
-        if output.finished and finish_reason is None:
-            finish_reason = self._finish_reason(completion)
-            text += self._search.finish()
+        new_ids = list(completion.token_ids)
+        self.token_ids += new_ids
+        finish_reason = self._finish_reason(completion) if output.finished else None
+        if finish_reason is FinishReason.STOP:
+            new_ids.pop()  # the token that says so is no text
+        text = self._read(new_ids, is_last=output.finished)
+        if self._text.is_stopped:
+            finish_reason = FinishReason.STOP
         if not text and finish_reason is None:
             return None
         self.is_finished = finish_reason is not None
-        usage = Usage(self._prompt_token_count, self._output_token_count, busy_s)
+        output_count = len(self.token_ids) - self._prompt_token_count
+        usage = Usage(self._prompt_token_count, output_count, busy_s)
         return Piece(text, usage, self._weights_digest, finish_reason)
+
+    def _read(self, new_ids: Sequence[int], *, is_last: bool) -> str:
+        text = ""
+        for token_id in new_ids:
+            text += self._text.add(token_id)
+            if self._text.is_stopped:
+                return text
+        return text + self._text.finish() if is_last else text
 
     def _finish_reason(self, completion: Any) -> FinishReason:
         versions = {span.version for span in completion.weight_versions or ()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -11,19 +12,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from merge_on_load import Checkpoint
+from merge_on_load import Checkpoint, Delta, stream
 from merge_on_load.errors import MergeError
 from model_pool.engine import EngineReport, Job, Piece, Weights
-from model_pool.errors import EngineFailed, FleetError, PoolSaturated, UnknownModel
+from model_pool.errors import EngineFailed, FleetError, PoolSaturated, UnknownModel, WorkerLost
+from model_pool.switching import Policy
+from model_pool.turns import Claim, Turns
 from model_pool.vllm.answer import AnswerProgress
-from model_pool.vllm.meter import BusyMeter
+from model_pool.vllm.meter import Account, BusyMeter
 from model_pool.vllm.options import VllmOptions
 from model_pool.vllm.process import VllmProcess
 from model_pool.vllm.prompt import PromptReader
-from model_pool.vllm.turns import Turns
 
 logger = logging.getLogger(__name__)
 
+# How often it is looked whether vLLM lives.
+DEATH_INTERVAL_S = 0.5
 # When a full queue may have room again: an answer takes about as long.
 RETRY_AFTER_S = 1.0
 
@@ -47,10 +51,12 @@ class _Answer:
     one, neither the place in the batch nor the next turn.
     """
 
-    def __init__(self, job: Job, weights: Weights, request_id: str) -> None:
+    def __init__(self, job: Job, claim: Claim, request_id: str) -> None:
         self.job = job
-        self.weights = weights
+        self.claim = claim
         self.request_id = request_id
+        self.turn_count = 0
+        self.account = Account()
         self.pieces: asyncio.Queue[Piece | FleetError] = asyncio.Queue()
         self.task: asyncio.Task[None] | None = None
 
@@ -58,8 +64,10 @@ class _Answer:
 class VllmEngine:
     """Implements `engine.Engine`. Many models may be loaded; the weights of one are live.
 
-    Jobs of the live weights run together; the others wait for their turn (`turns.py`), and
-    weights are switched in place when nothing runs.
+    Jobs of the live weights run together. `switching.py` decides when those of another model have
+    their turn: what runs is then broken off, and goes on from the prompt and the answer so far when
+    it is its model's turn again. A sampled answer with a seed is not broken off: its random numbers
+    could not go on where they were.
     """
 
     def __init__(
@@ -67,6 +75,7 @@ class VllmEngine:
         base: Path,
         options: VllmOptions | None = None,
         *,
+        policy: Policy | None = None,
         max_running_count: int = 32,
         max_queued_count: int = 1024,
         context_token_count: int | None = None,
@@ -74,9 +83,10 @@ class VllmEngine:
         clock: Callable[[], float] = time.perf_counter,
         start_process: StartProcess = VllmProcess.start,
     ) -> None:
-        """max_running_count: jobs in one step; further ones queue. max_queued_count: beyond it
-        `generate` raises PoolSaturated. context_token_count: None takes the base's. thread_count:
-        of one step on a CPU; None leaves vLLM's choice. clock: seconds from any origin.
+        """policy: its batch limit is replaced by max_running_count, jobs in one step; further ones
+        queue. max_queued_count: beyond it `generate` raises PoolSaturated. context_token_count:
+        None takes the base's. thread_count: of one step on a CPU; None leaves vLLM's choice.
+        clock: seconds from any origin.
         """
         self._base_path = base
         self._options = options or VllmOptions()
@@ -87,13 +97,19 @@ class VllmEngine:
         self._clock = clock
         self._start_process = start_process
         self._meter = BusyMeter(clock)
-        self._turns = Turns(max_running_count, self._make_live)
-        self._prompts: PromptReader | None = None
+        self._turns = Turns(
+            replace(policy or Policy(), batch_limit_count=max_running_count),
+            self._make_live,
+            clock=clock,
+            pace=self._meter.pace,
+        )
         self._loaded: dict[str, Weights] = {}
         self._answers: set[_Answer] = set()
         self._answer_count = 0
         self._is_idle = asyncio.Event()
         self._load_s = 0.0
+        self._switch_count = 0
+        self._prompts: PromptReader | None = None
         self._process: VllmProcess | None = None
 
     @property
@@ -107,8 +123,7 @@ class VllmEngine:
         Raises MergeError (the weights), ValueError (tokenizer or options are unfit), RuntimeError
         (vLLM did not start: its log says why).
         """
-        checkpoint = await asyncio.to_thread(Checkpoint.open, self._base_path)
-        self._base_size_bytes = checkpoint.size_bytes
+        self._base = await asyncio.to_thread(Checkpoint.open, self._base_path)
         self._prompts = await asyncio.to_thread(PromptReader.open, self._base_path)
         self._process = await self._start_process(
             self._base_path,
@@ -117,23 +132,25 @@ class VllmEngine:
             context_token_count=self._context_token_count,
             thread_count=self._thread_count,
         )
+        if self._options.enable_prefix_caching:
+            self._turns.set_room(self._process.cache_token_count)
 
     def size_bytes(self, weights: Weights) -> int:
         """The base: its tensors, which are the one live set. A specialist: its delta's files."""
         self._started()
         if weights.delta is None:
-            return self._base_size_bytes
+            return self._base.size_bytes
         return sum(file.stat().st_size for file in weights.delta.rglob("*") if file.is_file())
 
     async def load(self, weights: Weights) -> None:
-        """Check the weights and make them live, when what runs on others has ended.
+        """Check the weights, so that a turn can make them live. What runs goes on meanwhile.
 
         Replaces a model of the same name: its queued and running jobs keep the former weights.
         Raises MergeError, EngineFailed.
         """
         self._started()
-        await self._turns.take(weights)
-        self._turns.leave()
+        if weights.delta is not None:
+            await asyncio.to_thread(check, self._base, weights.delta)
         self._started()  # it may have stopped meanwhile
         self._loaded[weights.model] = weights
 
@@ -146,7 +163,7 @@ class VllmEngine:
 
         Raises PromptTooLong, InvalidParameter (the chat template refuses the messages),
         UnknownModel (not loaded), PoolSaturated (queue full) before the first piece; EngineFailed
-        when the computing failed.
+        when the computing failed, WorkerLost when vLLM died.
         """
         answer = self._enter(job)
         task = answer.task = asyncio.create_task(self._serve(answer), name=answer.request_id)
@@ -169,6 +186,7 @@ class VllmEngine:
             queued_count=len(self._answers) - self._meter.running_count,
             busy_s=self._meter.busy_s,
             load_s=self._load_s,
+            switch_count=self._switch_count,
         )
 
     async def drain(self) -> None:
@@ -176,6 +194,12 @@ class VllmEngine:
         while self._answers:
             self._is_idle.clear()
             await self._is_idle.wait()
+
+    async def died(self) -> str:
+        """Return what happened, once vLLM has ended by itself."""
+        while (process := self._process) is None or not process.is_dead:  # noqa: ASYNC110 # vLLM tells nobody
+            await asyncio.sleep(DEATH_INTERVAL_S)
+        return "vLLM has died; its log says why"
 
     async def stop(self) -> None:
         """Free everything. Jobs that are not finished end with EngineFailed."""
@@ -197,18 +221,29 @@ class VllmEngine:
         return self._process
 
     async def _make_live(self, weights: Weights) -> None:
-        """Called while nothing runs. Raises MergeError: what was live still is; EngineFailed."""
+        """Called while nothing runs. Raises EngineFailed; where the delta is at fault, what was
+        live still is.
+        """
         began = self._clock()
         try:
             await self._started().switch(weights.delta, weights.digest)
-        except (MergeError, FleetError):
+            self._switch_count += 1
+        except MergeError as error:
+            raise EngineFailed(f"{weights.model} cannot be made live: {error}") from error
+        except FleetError:
             raise
         except Exception as error:
             self._turns.forget_live()
             logger.exception("engine_switch_failed", extra={"model": weights.model})
-            raise EngineFailed(f"{weights.model} could not be made live") from error
+            raise self._failure(f"{weights.model} could not be made live") from error
         finally:
             self._load_s += self._clock() - began
+
+    def _failure(self, what: str) -> FleetError:
+        """WorkerLost where vLLM is gone: then another worker may answer."""
+        if self._process is not None and self._process.is_dead:
+            return WorkerLost("the worker's engine has died", retry_after_s=RETRY_AFTER_S)
+        return EngineFailed(what)
 
     def _enter(self, job: Job) -> _Answer:
         """Count the job as queued. Raises UnknownModel, PoolSaturated."""
@@ -223,26 +258,29 @@ class VllmEngine:
                 queued_count=queued_count,
             )
         self._answer_count += 1
-        request_id = f"{job.request_id}-{self._answer_count}"
-        answer = _Answer(job, self._loaded[job.model], request_id)
+        claim = Claim(
+            self._loaded[job.model],
+            priority=job.priority,
+            deadline_s=self._clock() + job.time_left_s if job.time_left_s < math.inf else math.inf,
+            preemptible=job.sampling.temperature == 0 or job.sampling.seed is None,
+            left_count=job.sampling.max_output_token_count,
+        )
+        answer = _Answer(job, claim, f"{job.request_id}-{self._answer_count}")
         self._answers.add(answer)
         return answer
 
     async def _serve(self, answer: _Answer) -> None:
         """From the prompt to the last piece, or to the failure in its place."""
         try:
-            assert self._prompts is not None
-            prompt_ids = await self._prompts.read(answer.job.messages, self.context_token_count)
-            await self._take_turn(answer.weights)
-            try:
-                await self._compute(answer, prompt_ids)
-            finally:
-                self._turns.leave()
+            progress = await self._begin(answer)
+            while not progress.is_finished:
+                async with self._turns.place(answer.claim):
+                    await self._compute(answer, progress)
         except FleetError as failure:
             answer.pieces.put_nowait(failure)
         except Exception:
-            logger.exception("engine_answer_failed", extra={"model": answer.weights.model})
-            answer.pieces.put_nowait(EngineFailed("the computing of this model failed"))
+            logger.exception("engine_answer_failed", extra={"model": answer.claim.weights.model})
+            answer.pieces.put_nowait(self._failure("the computing of this model failed"))
 
     def _leave(self, answer: _Answer) -> None:
         """The answer's task has ended. Nobody waits for the piece, or the engine has stopped."""
@@ -252,26 +290,32 @@ class VllmEngine:
         if not self._answers:
             self._is_idle.set()
 
-    async def _take_turn(self, weights: Weights) -> None:
-        """Wait until the weights are live and a place is free. Raises EngineFailed."""
-        try:
-            await self._turns.take(weights)
-        except MergeError as error:
-            raise EngineFailed(f"{weights.model} cannot be made live again: {error}") from error
-
-    async def _compute(self, answer: _Answer, prompt_ids: list[int]) -> None:
-        """Fill `pieces` to the end. The weights are live. Raises EngineFailed, vLLM's errors."""
-        process, job = self._started(), answer.job
-        room = process.context_token_count - len(prompt_ids)
-        limit = min(job.sampling.max_output_token_count, room)
-        outputs = process.generate(
-            prompt_ids,
-            replace(job.sampling, max_output_token_count=limit),
-            salt=answer.weights.digest,
-            request_id=answer.request_id,
+    async def _begin(self, answer: _Answer) -> AnswerProgress:
+        """Read the prompt. Raises PromptTooLong, InvalidParameter."""
+        assert self._prompts is not None
+        context_count, sampling = self.context_token_count, answer.job.sampling
+        prompt_ids = await self._prompts.read(answer.job.messages, context_count)
+        limit = min(sampling.max_output_token_count, context_count - len(prompt_ids))
+        answer.claim.left_count = limit
+        sampling = replace(sampling, max_output_token_count=limit)
+        return AnswerProgress(
+            answer.claim.weights.digest, prompt_ids, sampling, self._prompts.decode
         )
-        progress = AnswerProgress(answer.weights.digest, len(prompt_ids), job.sampling.stop)
-        account = self._meter.open()
+
+    async def _compute(self, answer: _Answer, progress: AnswerProgress) -> None:
+        """Fill `pieces`, to the end or to the end of this turn. The weights are live.
+
+        Raises EngineFailed, vLLM's errors.
+        """
+        claim, account = answer.claim, answer.account
+        answer.turn_count += 1
+        outputs = self._started().generate(
+            progress.begin_turn(),
+            replace(answer.job.sampling, max_output_token_count=progress.left_count),
+            salt=claim.weights.digest,
+            request_id=f"{answer.request_id}-{answer.turn_count}",
+        )
+        self._meter.enter(account)
         try:
             async with aclosing(outputs):
                 async for output in outputs:
@@ -282,10 +326,17 @@ class VllmEngine:
                     await asyncio.sleep(0)
                     if (piece := progress.accept(output, account.busy_s)) is not None:
                         answer.pieces.put_nowait(piece)
+                    claim.token_count = len(progress.token_ids)
+                    claim.left_count = progress.left_count
                     if progress.is_finished:
                         break
         finally:
-            self._meter.close(account, is_finished=progress.is_finished)
+            self._meter.leave(account, is_finished=progress.is_finished)
+
+
+def check(base: Checkpoint, delta: Path) -> None:
+    """Raise MergeError unless every byte is as it was packed and it belongs to this base."""
+    stream(base, Delta.open(delta))
 
 
 async def _next_piece(answer: _Answer) -> Piece:

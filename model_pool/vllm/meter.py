@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from model_pool.turns import Pace
+
+# How much the newest step counts in a measured pace.
+NEWEST_SHARE = 0.1
+
 
 @dataclass(slots=True, eq=False)
 class Account:
@@ -20,11 +25,14 @@ class BusyMeter:
     it, for several requests at once. The seconds since the step before are divided by them. A
     prompt counts when its first answer token comes, so a prompt that is read in several steps
     beside others pays its last one.
+
+    pace: what a step and a prompt token take, a moving average.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         """clock: seconds from any origin."""
         self.busy_s = 0.0
+        self.pace = Pace()
         self._clock = clock
         self._running: set[Account] = set()
         self._step: dict[Account, int] = {}
@@ -34,13 +42,11 @@ class BusyMeter:
     def running_count(self) -> int:
         return len(self._running)
 
-    def open(self) -> Account:
-        """A request begins to run."""
+    def enter(self, account: Account) -> None:
+        """A request begins to run, or goes on."""
         if not self._running:
             self._settled_s = self._clock()
-        account = Account()
         self._running.add(account)
-        return account
 
     def note(self, account: Account, token_count: int) -> None:
         """Tokens of this request came out of the step that ends with the next `settle`."""
@@ -57,10 +63,11 @@ class BusyMeter:
             account.busy_s += seconds * token_count / total
         self.busy_s += seconds
         self._settled_s = now_s
+        self._measure(seconds, total)
         self._step.clear()
 
-    def close(self, account: Account, *, is_finished: bool) -> None:
-        """The request ends. One that is broken off pays its part of the step that it was in."""
+    def leave(self, account: Account, *, is_finished: bool) -> None:
+        """The request ends or pauses. One broken off pays its part of the step it was in."""
         self.settle()
         if not is_finished:
             seconds = (self._clock() - self._settled_s) / len(self._running)
@@ -68,3 +75,13 @@ class BusyMeter:
             self.busy_s += seconds
             self._settled_s += seconds
         self._running.remove(account)
+
+    def _measure(self, seconds: float, token_count: int) -> None:
+        if token_count == len(self._step):  # one token each: nothing but decoding
+            self.pace.step_s = _moved(self.pace.step_s, seconds)
+        else:
+            self.pace.prompt_token_s = _moved(self.pace.prompt_token_s, seconds / token_count)
+
+
+def _moved(average: float, newest: float) -> float:
+    return average + NEWEST_SHARE * (newest - average) if average else newest

@@ -63,6 +63,12 @@ class VllmProcess:
         return int(self._llm.model_config.max_model_len)
 
     @property
+    def cache_token_count(self) -> int:
+        """Tokens that the key-value cache has room for, prefixes of former requests included."""
+        cache = self._llm.vllm_config.cache_config
+        return int(cache.num_gpu_blocks or 0) * int(cache.block_size)
+
+    @property
     def is_dead(self) -> bool:
         return bool(self._llm.errored)
 
@@ -127,8 +133,8 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def _sampling_params(sampling: Sampling) -> Any:
-    """Stop texts are not vLLM's to find: a request that it ends in the front end may still run in
-    the engine core, and weights are switched only when nothing does.
+    """Text and stop texts are not vLLM's to make and find (`answer.py`). A request that it ends in
+    its front end may still run in the engine core, and weights are switched only when nothing does.
     """
     # vLLM takes -1 for "no seed".
     seed = None if sampling.seed is None else sampling.seed & _LONGEST_SEED
@@ -137,5 +143,6 @@ def _sampling_params(sampling: Sampling) -> Any:
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         seed=seed,
+        detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )

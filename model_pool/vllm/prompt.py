@@ -1,4 +1,4 @@
-"""Prompts for vLLM: conversations as token ids."""
+"""Texts for vLLM and from it: conversations as token ids, answers as text."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from model_pool.engine import Message
@@ -21,6 +22,8 @@ class PromptReader:
     def __init__(self, tokenizer: Any) -> None:
         """Use `open`."""
         self._tokenizer = tokenizer
+        # A copy of its own: the event loop decodes while the thread encodes.
+        self._decoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._thread = ThreadPoolExecutor(1, "engine-read")
 
     @classmethod
@@ -29,6 +32,8 @@ class PromptReader:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         if not tokenizer.chat_template:
             raise ValueError(f"{path}: the tokenizer has no chat template")
+        if not tokenizer.is_fast:
+            raise ValueError(f"{path}: no tokenizer.json that the tokenizers library reads")
         return cls(tokenizer)
 
     async def read(self, messages: Sequence[Message], context_token_count: int) -> list[int]:
@@ -48,6 +53,11 @@ class PromptReader:
                 context_token_count=context_token_count,
             )
         return prompt_ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens left out."""
+        text: str = self._decoder.decode(token_ids, skip_special_tokens=True)
+        return text
 
     def close(self) -> None:
         """End the thread."""

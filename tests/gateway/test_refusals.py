@@ -40,6 +40,7 @@ BAD_FIELDS = {
     "top_p 0": ({"prompt": "a", "top_p": 0.0}, "INVALID_PARAMETER"),
     "top_p NaN": ({"prompt": "a", "top_p": float("nan")}, "INVALID_PARAMETER"),
     "negative seed": ({"prompt": "a", "seed": -1}, "INVALID_PARAMETER"),
+    "unknown priority": ({"prompt": "a", "priority": 9}, "INVALID_PARAMETER"),
     "empty stop": ({"prompt": "a", "stop": [""]}, "INVALID_PARAMETER"),
     "long stop": ({"prompt": "a", "stop": ["x" * 257]}, "INVALID_PARAMETER"),
     "many stops": ({"prompt": "a", "stop": ["x"] * 17}, "INVALID_PARAMETER"),

@@ -49,6 +49,19 @@ WRONG = {
         {"pool": {"workers": [{"name": "w"}, {"name": "w"}]}},
         "same name",
     ),
+    "vllm's options for another engine": ({"pool": {"vllm": {"dtype": "auto"}}}, "another engine"),
+    "an option that vllm does not have": (
+        {"pool": {"engine": "vllm", "vllm": {"max_modle_len": 4}}},
+        "pool.vllm.max_modle_len",
+    ),
+    "weights that cannot be switched": (
+        {"pool": {"engine": "vllm", "vllm": {"quantization": "fp8"}}},
+        "quantization fp8",
+    ),
+    "turns that cost more than they last": (
+        {"pool": {"switching": {"amortisation": 0}}},
+        "pool.switching.amortisation",
+    ),
     "unknown price": ({"baselines": {"x": {"price": "nobody/none"}}}, "nobody/none"),
 }
 

@@ -18,7 +18,7 @@ from engine.asking import Fleet, StartEngine, answer_of, job, pieces_of
 from engine.tiny_models import CONTEXT_TOKEN_COUNT
 from vllm_engine.probing import OPTIONS
 
-from model_pool.errors import EngineFailed
+from model_pool.errors import WorkerLost
 from model_pool.vllm.engine import VllmEngine
 
 LONG = {"max_output_token_count": 100}
@@ -120,10 +120,11 @@ async def test_stop_ends_vllm_and_the_death_of_vllm_ends_the_jobs(fleet: Fleet) 
         if "EngineCore" in " ".join(one.cmdline()):
             one.kill()
 
-    with pytest.raises(EngineFailed):
+    with pytest.raises(WorkerLost):
         async for _ in stream:
             pass
-    with pytest.raises(EngineFailed):
+    assert "died" in await engine.died()
+    with pytest.raises(WorkerLost):
         await pieces_of(engine, job("too late"))
     await engine.stop()
     _, alive = psutil.wait_procs(mine, timeout=30)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from merge_on_load import errors
 from merge_on_load.errors import CorruptPayload, MergeError
-from model_pool.engine import FinishReason
+from model_pool.engine import FinishReason, Sampling
 from model_pool.errors import EngineFailed
 from model_pool.vllm import faults, plugin
 from model_pool.vllm.answer import AnswerProgress
@@ -31,7 +31,9 @@ class Clock:
 def test_a_step_is_divided_by_tokens() -> None:
     clock = Clock()
     meter = BusyMeter(clock)
-    one, two = meter.open(), meter.open()
+    one, two = Account(), Account()
+    meter.enter(one)
+    meter.enter(two)
     clock.now_s += 4
     meter.note(one, 3)
     meter.note(two, 1)
@@ -47,12 +49,13 @@ def test_idle_time_is_nobodys() -> None:
     clock = Clock()
     meter = BusyMeter(clock)
     for _ in range(2):
-        account = meter.open()
+        account = Account()
+        meter.enter(account)
         clock.now_s += 1
         meter.note(account, 5)
         meter.settle()
         clock.now_s += 10
-        meter.close(account, is_finished=True)
+        meter.leave(account, is_finished=True)
         clock.now_s += 100
 
     assert meter.busy_s == 2
@@ -72,12 +75,13 @@ def test_the_shares_add_up_to_the_busy_time(events: list[tuple[str, int, float]]
         clock.now_s += seconds
         busy_at_most += seconds if running else 0
         if event == "o":
-            running.append(meter.open())
-            accounts.append(running[-1])
+            accounts.append(Account())
+            running.append(accounts[-1])
+            meter.enter(accounts[-1])
         elif running and event == "n":
             meter.note(running[number % len(running)], number)
         elif running and event == "x":
-            meter.close(running.pop(number % len(running)), is_finished=number % 2 == 0)
+            meter.leave(running.pop(number % len(running)), is_finished=number % 2 == 0)
         else:
             meter.settle()
 
@@ -139,7 +143,6 @@ def test_asking_for_tiles_is_harmless() -> None:
 def output_of(*versions: str, finish_reason: str = "stop") -> Any:
     """What vLLM says at the end of an answer that these weights made."""
     completion = SimpleNamespace(
-        text="so",
         token_ids=[1, 2],
         finish_reason=finish_reason,
         weight_versions=[SimpleNamespace(version=version) for version in versions],
@@ -147,16 +150,53 @@ def output_of(*versions: str, finish_reason: str = "stop") -> Any:
     return SimpleNamespace(outputs=[completion], finished=True, num_cached_tokens=None)
 
 
-def test_an_answer_that_two_weights_made_is_a_failure() -> None:
-    piece = AnswerProgress("a", 4, ()).accept(output_of("a"), busy_s=0.5)
+def an_answer(**sampling: Any) -> AnswerProgress:
+    """By the weights "a", after a prompt of four tokens; each token is a letter."""
+    sampling = {"max_output_token_count": 10, **sampling}
+    return AnswerProgress("a", [0] * 4, Sampling(**sampling), lambda ids: "".join(map(chr, ids)))
+
+
+def step_of(*letters: str, cached_count: int = 0) -> Any:
+    """What vLLM says after a step that does not end the answer."""
+    completion = SimpleNamespace(token_ids=[ord(letter) for letter in letters])
+    return SimpleNamespace(outputs=[completion], finished=False, num_cached_tokens=cached_count)
+
+
+def test_an_answer_goes_on_from_where_it_was_broken_off() -> None:
+    answer = an_answer(stop=("xyz",))
+    first = step_of("a", "x", cached_count=1)
+    assert answer.begin_turn() == [0] * 4
+    assert answer.computed_token_count(first) == 4 - 1 + 2
+    piece = answer.accept(first, 0.5)
     assert piece is not None
-    assert piece.finish_reason is FinishReason.STOP
+    assert piece.text == "a"  # the x may begin the stop text
+
+    assert answer.begin_turn() == [0] * 4 + [ord("a"), ord("x")]
+    assert answer.left_count == 8
+    last = step_of("y", "z", cached_count=5)
+    assert answer.computed_token_count(last) == 6 - 5 + 2
+    piece = answer.accept(last, 0.75)
+    assert piece is not None
+    assert (piece.text, piece.finish_reason) == ("", FinishReason.STOP)
+    assert (piece.usage.prompt_token_count, piece.usage.output_token_count) == (4, 4)
+
+
+def test_the_token_that_ends_an_answer_is_no_text() -> None:
+    piece = an_answer().accept(output_of("a"), busy_s=0.5)
+    assert piece is not None
+    assert (piece.text, piece.finish_reason) == (chr(1), FinishReason.STOP)
+    piece = an_answer().accept(output_of("a", finish_reason="length"), busy_s=0.5)
+    assert piece is not None
+    assert (piece.text, piece.finish_reason) == (chr(1) + chr(2), FinishReason.LENGTH)
+
+
+def test_an_answer_that_two_weights_made_is_a_failure() -> None:
 
     for versions in (("b",), ("a", "b")):
         with pytest.raises(EngineFailed, match="'b'"):
-            AnswerProgress("a", 4, ()).accept(output_of(*versions), busy_s=0.5)
+            an_answer().accept(output_of(*versions), busy_s=0.5)
 
 
 def test_an_answer_that_vllm_broke_off_is_a_failure() -> None:
     with pytest.raises(EngineFailed, match="abort"):
-        AnswerProgress("a", 4, ()).accept(output_of("a", finish_reason="abort"), busy_s=0.5)
+        an_answer().accept(output_of("a", finish_reason="abort"), busy_s=0.5)

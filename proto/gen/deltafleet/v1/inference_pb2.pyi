@@ -21,6 +21,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """As PRIORITY_STANDARD."""
+    PRIORITY_INTERACTIVE: _Priority.ValueType  # 1
+    """Somebody watches it being written."""
+    PRIORITY_STANDARD: _Priority.ValueType  # 2
+    """Ordinary."""
+    PRIORITY_BATCH: _Priority.ValueType  # 3
+    """Nobody waits: it goes when there is room."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """How long an answer may be made to wait for others."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""As PRIORITY_STANDARD."""
+PRIORITY_INTERACTIVE: Priority.ValueType  # 1
+"""Somebody watches it being written."""
+PRIORITY_STANDARD: Priority.ValueType  # 2
+"""Ordinary."""
+PRIORITY_BATCH: Priority.ValueType  # 3
+"""Nobody waits: it goes when there is room."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -60,6 +88,7 @@ class GenerateRequest(_message.Message):
     STOP_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     CONSTRAINTS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """One user turn."""
     model: _builtins.str
@@ -76,6 +105,10 @@ class GenerateRequest(_message.Message):
     """
     seed: _builtins.int
     """Same seed, prompt and weights: same answer. Unset: random. Negative: refused."""
+    priority: Global___Priority.ValueType
+    """Who goes first where specialists share an engine and not all can go at once. Unset: standard.
+    Unknown: refused.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_routing_pb2.ChatMessage]:
         """A conversation; the last message is the user's. At most 256."""
@@ -100,10 +133,11 @@ class GenerateRequest(_message.Message):
         stop: _abc.Iterable[_builtins.str] | None = ...,
         seed: _builtins.int | None = ...,
         constraints: _routing_pb2.Constraints | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "constraints", b"constraints", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "constraints", b"constraints", "max_output_token_count", b"max_output_token_count", "messages", b"messages", "model", b"model", "prompt", b"prompt", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "constraints", b"constraints", "max_output_token_count", b"max_output_token_count", "messages", b"messages", "model", b"model", "priority", b"priority", "prompt", b"prompt", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015

@@ -64,6 +64,7 @@ class RunRequest(_message.Message):
     TOP_P_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The gateway's id of the request."""
     model: _builtins.str
@@ -76,6 +77,8 @@ class RunRequest(_message.Message):
     """Above 0 to 1."""
     seed: _builtins.int
     """Unset: random."""
+    priority: _inference_pb2.Priority.ValueType
+    """Who goes first. Unset: standard."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_routing_pb2.ChatMessage]:
         """The conversation."""
@@ -95,10 +98,11 @@ class RunRequest(_message.Message):
         top_p: _builtins.float = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
         seed: _builtins.int | None = ...,
+        priority: _inference_pb2.Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "max_output_token_count", b"max_output_token_count", "messages", b"messages", "model", b"model", "request_id", b"request_id", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "max_output_token_count", b"max_output_token_count", "messages", b"messages", "model", b"model", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
@@ -315,6 +319,7 @@ class WatchStatusResponse(_message.Message):
     PRICE_NANO_USD_PER_HOUR_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    SWITCH_COUNT_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """Name in fleet.yaml."""
     incarnation: _builtins.str
@@ -332,11 +337,13 @@ class WatchStatusResponse(_message.Message):
     busy_s: _builtins.float
     """Of them computing."""
     load_s: _builtins.float
-    """Of them building weights."""
+    """Of them building or switching weights."""
     price_nano_usd_per_hour: _builtins.int
     """Price of the worker per hour, in nano-dollars."""
     engine: _builtins.str
     """The engine: "transformers" or "vllm"."""
+    switch_count: _builtins.int
+    """How often the live weights changed; 0 for an engine that has many sets of them."""
     @_builtins.property
     def loaded(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoadedModel]:
         """Models whose weights are in memory."""
@@ -361,10 +368,11 @@ class WatchStatusResponse(_message.Message):
         price_nano_usd_per_hour: _builtins.int = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         engine: _builtins.str = ...,
+        switch_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_s", b"busy_s", "engine", b"engine", "incarnation", b"incarnation", "load_s", b"load_s", "loaded", b"loaded", "memory_budget_bytes", b"memory_budget_bytes", "price_nano_usd_per_hour", b"price_nano_usd_per_hour", "queued_count", b"queued_count", "running_count", b"running_count", "start_time", b"start_time", "state", b"state", "uptime_s", b"uptime_s", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_s", b"busy_s", "engine", b"engine", "incarnation", b"incarnation", "load_s", b"load_s", "loaded", b"loaded", "memory_budget_bytes", b"memory_budget_bytes", "price_nano_usd_per_hour", b"price_nano_usd_per_hour", "queued_count", b"queued_count", "running_count", b"running_count", "start_time", b"start_time", "state", b"state", "switch_count", b"switch_count", "uptime_s", b"uptime_s", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
