@@ -19,7 +19,15 @@ from grpc import StatusCode
 
 from deltafleet.v1 import fleet_pb2, inference_pb2
 from examples.demo.tasks import TASKS
-from support.fleet import DEMO, LONG_TOKEN_COUNT, Fleet, failure_of, refusal, running_fleet
+from support.fleet import (
+    DEMO,
+    LONG_TOKEN_COUNT,
+    Fleet,
+    failure_of,
+    refusal,
+    running_fleet,
+    until,
+)
 
 SEED = 4711
 
@@ -54,12 +62,6 @@ async def first_text(call: grpc.aio.UnaryStreamCall) -> str:
 async def rest(call: grpc.aio.UnaryStreamCall) -> list[object]:
     """Read a stream to its end."""
     return [event async for event in call]
-
-
-async def until(condition: object) -> None:
-    """Return when the condition holds; the test's own time limit bounds it."""
-    while not await condition():
-        await asyncio.sleep(0.02)
 
 
 async def test_a_worker_killed_in_mid_stream(
@@ -155,10 +157,12 @@ async def test_more_models_than_memory_come_and_go(frail: Fleet) -> None:
             answer = await frail.ask(problem.prompt)
             assert answer.decision.model == task
             assert TASKS[task].is_right(problem, answer.text)
-    page = await frail.models.ListModels(fleet_pb2.ListModelsRequest())
-    live = [model.name for model in page.models if model.placements]
 
-    assert len(live) == 2
+    async def are_two_live() -> bool:
+        page = await frail.models.ListModels(fleet_pb2.ListModelsRequest())
+        return sum(bool(model.placements) for model in page.models) == 2
+
+    await until(are_two_live)  # what a worker holds is told a moment after the answer
 
 
 async def test_sigterm_lets_a_stream_end_and_loses_nothing(

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deltafleet.v1 import cost_pb2, fleet_pb2, inference_pb2, routing_pb2
 from examples.demo.tasks import TASKS
-from support.fleet import Fleet
+from support.fleet import Fleet, until
 
 SEED = 4711
 
@@ -160,6 +160,12 @@ async def test_a_quality_that_only_the_specialist_has_keeps_it(fleet: Fleet) -> 
 
 async def test_models_say_how_they_are_stored_and_where_they_are_live(fleet: Fleet) -> None:
     await fleet.ask(problem_of("triage").prompt)
+
+    async def is_live() -> bool:
+        answer = await fleet.models.GetModel(fleet_pb2.GetModelRequest(model="triage"))
+        return bool(answer.model.placements)
+
+    await until(is_live)  # what a worker holds is told a moment after the answer
     answer = await fleet.models.GetModel(fleet_pb2.GetModelRequest(model="triage"))
     model = answer.model
 

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -164,6 +164,12 @@ def _metrics(lines: list[str]) -> str:
             if event.get("event") == "metrics_listening":
                 return str(event["address"])
     raise AssertionError("no metrics address was logged")
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Return when the condition holds; the test's own time limit bounds it."""
+    while not await condition():
+        await asyncio.sleep(0.02)
 
 
 async def refusal(call: object) -> Failure:
