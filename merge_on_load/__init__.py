@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from merge_on_load.errors import MergeError
     from merge_on_load.inspection import inspect
     from merge_on_load.packing import pack
+    from merge_on_load.prepared import Prepared, prepare, prepared_size_bytes
     from merge_on_load.specs import TensorSpec
 
 __version__ = "0.1.0"
@@ -33,9 +34,12 @@ __all__ = [
     "CheckpointWriter",
     "Delta",
     "MergeError",
+    "Prepared",
     "TensorSpec",
     "inspect",
     "pack",
+    "prepare",
+    "prepared_size_bytes",
     "stream",
     "unpack",
 ]
@@ -46,9 +50,12 @@ _HOMES = {
     "CheckpointWriter": "checkpoint_writer",
     "Delta": "delta",
     "MergeError": "errors",
+    "Prepared": "prepared",
     "TensorSpec": "specs",
     "inspect": "inspection",
     "pack": "packing",
+    "prepare": "prepared",
+    "prepared_size_bytes": "prepared",
     "stream": "building",
     "unpack": "building",
 }

@@ -135,7 +135,10 @@ class Engine(Protocol):
         ...
 
     def size_bytes(self, weights: Weights) -> int:
-        """Memory that these weights take once loaded."""
+        """Memory that these weights take once loaded.
+
+        May raise merge_on_load.errors.MergeError: what tells the size cannot be read.
+        """
         ...
 
     async def load(self, weights: Weights) -> None:

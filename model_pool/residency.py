@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
 from merge_on_load.errors import MergeError
@@ -112,9 +112,10 @@ class Residency:
         """Build, and count a lease for everyone who waited: nobody can evict it before they run."""
         try:
             async with self._turn:
-                size_bytes = self._engine.size_bytes(weights)
-                await self._make_room(weights.model, size_bytes)
-                await self._build(weights)
+                with _refused_by_name(weights.model):
+                    size_bytes = self._engine.size_bytes(weights)
+                    await self._make_room(weights.model, size_bytes)
+                    await self._engine.load(weights)
                 waiter_count = self._loads[weights.model].waiter_count
                 entry = _Entry(weights, size_bytes, self._clock(), waiter_count)
                 self._entries[weights.model] = entry
@@ -122,14 +123,6 @@ class Residency:
             del self._loads[weights.model]
         self._on_change()
         return entry
-
-    async def _build(self, weights: Weights) -> None:
-        try:
-            await self._engine.load(weights)
-        except MergeError as error:
-            raise SpecialistUnloadable(
-                f"the weights of {weights.model} cannot be built: {error}", model=weights.model
-            ) from error
 
     async def _make_room(self, model: str, size_bytes: int) -> None:
         residents = [resident for _, resident in self.residents()]
@@ -152,3 +145,14 @@ class Residency:
         await self._engine.unload(model)
         del self._entries[model]
         self._on_change()
+
+
+@contextlib.contextmanager
+def _refused_by_name(model: str) -> Iterator[None]:
+    """What is wrong with a model's files, as the refusal of that model."""
+    try:
+        yield
+    except MergeError as error:
+        raise SpecialistUnloadable(
+            f"the weights of {model} cannot be built: {error}", model=model
+        ) from error

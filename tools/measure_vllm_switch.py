@@ -3,7 +3,8 @@
     .venv-vllm/bin/python tools/measure_vllm_switch.py DIRECTORY [--layers 24] [--codec onebit ...]
 
 Makes a random bfloat16 Llama (468 million parameters with 24 layers) and its deltas in DIRECTORY,
-where they are not there yet. Seconds, the median of `--repeat` runs.
+where they are not there yet. Prints seconds, the median and the best of `--repeat` runs: on a
+machine that others use too, the best tells more.
 """
 
 # ruff: noqa: T201 # it prints its table
@@ -55,64 +56,72 @@ def make_models(root: Path, layer_count: int, codecs: list[str]) -> None:
             pack(root / "base", root / "tuned", codec, root / f"{codec}.delta")
 
 
-def copy_seconds(worker: Any, repeat: int) -> float:
-    """Plain copy_ over all live parameters, from memory elsewhere."""
-    parameters = [one.data for one in worker.model_runner.get_model().parameters()]
-    sources = [one.clone() for one in parameters]
-    pairs = list(zip(parameters, sources, strict=True))
-    return _median(repeat, lambda: [to.copy_(source) for to, source in pairs])
+def copy_seconds(worker: Any) -> float:
+    """Plain copy_ over all live parameters, once, from memory elsewhere."""
+    if not hasattr(worker, "measured_pairs"):
+        parameters = [one.data for one in worker.model_runner.get_model().parameters()]
+        worker.measured_pairs = [(one, one.clone()) for one in parameters]
+    began = time.perf_counter()
+    for to, source in worker.measured_pairs:
+        to.copy_(source)
+    seconds = time.perf_counter() - began
+    worker.weight_transfer_engine._is_whole = False  # written behind its back
+    return seconds
 
 
-def decode_seconds(worker: Any, delta: str | None, repeat: int) -> float:
-    """Every tensor of base + delta made, and written nowhere."""
-    from merge_on_load import stream
-
+def write_seconds(worker: Any, path: str | None, repeat: int) -> list[float]:
+    """Base + delta added into the live parameters: a switch without its control."""
     engine = worker.weight_transfer_engine
-    opened = None if delta is None else engine._open(Path(delta))
-
-    def decode() -> None:
-        for _, tensor in stream(engine._base, opened):
-            tensor.view(torch.int16).flatten()[::2048].sum()  # touch every page of what is mapped
-
-    return _median(repeat, decode)
+    prepared = None if path is None else engine._files.open(Path(path))
+    engine._is_whole = False
+    return seconds_of(repeat, lambda: engine._weights.write(prepared))
 
 
-def place_seconds(worker: Any, repeat: int) -> float:
-    """The base's tensors, already in memory, through the model's own load_weights."""
-    from merge_on_load import stream
-
-    engine = worker.weight_transfer_engine
-    tensors = [(name, tensor.clone()) for name, tensor in stream(engine._base, None)]
-    return _median(repeat, lambda: engine.model.load_weights(iter(tensors)))
+def landing_counts(worker: Any) -> tuple[int, int]:
+    """How many blocks are written in place, and how many tensors by the model's load_weights."""
+    weights = worker.weight_transfer_engine._weights
+    return len(weights._blocks), len(weights._others)
 
 
 def thread_count(worker: Any) -> int:
     return torch.get_num_threads()
 
 
-def _median(repeat: int, run: Callable[[], object]) -> float:
+def seconds_of(repeat: int, run: Callable[[], object]) -> list[float]:
+    """Of each run but a first one."""
     run()
     seconds = []
     for _ in range(repeat):
         began = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
+    return seconds
 
 
-async def _median_of(repeat: int, *runs: Callable[[], Awaitable[Any]]) -> list[float]:
-    """Run them one after the other, `repeat` times after a first round: the median of each."""
+async def in_turns(repeat: int, *runs: Callable[[], Awaitable[Any]]) -> list[list[float]]:
+    """Run them one after the other, `repeat` times after a first round: the seconds of each."""
     seconds: list[list[float]] = [[] for _ in runs]
     for _ in range(repeat + 1):
         for run, taken in zip(runs, seconds, strict=True):
             began = time.perf_counter()
             await run()
             taken.append(time.perf_counter() - began)
-    return [statistics.median(taken[1:]) for taken in seconds]
+    return [taken[1:] for taken in seconds]
 
 
-async def start_ordinary(root: Path, options: Any) -> float:
-    """Seconds to start vLLM on the base with its own loader."""
+def say(what: str, seconds: list[float], copies: list[float] | None = None) -> None:
+    """Median and best, and both as shares of the speed of `copies`."""
+    middle, best = statistics.median(seconds), min(seconds)
+    share = ""
+    if copies is not None:
+        share = f"{statistics.median(copies) / middle:6.0%} {min(copies) / best:6.0%} of copy_"
+    print(f"{what:34}{middle:9.4f}{best:9.4f}{share}", flush=True)
+
+
+async def measure_ordinary(root: Path, options: Any) -> None:
+    """vLLM with its own loader: its start, and its own way to other weights. On the CPU build a
+    model computes wrong tokens after `reload_weights`: time only.
+    """
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -123,9 +132,13 @@ async def start_ordinary(root: Path, options: Any) -> float:
         max_model_len=1024, max_num_seqs=32, **chosen,
     )  # fmt: skip
     llm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
-    seconds = time.perf_counter() - began
+    say("start, vLLM's own loader", [time.perf_counter() - began])
+
+    async def reload() -> None:
+        await llm.collective_rpc("reload_weights")
+
+    say("vLLM's reload_weights", (await in_turns(3, reload))[0])
     await asyncio.to_thread(llm.shutdown)
-    return seconds
 
 
 async def inside(process: Any, function: Any, *arguments: Any) -> Any:
@@ -133,45 +146,62 @@ async def inside(process: Any, function: Any, *arguments: Any) -> Any:
     return (await process._llm.collective_rpc(function, args=arguments))[0]
 
 
-async def measure_codec(process: Any, delta: Path, codec: str, repeat: int) -> None:
+async def measure_codec(process: Any, root: Path, codec: str, repeat: int) -> None:
+    from merge_on_load import Checkpoint
+    from model_pool.engine import Weights
+    from model_pool.vllm.deltas import DeltaShelf
+
+    shelf = DeltaShelf(Checkpoint.open(root / "base"))
+    weights = Weights(codec, codec, root / f"{codec}.delta")
+    began = time.perf_counter()
+    held = await asyncio.to_thread(shelf.prepare, weights)
+    say(f"{codec}: prepare, base hashed too", [time.perf_counter() - began])
+    say(f"{codec}: prepare", seconds_of(2, lambda: shelf.prepare(weights).close()))
+    print(f"{codec}: {held.size_bytes / 2**20:.0f} MiB held")
+    copies: list[float] = []
+
+    async def copy() -> None:
+        copies.append(await inside(process, copy_seconds))
+
     async def there() -> None:
-        await process.switch(delta, codec)
+        await process.switch(held.path, codec)
 
     async def back() -> None:
         await process.switch(None, "base")
 
     began = time.perf_counter()
     await there()
-    print(f"{codec:9} first switch      {time.perf_counter() - began:8.3f}")
+    say(f"{codec}: first switch", [time.perf_counter() - began])
+    # In turns, so that whatever else runs here slows all of them down.
+    _, to_it, control, to_base = await in_turns(repeat, copy, there, there, back)
+    say(f"{codec}: copy_ of the same weights", copies[1:])
+    say(f"{codec}: switch to it", to_it, copies[1:])
+    say(f"{codec}: back to the base", to_base, copies[1:])
+    say(f"{codec}: control alone", control)
+    write_s = await inside(process, write_seconds, str(held.path), repeat)
+    say(f"{codec}: decode alone", write_s, copies[1:])
     await back()
-    to_s, control_s, back_s = await _median_of(repeat, there, there, back)
-    decode_s = await inside(process, decode_seconds, str(delta), repeat)
-    print(f"{codec:9} switch to it      {to_s:8.3f}")
-    print(f"{codec:9} control alone     {control_s:8.4f}")
-    print(f"{codec:9} back to the base  {back_s:8.3f}")
-    print(f"{codec:9} decode alone      {decode_s:8.3f}", flush=True)
+    held.close()
 
 
-async def measure(root: Path, codecs: list[str], repeat: int) -> None:
+async def measure(root: Path, codecs: list[str], repeat: int, threads: int | None) -> None:
     from model_pool.vllm.options import VllmOptions
     from model_pool.vllm.process import VllmProcess
 
     options = VllmOptions(
         dtype="bfloat16", kv_cache_memory_bytes=256 << 20, block_size=32, enforce_eager=True
     )
-    print(f"start, vLLM's own loader    {await start_ordinary(root, options):8.3f}", flush=True)
+    await measure_ordinary(root, options)
     began = time.perf_counter()
     process = await VllmProcess.start(
-        root / "base", options, running_count=32, context_token_count=1024, thread_count=None
+        root / "base", options, running_count=32, context_token_count=1024, thread_count=threads
     )
-    print(f"start, merged loader        {time.perf_counter() - began:8.3f}", flush=True)
+    say("start, merged loader", [time.perf_counter() - began])
 
-    print(f"threads of the worker       {await inside(process, thread_count):8d}")
+    print(f"threads of the worker: {await inside(process, thread_count)}")
+    print(f"blocks in place, tensors otherwise: {await inside(process, landing_counts)}")
     for codec in codecs:
-        await measure_codec(process, root / f"{codec}.delta", codec, repeat)
-    print(f"base      read alone        {await inside(process, decode_seconds, None, repeat):8.3f}")
-    print(f"place alone (load_weights)  {await inside(process, place_seconds, repeat):8.3f}")
-    print(f"copy_ of the same bytes     {await inside(process, copy_seconds, repeat):8.3f}")
+        await measure_codec(process, root, codec, repeat)
     await process.stop()
 
 
@@ -180,10 +210,11 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--codec", nargs="*", default=list(CODECS), choices=CODECS)
-    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--repeat", type=int, default=15)
+    parser.add_argument("--threads", type=int, help="of the worker; vLLM's choice if not given")
     chosen = parser.parse_args()
     make_models(chosen.directory, chosen.layers, chosen.codec)
-    asyncio.run(measure(chosen.directory, chosen.codec, chosen.repeat))
+    asyncio.run(measure(chosen.directory, chosen.codec, chosen.repeat, chosen.threads))
 
 
 if __name__ == "__main__":

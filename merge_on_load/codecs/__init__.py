@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from merge_on_load.codecs.codec import Codec, CodecSettings, Payload
+from merge_on_load.codecs.codec import Codec, CodecSettings, Payload, cut
 from merge_on_load.codecs.int8 import Int8Codec
 from merge_on_load.codecs.lossless import LosslessCodec
 from merge_on_load.codecs.onebit import OnebitCodec
@@ -54,5 +54,6 @@ __all__ = [
     "CodecSettings",
     "Payload",
     "codec_for",
+    "cut",
     "make_codec",
 ]

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 
 from merge_on_load.errors import CorruptPayload, NonFinite, UnknownCodec, UnsupportedDtype
-from merge_on_load.floats import FLOAT32_DTYPES, Rows
+from merge_on_load.floats import FLOAT32_DTYPES, Rows, matrix, row_blocks
+from merge_on_load.hashing import parallel_map
 from merge_on_load.specs import TensorSpec
 
 Payload = Mapping[str, torch.Tensor]  # part name -> tensor; at most one part of each dtype
@@ -47,7 +48,8 @@ class CodecSettings:
 class Codec(Protocol):
     """Turns one fine-tuned tensor into a payload against its base, and back.
 
-    Both directions are deterministic and leave their inputs unchanged.
+    Both directions are deterministic and leave their inputs unchanged. The way back has two steps:
+    `expand` finds everything that can be wrong and undoes the compression; `write` only adds.
     """
 
     name: str
@@ -62,6 +64,49 @@ class Codec(Protocol):
     def decode(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> torch.Tensor:
         """A fresh tensor of `spec` from base [*spec.shape]. Raises CorruptPayload."""
         ...
+
+    def parts(self, spec: TensorSpec) -> dict[str, TensorSpec]:
+        """What `expand` gives for a tensor of `spec`, each part with the tensor's rows first."""
+        ...
+
+    def expand(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> Payload:
+        """The parts, checked and not compressed. base: [*spec.shape]. Raises CorruptPayload."""
+        ...
+
+    def write(self, base: torch.Tensor, parts: Payload, out: torch.Tensor) -> None:
+        """Fill `out` from some rows of the base and of each part; one device for all.
+
+        base, out: contiguous [rows, width], out of the spec's dtype. On a CPU this is one pass by
+        one thread, without the interpreter lock.
+        """
+        ...
+
+
+def decode_rows(
+    codec: Codec, base: torch.Tensor, payload: Payload, spec: TensorSpec
+) -> torch.Tensor:
+    """`Codec.decode` of a codec whose `write` adds: on a few threads, into a new tensor."""
+    parts = codec.expand(base, payload, spec)
+    tensor = torch.empty(spec.shape, dtype=spec.torch_dtype)
+    from_rows, to_rows = matrix(base), matrix(tensor)
+
+    def write_block(block: slice) -> None:
+        codec.write(from_rows[block], cut(parts, block), to_rows[block])
+
+    parallel_map(write_block, row_blocks(*to_rows.shape))
+    return tensor
+
+
+def cut(parts: Payload, rows: slice) -> dict[str, torch.Tensor]:
+    """Some rows of each part."""
+    return {name: tensor[rows] for name, tensor in parts.items()}
+
+
+def check_lossy_decode(base: torch.Tensor, spec: TensorSpec) -> None:
+    """Raise CorruptPayload unless a lossy codec could have made `spec` from such a base."""
+    found = TensorSpec.of(base)
+    if not {found.dtype, spec.dtype} <= set(FLOAT32_DTYPES) or found.shape != spec.shape:
+        raise CorruptPayload("payload is not for this base", expected=spec, found=found)
 
 
 def lossy_rows(name: str, base: torch.Tensor, tuned: torch.Tensor) -> tuple[Rows, Rows]:

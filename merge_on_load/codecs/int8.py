@@ -4,11 +4,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from merge_on_load.codecs import frames
-from merge_on_load.codecs.codec import CodecSettings, Payload, check_finite, lossy_rows, part
-from merge_on_load.floats import Float32, Rows, row_blocks, subtract
+from merge_on_load.codecs import frames, on_device
+from merge_on_load.codecs.codec import (
+    CodecSettings,
+    Payload,
+    check_finite,
+    check_lossy_decode,
+    decode_rows,
+    lossy_rows,
+    part,
+)
+from merge_on_load.floats import Float32, row_blocks, subtract, words
 from merge_on_load.hashing import parallel_map
-from merge_on_load.specs import TensorSpec, row_count_and_width
+from merge_on_load.specs import TensorSpec, raw_bytes, row_count_and_width
 
 _LARGEST = 127
 _FRAME_BYTES = 1 << 20
@@ -49,20 +57,29 @@ class Int8Codec:
         return {"scale": torch.from_numpy(scale), **self._squeeze(values)}
 
     def decode(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> torch.Tensor:
+        return decode_rows(self, base, payload, spec)
+
+    def parts(self, spec: TensorSpec) -> dict[str, TensorSpec]:
         rows, width = row_count_and_width(spec.shape)
-        scale = part(payload, "scale", TensorSpec("F32", (rows, self._group_count(width)))).numpy()
-        values = _values(payload, rows, width)
-        out = torch.empty(spec.shape, dtype=spec.torch_dtype)
-        base_rows, out_rows = Rows(base), Rows(out)
+        scale = TensorSpec("F32", (rows, self._group_count(width)))
+        return {"values": TensorSpec("I8", (rows, width)), "scale": scale}
 
-        def decode_block(block: slice) -> None:
-            groups, flat = self._groups(block, width)
-            flat[:, :width] = values[block]
-            groups *= scale[block][:, :, None]
-            out_rows.write(block, flat[:, :width] + base_rows.read(block))
+    def expand(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> Payload:
+        check_lossy_decode(base, spec)
+        expected = self.parts(spec)
+        scale = part(payload, "scale", expected["scale"])
+        return {"values": _values(payload, expected["values"]), "scale": scale}
 
-        parallel_map(decode_block, row_blocks(rows, width))
-        return out
+    def write(self, base: torch.Tensor, parts: Payload, out: torch.Tensor) -> None:
+        values, scale = parts["values"], parts["scale"]
+        if out.device.type == "cpu":
+            from merge_on_load import kernels
+
+            kernels.add_scaled(
+                words(base), values.numpy(), scale.numpy(), self._group_size, words(out)
+            )
+        else:
+            on_device.add_scaled(base, values, scale, self._group_size, out)
 
     def _group_count(self, width: int) -> int:
         return -(-width // self._group_size)
@@ -90,12 +107,11 @@ def _quantise(groups: Float32, scale: Float32) -> None:
     np.clip(groups, -_LARGEST, _LARGEST, out=groups)
 
 
-def _values(payload: Payload, rows: int, width: int) -> Int8:
+def _values(payload: Payload, expected: TensorSpec) -> torch.Tensor:
     if "values" in payload:
-        kept: Int8 = part(payload, "values", TensorSpec("I8", (rows, width))).numpy()
-        return kept
-    values = np.empty((rows, width), np.int8)
-    data = values.reshape(-1).view(np.uint8)
+        return part(payload, "values", expected)
+    values = torch.empty(expected.shape, dtype=expected.torch_dtype)
+    data = raw_bytes(values)
     starts = range(0, data.size, _FRAME_BYTES)
     coded = frames.split(payload, len(starts))
 

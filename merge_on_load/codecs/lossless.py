@@ -12,8 +12,10 @@ import torch
 
 from merge_on_load.codecs import frames
 from merge_on_load.codecs.codec import CodecSettings, Payload
+from merge_on_load.errors import CorruptPayload
+from merge_on_load.floats import copy_words, matrix
 from merge_on_load.hashing import parallel_map
-from merge_on_load.specs import Bytes, TensorSpec, raw_bytes
+from merge_on_load.specs import Bytes, TensorSpec, raw_bytes, row_count_and_width
 
 _BLOCK_BYTES = 1 << 20
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -44,21 +46,36 @@ class LosslessCodec:
         return frames.join([frame for block in blocks for frame in block])
 
     def decode(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> torch.Tensor:
+        from merge_on_load import kernels
+
+        if tuple(base.shape) != spec.shape:
+            found = TensorSpec.of(base)
+            raise CorruptPayload("payload is not for this base", expected=spec, found=found)
         tuned = torch.empty(spec.shape, dtype=spec.torch_dtype)
         base_words, tuned_words = _words(_cast(base, tuned.dtype)), _words(tuned)
         blocks = _blocks(tuned_words)
         width = tuned_words.itemsize
-        found = frames.split(payload, len(blocks) * width)
+        found_frames = frames.split(payload, len(blocks) * width)
 
         def decode_block(numbered: tuple[int, slice]) -> None:
             index, block = numbered
-            word_count = block.stop - block.start
-            coded = found[index * width : (index + 1) * width]
-            planes = [frames.decompress(frame, word_count) for frame in coded]
-            _undo_planes(planes, base_words[block], tuned_words[block])
+            planes = np.empty((width, block.stop - block.start), np.uint8)
+            coded = found_frames[index * width : (index + 1) * width]
+            for plane, frame in zip(planes, coded, strict=True):
+                plane[:] = frames.decompress(frame, plane.size)
+            kernels.add_planes(base_words[block], planes, tuned_words[block])
 
         parallel_map(decode_block, enumerate(blocks))
         return tuned
+
+    def parts(self, spec: TensorSpec) -> dict[str, TensorSpec]:
+        return {"tensor": TensorSpec(spec.dtype, row_count_and_width(spec.shape))}
+
+    def expand(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> Payload:
+        return {"tensor": matrix(self.decode(base, payload, spec))}
+
+    def write(self, base: torch.Tensor, parts: Payload, out: torch.Tensor) -> None:
+        copy_words(parts["tensor"], out)
 
 
 def _cast(base: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -83,12 +100,3 @@ def _planes(base: Words, tuned: Words) -> list[Bytes]:
     zigzag = ((difference << 1) ^ sign).view(tuned.dtype)
     shifts = np.arange(0, 8 * tuned.itemsize, 8, dtype=tuned.dtype)
     return [(zigzag >> shift).astype(np.uint8) for shift in shifts]
-
-
-def _undo_planes(planes: list[Bytes], base: Words, out: Words) -> None:
-    """Undo `_planes` into `out`."""
-    zigzag = np.zeros(out.size, out.dtype)
-    for i, plane in enumerate(planes):
-        zigzag |= plane.astype(out.dtype) << out.dtype.type(8 * i)
-    one = out.dtype.type(1)
-    np.add(base, (zigzag >> one) ^ (~(zigzag & one) + one), out=out)

@@ -7,10 +7,19 @@ paper keeps one scale per matrix; one per output row costs next to nothing and i
 import numpy as np
 import torch
 
-from merge_on_load.codecs.codec import CodecSettings, Payload, check_finite, lossy_rows, part
-from merge_on_load.floats import Float32, Rows, row_blocks, subtract
+from merge_on_load.codecs import on_device
+from merge_on_load.codecs.codec import (
+    CodecSettings,
+    Payload,
+    check_finite,
+    check_lossy_decode,
+    decode_rows,
+    lossy_rows,
+    part,
+)
+from merge_on_load.floats import row_blocks, subtract, words
 from merge_on_load.hashing import parallel_map
-from merge_on_load.specs import Bytes, TensorSpec, row_count_and_width
+from merge_on_load.specs import TensorSpec, row_count_and_width
 
 
 class OnebitCodec:
@@ -42,25 +51,24 @@ class OnebitCodec:
         return {"signs": torch.from_numpy(signs), "scale": torch.from_numpy(scale)}
 
     def decode(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> torch.Tensor:
+        return decode_rows(self, base, payload, spec)
+
+    def parts(self, spec: TensorSpec) -> dict[str, TensorSpec]:
         rows, width = row_count_and_width(spec.shape)
-        scale = part(payload, "scale", TensorSpec("F32", (rows,))).numpy()
-        signs = part(payload, "signs", TensorSpec("U8", (rows, -(-width // 8)))).numpy()
-        out = torch.empty(spec.shape, dtype=spec.torch_dtype)
-        base_rows, out_rows = Rows(base), Rows(out)
+        return {
+            "signs": TensorSpec("U8", (rows, -(-width // 8))),
+            "scale": TensorSpec("F32", (rows,)),
+        }
 
-        def decode_block(block: slice) -> None:
-            rebuilt = _signed(signs[block], scale[block], width)
-            rebuilt += base_rows.read(block)
-            out_rows.write(block, rebuilt)
+    def expand(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> Payload:
+        check_lossy_decode(base, spec)
+        return {name: part(payload, name, expected) for name, expected in self.parts(spec).items()}
 
-        parallel_map(decode_block, row_blocks(rows, width))
-        return out
+    def write(self, base: torch.Tensor, parts: Payload, out: torch.Tensor) -> None:
+        if out.device.type == "cpu":
+            from merge_on_load import kernels
 
-
-def _signed(signs: Bytes, scale: Float32, width: int) -> Float32:
-    """Packed signs and scale -> float32[rows, width] of +scale and -scale, exactly."""
-    bits = np.unpackbits(signs, axis=1, count=width, bitorder="little")
-    words = (bits ^ 1).astype(np.uint32)
-    words <<= 31  # the sign bit of a float32
-    words |= scale.view(np.uint32)[:, None]
-    return words.view(np.float32)
+            signs, scale = parts["signs"].numpy(), parts["scale"].numpy()
+            kernels.add_signs(words(base), signs, scale, words(out))
+        else:
+            on_device.add_signs(base, parts["signs"], parts["scale"], out)

@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from merge_on_load import Checkpoint, Delta, stream
+from merge_on_load import Checkpoint
 from merge_on_load.errors import MergeError
 from model_pool.engine import EngineReport, Job, Piece, Weights
 from model_pool.errors import EngineFailed, FleetError, PoolSaturated, UnknownModel, WorkerLost
 from model_pool.switching import Policy
 from model_pool.turns import Claim, Turns
 from model_pool.vllm.answer import AnswerProgress
+from model_pool.vllm.deltas import DeltaShelf, HeldDelta
 from model_pool.vllm.meter import Account, BusyMeter
 from model_pool.vllm.options import VllmOptions
 from model_pool.vllm.process import VllmProcess
@@ -104,6 +105,7 @@ class VllmEngine:
             pace=self._meter.pace,
         )
         self._loaded: dict[str, Weights] = {}
+        self._held: dict[Weights, HeldDelta] = {}
         self._answers: set[_Answer] = set()
         self._answer_count = 0
         self._is_idle = asyncio.Event()
@@ -124,6 +126,7 @@ class VllmEngine:
         (vLLM did not start: its log says why).
         """
         self._base = await asyncio.to_thread(Checkpoint.open, self._base_path)
+        self._shelf = DeltaShelf(self._base)
         self._prompts = await asyncio.to_thread(PromptReader.open, self._base_path)
         self._process = await self._start_process(
             self._base_path,
@@ -136,27 +139,29 @@ class VllmEngine:
             self._turns.set_room(self._process.cache_token_count)
 
     def size_bytes(self, weights: Weights) -> int:
-        """The base: its tensors, which are the one live set. A specialist: its delta's files."""
+        """The base: its tensors, which are the one live set. A specialist: its prepared delta.
+
+        Raises MergeError (no delta there).
+        """
         self._started()
         if weights.delta is None:
             return self._base.size_bytes
-        return sum(file.stat().st_size for file in weights.delta.rglob("*") if file.is_file())
+        return self._shelf.size_bytes(weights)
 
     async def load(self, weights: Weights) -> None:
-        """Check the weights, so that a turn can make them live. What runs goes on meanwhile.
+        """Check the weights and hold them ready for their turn. What runs goes on meanwhile.
 
         Replaces a model of the same name: its queued and running jobs keep the former weights.
         Raises MergeError, EngineFailed.
         """
         self._started()
-        if weights.delta is not None:
-            await asyncio.to_thread(check, self._base, weights.delta)
-        self._started()  # it may have stopped meanwhile
-        self._loaded[weights.model] = weights
+        # In a task of its own: where the caller is cancelled, what was prepared is not lost.
+        await asyncio.shield(asyncio.create_task(self._load(weights)))
 
     async def unload(self, model: str) -> None:
         """Forget the weights. They may stay live until others are, but nobody can ask them."""
         self._loaded.pop(model, None)
+        self._let_go()
 
     async def generate(self, job: Job) -> AsyncGenerator[Piece, None]:
         """Stream the answer.
@@ -214,6 +219,24 @@ class VllmEngine:
             self._prompts.close()
         if process is not None:
             await process.stop()
+        self._let_go()
+
+    async def _load(self, weights: Weights) -> None:
+        if weights.delta is not None and weights not in self._held:
+            held = await asyncio.to_thread(self._shelf.prepare, weights)
+            if self._process is None or weights in self._held:  # stopped or overtaken meanwhile
+                held.close()
+            else:
+                self._held[weights] = held
+        self._started()
+        self._loaded[weights.model] = weights
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the prepared deltas that no loaded model and no answer needs."""
+        needed = {*self._loaded.values(), *(answer.claim.weights for answer in self._answers)}
+        for weights in [one for one in self._held if one not in needed]:
+            self._held.pop(weights).close()
 
     def _started(self) -> VllmProcess:
         if self._process is None:
@@ -226,7 +249,8 @@ class VllmEngine:
         """
         began = self._clock()
         try:
-            await self._started().switch(weights.delta, weights.digest)
+            prepared = None if weights.delta is None else self._held[weights].path
+            await self._started().switch(prepared, weights.digest)
             self._switch_count += 1
         except MergeError as error:
             raise EngineFailed(f"{weights.model} cannot be made live: {error}") from error
@@ -287,6 +311,7 @@ class VllmEngine:
         if answer.task is not None and answer.task.cancelled():
             answer.pieces.put_nowait(EngineFailed("the engine has stopped"))
         self._answers.discard(answer)
+        self._let_go()
         if not self._answers:
             self._is_idle.set()
 
@@ -332,11 +357,6 @@ class VllmEngine:
                         break
         finally:
             self._meter.leave(account, is_finished=progress.is_finished)
-
-
-def check(base: Checkpoint, delta: Path) -> None:
-    """Raise MergeError unless every byte is as it was packed and it belongs to this base."""
-    stream(base, Delta.open(delta))
 
 
 async def _next_piece(answer: _Answer) -> Piece:

@@ -34,6 +34,7 @@ class VllmProcess:
     def __init__(self, llm: Any) -> None:
         """Use `start`."""
         self._llm = llm
+        self._digest = "default"  # vLLM's own first name
 
     @classmethod
     async def start(
@@ -72,24 +73,30 @@ class VllmProcess:
     def is_dead(self) -> bool:
         return bool(self._llm.errored)
 
-    async def switch(self, delta: Path | None, digest: str) -> None:
+    async def switch(self, prepared: Path | None, digest: str) -> None:
         """Make the weights live, named `digest` in every output from now on.
 
-        The engine must have no request. Raises MergeError: the former weights are live. Anything
-        else: which weights are live is not known.
+        prepared: a file of `merge_on_load.prepare`, None for the base. The engine must have no
+        request. Raises MergeError: the former weights are live. Anything else: which weights are
+        live is not known.
         """
-        update = WeightTransferUpdateRequest({"delta": None if delta is None else str(delta)})
-        # Calls reach the engine core in the order of these lines: two at a time save round trips.
+        update = WeightTransferUpdateRequest(
+            {"prepared": None if prepared is None else str(prepared)}
+        )
+        # Calls reach the engine core in the order of these lines: all at once save round trips.
+        # Where the update fails, vLLM refuses to finish it and the name is set back.
+        former, self._digest = self._digest, digest
         for ended in await asyncio.gather(
             self._llm.start_weight_update(),
             self._llm.update_weights(update),
+            self._llm.finish_weight_update(),
+            self._llm.update_weight_version(digest),
             return_exceptions=True,
         ):
             if isinstance(ended, BaseException):
+                self._digest = former
+                await self._llm.update_weight_version(former)
                 raise faults.from_text(str(ended)) or ended
-        await asyncio.gather(
-            self._llm.finish_weight_update(), self._llm.update_weight_version(digest)
-        )
 
     def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, *, salt: str, request_id: str

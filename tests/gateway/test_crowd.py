@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import merge_on_load
 from examples.demo.tasks import TASKS
-from support.fleet import DEMO, Fleet
+from support.alone import answers_alone, draw_prompts, unpack_specialist
+from support.fleet import Fleet
 
 CLIENT_COUNT = 64
 CROWD_S = 30.0
@@ -21,35 +18,13 @@ PROMPTS_PER_TASK = 12
 LONGEST = 96
 
 
-def answers_alone(checkpoint: Path, prompts: list[str]) -> list[str]:
-    """What plain transformers says to each prompt, one at a time, greedily, in float32."""
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-    answers = []
-    for prompt in prompts:
-        inputs = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}],
-            add_generation_prompt=True,
-            return_tensors="pt",
-            return_dict=True,
-        )
-        output = model.generate(**inputs, do_sample=False, max_new_tokens=LONGEST)
-        text = output[0, inputs["input_ids"].shape[1] :]
-        answers.append(tokenizer.decode(text, skip_special_tokens=True))
-    return answers
-
-
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
     """prompt → (task, the answer of its specialist alone)."""
-    rng = random.Random(64)
     directory = tmp_path_factory.mktemp("alone")
     found = {}
-    for task in sorted(TASKS):
-        prompts = [TASKS[task].generate(rng).prompt for _ in range(PROMPTS_PER_TASK)]
-        checkpoint = directory / task
-        merge_on_load.unpack(DEMO.parent / "base", DEMO.parent / f"{task}.delta", checkpoint)
-        answers = answers_alone(checkpoint, prompts)
+    for task, prompts in draw_prompts(random.Random(64), PROMPTS_PER_TASK).items():
+        answers = answers_alone(unpack_specialist(task, directory), prompts, LONGEST)
         found |= {prompt: (task, answer) for prompt, answer in zip(prompts, answers, strict=True)}
     return found
 

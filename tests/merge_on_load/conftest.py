@@ -36,6 +36,18 @@ def save(tmp_path: Path) -> Saver:
     return write
 
 
+@pytest.fixture
+def flip() -> Callable[[Path, int], None]:
+    """flip(file, position) changes one bit of one byte."""
+
+    def change(file: Path, position: int) -> None:
+        content = bytearray(file.read_bytes())
+        content[position] ^= 1
+        file.write_bytes(content)
+
+    return change
+
+
 def _weights(seed: int) -> dict[str, torch.Tensor]:
     random = torch.Generator().manual_seed(seed)
     shapes = {

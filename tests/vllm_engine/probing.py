@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from engine.asking import Fleet
 from engine.tiny_models import CONTEXT_TOKEN_COUNT, write_checkpoint, write_variant
 from transformers import PreTrainedConfig
 
-from merge_on_load import pack
+from merge_on_load import Checkpoint, Delta, pack, stream
 from model_pool.engine import Weights
 from model_pool.vllm.options import VllmOptions
 from model_pool.vllm.process import VllmProcess
@@ -84,22 +85,30 @@ def storage_addresses(worker: Any) -> list[int]:
 
 
 def break_next_write(worker: Any, after_count: int) -> None:
-    """The next write of weights fails after so many tensors; later ones do not."""
-    model = worker.model_runner.get_model()
-    load_weights = model.load_weights
+    """The next write of weights fails after so many blocks; later ones do not."""
+    weights = worker.weight_transfer_engine._weights
+    write_block, written = weights._write_block, itertools.count()
 
-    def broken(tensors: Any) -> Any:
-        del model.load_weights
+    def broken(block: Any, prepared: Any) -> None:
+        if next(written) == after_count:
+            del weights._write_block
+            raise OSError("broken on purpose")
+        write_block(block, prepared)
 
-        def cut() -> Any:
-            for count, pair in enumerate(tensors):
-                if count == after_count:
-                    raise OSError("broken on purpose")
-                yield pair
+    weights._write_block = broken
 
-        return load_weights(cut())
 
-    model.load_weights = broken
+def load_by_the_model_itself(worker: Any, base: str, delta: str | None) -> str:
+    """What `stream` gives, placed by the model's own load_weights: the live digest then."""
+    opened = None if delta is None else Delta.open(Path(delta))
+    worker.model_runner.get_model().load_weights(stream(Checkpoint.open(Path(base)), opened))
+    worker.weight_transfer_engine._is_whole = False  # written behind its back
+    return live_digest(worker)
+
+
+def mapped_deltas(worker: Any) -> int:
+    """Mappings of prepared deltas in this process."""
+    return Path("/proc/self/maps").read_text().count("memfd:deltafleet-")
 
 
 async def token_ids(

@@ -1,0 +1,186 @@
+"""Base + payload -> weights in one pass over the memory, compiled by numba.
+
+Matrices are numpy arrays [rows, width] of words, by dtype: bfloat16 as uint16, float16 as int16,
+float32 as itself (`floats.words` makes them). Every sum is one float32 operation, rounded once to
+the nearest even; NaN stays NaN. Functions let go of the interpreter lock and start no threads: the
+caller gives each thread rows of its own.
+
+Importing this imports numba, which takes part of a second: only what decodes does so.
+"""
+
+# The loops are written so that LLVM turns them into vector instructions: rows are contiguous, inner
+# loops have fixed lengths where they can, and nothing branches.
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numba.core import types
+from numba.extending import overload
+
+_LANES = 32  # columns that one turn of an inner loop covers
+
+
+def _compiled(function: Callable[..., None]) -> Any:
+    """Compiled for each combination of dtypes on its first call; kept on disk where that can be."""
+    try:
+        return njit(function, nogil=True, cache=True)
+    except RuntimeError:  # no directory to keep it in can be written to
+        return njit(function, nogil=True)
+
+
+def _load(row: Any, i: int) -> Any:
+    """row[i] as float32, exactly."""
+    raise NotImplementedError("exists in compiled code only")
+
+
+def _store(row: Any, i: int, value: Any) -> None:
+    """row[i] = value, rounded to the nearest even."""
+    raise NotImplementedError("exists in compiled code only")
+
+
+@overload(_load)
+def _load_as(row: Any, i: Any) -> Any:
+    if row.dtype == types.uint16:
+        return _load_bfloat16
+    if row.dtype == types.int16:
+        return _load_float16
+    return _load_float32
+
+
+@overload(_store)
+def _store_as(row: Any, i: Any, value: Any) -> Any:
+    if row.dtype == types.uint16:
+        return _store_bfloat16
+    if row.dtype == types.int16:
+        return _store_float16
+    return _store_float32
+
+
+def _load_float32(row: Any, i: Any) -> Any:
+    return row[i]
+
+
+def _store_float32(row: Any, i: Any, value: Any) -> Any:
+    row[i] = value
+
+
+def _load_bfloat16(row: Any, i: Any) -> Any:
+    return np.uint32(np.uint32(row[i]) << np.uint32(16)).view(np.float32)
+
+
+def _store_bfloat16(row: Any, i: Any, value: Any) -> Any:
+    bits = np.float32(value).view(np.uint32)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    rounded = np.uint32(bits + np.uint32(0x7FFF) + odd)
+    found = rounded if value == value else np.uint32(0x7FC00000)  # chosen as a whole word: faster
+    row[i] = np.uint16(found >> np.uint32(16))
+
+
+# The two conversions of float16 follow F. Giesen, "half_to_float" and "float_to_half_fast3_rtne",
+# https://gist.github.com/rygorous/2156668: numba knows no float16 on a CPU.
+
+
+def _load_float16(row: Any, i: Any) -> Any:
+    half = np.uint32(np.uint16(row[i]))
+    bits = np.uint32((half & np.uint32(0x7FFF)) << np.uint32(13))
+    exponent = bits & np.uint32(0x0F800000)
+    normal = np.uint32(bits + np.uint32(0x38000000))
+    infinite = np.uint32(normal + np.uint32(0x38000000))
+    subnormal = np.uint32(
+        np.float32(
+            np.uint32(normal + np.uint32(0x00800000)).view(np.float32) - np.float32(2.0**-14)
+        ).view(np.uint32)
+    )
+    found = subnormal if exponent == 0 else normal
+    found = infinite if exponent == np.uint32(0x0F800000) else found
+    sign = np.uint32((half & np.uint32(0x8000)) << np.uint32(16))
+    return np.uint32(found | sign).view(np.float32)
+
+
+def _store_float16(row: Any, i: Any, value: Any) -> Any:
+    signed = np.float32(value).view(np.uint32)
+    sign = np.uint32(signed & np.uint32(0x80000000))
+    bits = np.uint32(signed ^ sign)
+    odd = np.uint32((bits >> np.uint32(13)) & np.uint32(1))
+    normal = np.uint32(np.uint32(bits + np.uint32(0xC8000FFF) + odd) >> np.uint32(13))
+    shifted = np.float32(bits.view(np.float32) + np.float32(0.5))
+    subnormal = np.uint32(shifted.view(np.uint32) - np.uint32(0x3F000000))
+    found = subnormal if bits < np.uint32(0x38800000) else normal
+    found = np.uint32(0x7C00) if bits >= np.uint32(0x47800000) else found
+    found = np.uint32(0x7E00) if bits > np.uint32(0x7F800000) else found
+    row[i] = np.int16(np.uint16(found | (sign >> np.uint32(16))))
+
+
+def _add_signs(base: Any, signs: Any, scale: Any, out: Any) -> None:
+    """out = base + scale[row] where the sign bit is 1, base - scale[row] where it is 0.
+
+    signs: uint8[rows, ceil(width / 8)], column 8k + j in bit j of byte k. scale: float32[rows].
+    """
+    rows, width = base.shape
+    whole = width // 8
+    for r in range(rows):
+        from_row, to_row, packed = base[r], out[r], signs[r]
+        magnitude = np.float32(scale[r]).view(np.uint32)
+        for k in range(whole):
+            bits = ~np.uint32(packed[k])
+            for j in range(8):
+                minus = np.uint32((bits >> np.uint32(j)) & np.uint32(1)) << np.uint32(31)
+                change = np.uint32(magnitude ^ minus).view(np.float32)
+                _store(to_row, 8 * k + j, np.float32(_load(from_row, 8 * k + j) + change))
+        for c in range(8 * whole, width):
+            minus = np.uint32(
+                (~np.uint32(packed[whole]) >> np.uint32(c - 8 * whole)) & np.uint32(1)
+            )
+            change = np.uint32(magnitude ^ np.uint32(minus << np.uint32(31))).view(np.float32)
+            _store(to_row, c, np.float32(_load(from_row, c) + change))
+
+
+def _add_scaled(base: Any, values: Any, scale: Any, group_size: int, out: Any) -> None:
+    """out = base + scale[row, column // group_size] * values.
+
+    values: int8[rows, width]. scale: float32[rows, ceil(width / group_size)]. The product and the
+    sum are rounded one after the other.
+    """
+    rows, width = base.shape
+    blocks = width // _LANES if group_size % _LANES == 0 else 0
+    for r in range(rows):
+        from_row, to_row, steps = base[r], out[r], values[r]
+        for k in range(blocks):
+            step = scale[r, (k * _LANES) // group_size]
+            for j in range(_LANES):
+                c = _LANES * k + j
+                change = np.float32(step * np.float32(steps[c]))
+                _store(to_row, c, np.float32(_load(from_row, c) + change))
+        for c in range(blocks * _LANES, width):
+            change = np.float32(scale[r, c // group_size] * np.float32(steps[c]))
+            _store(to_row, c, np.float32(_load(from_row, c) + change))
+
+
+def _add_planes(base: Any, planes: Any, out: Any) -> None:
+    """out = base + the difference whose zigzag's byte p is planes[p], modulo the word size.
+
+    base, out: one unsigned dtype, [words]. planes: uint8[bytes per word, words].
+    """
+    one = out.dtype.type(1)
+    for i in range(base.shape[0]):
+        zigzag = out.dtype.type(0)
+        for p in range(planes.shape[0]):
+            zigzag |= out.dtype.type(out.dtype.type(planes[p, i]) << out.dtype.type(8 * p))
+        sign = out.dtype.type(out.dtype.type(~out.dtype.type(zigzag & one)) + one)
+        out[i] = out.dtype.type(base[i] + out.dtype.type((zigzag >> one) ^ sign))
+
+
+add_signs = _compiled(_add_signs)
+add_scaled = _compiled(_add_scaled)
+add_planes = _compiled(_add_planes)
+
+
+def warm_up(base: Any, out: Any) -> None:
+    """Compile for matrices like these, both without rows, which takes about a second each; a moment
+    where it is on the disk already.
+    """
+    scale = np.empty((0, 1), np.float32)
+    add_signs(base, np.empty((0, 1), np.uint8), np.empty(0, np.float32), out)
+    add_scaled(base, np.empty(base.shape, np.int8), scale, 8, out)

@@ -1,0 +1,195 @@
+"""A delta made ready for switching: checked and decompressed once, so that only adding is left.
+
+One safetensors file holds the parts that `Codec.write` needs: signs and scales as they are stored,
+8-bit values without zstd, and for lossless tensors the result itself. What equals the base takes no
+room. The file may be one that lives in memory (`os.memfd_create`), mapped by many processes.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from merge_on_load.building import check_belongs
+from merge_on_load.checkpoint import Checkpoint, open_tensors
+from merge_on_load.codecs import CODEC_NAMES, SAME, CodecSettings, Payload, cut, make_codec
+from merge_on_load.delta import Delta, payload_key
+from merge_on_load.errors import CorruptPayload, MergeError, MissingTensor
+from merge_on_load.floats import copy_words, matrix
+from merge_on_load.specs import TensorSpec, raw_bytes, row_count_and_width
+from merge_on_load.tensorfile import render_header
+
+_FORMAT = "deltafleet.prepared 1"
+
+
+def prepare(base: Checkpoint, delta: Delta, file: Path) -> None:
+    """Write `file` for `Prepared.open`; what stands there is replaced.
+
+    Everything that can be wrong is found here, not in a switch. The header is written last, so
+    what an error leaves cannot be opened. Memory: one tensor.
+    Raises WrongBase, CorruptPayload, MissingTensor, ShapeMismatch.
+    """
+    check_belongs(base, delta)
+    delta.verify()
+    specs = _part_specs(delta)
+    header = render_header(specs, _metadata(delta))
+    offsets = _offsets(specs, len(header))
+    with file.open("wb") as out:
+        for name in base.names:
+            for part, tensor in _expand(base, delta, name).items():
+                out.seek(offsets[payload_key(name, part)])
+                out.write(raw_bytes(tensor).data)
+        out.seek(0)
+        out.write(header)
+
+
+def prepared_size_bytes(delta: Delta) -> int:
+    """Size of the file that `prepare` will write, from the manifest alone."""
+    specs = _part_specs(delta)
+    return len(render_header(specs, _metadata(delta))) + sum(s.size_bytes for s in specs.values())
+
+
+class Prepared:
+    """The file that `prepare` wrote, mapped; every result is base + parts."""
+
+    def __init__(
+        self,
+        size_bytes: int,
+        settings: CodecSettings,
+        entries: Mapping[str, tuple[str, TensorSpec]],
+        parts: Mapping[str, Payload],
+    ) -> None:
+        """Use `Prepared.open`. entries: tensor name -> codec, spec of the result."""
+        self.size_bytes = size_bytes
+        self._settings = settings
+        self._entries = entries
+        self._parts = parts
+        self._codecs = {name: make_codec(name, settings) for name in CODEC_NAMES}
+
+    @classmethod
+    def open(cls, path: Path) -> "Prepared":
+        """Map the file: it may be closed and its name may go, the mapping stays while this lives.
+
+        Raises CorruptPayload unless it is one that `prepare` finished.
+        """
+        handle = open_tensors(path)
+        try:
+            told = json.loads((handle.metadata() or {})[_FORMAT])
+            settings = CodecSettings.from_dict(told["settings"])
+            entries = {
+                name: (str(codec), TensorSpec(dtype, tuple(shape)))
+                for name, (codec, dtype, shape) in told["tensors"].items()
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptPayload(f"not a prepared delta: {error!r}", file=path) from error
+        codecs = {name: make_codec(name, settings) for name in CODEC_NAMES}
+        parts = {
+            name: {
+                part: handle.get_tensor(payload_key(name, part))
+                for part in codecs[codec].parts(spec)
+            }
+            for name, (codec, spec) in entries.items()
+            if codec != SAME
+        }
+        return cls(path.stat().st_size, settings, entries, parts)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._entries)
+
+    def spec(self, name: str) -> TensorSpec:
+        """dtype and shape of the result. Raises MissingTensor."""
+        return self._entry(name)[1]
+
+    def write(
+        self, name: str, base: torch.Tensor, out: torch.Tensor, rows: slice | None = None
+    ) -> None:
+        """Fill `out` with rows of the result: base + delta, the bits that `stream` gives.
+
+        base: the base's whole tensor, contiguous. out: contiguous, of the result's dtype, as many
+        elements as those rows have; rows count all leading axes, None takes all. Parts that are not
+        on the device of `out` and `base` are copied there. On a CPU: one thread, one pass.
+        Raises MissingTensor; ValueError where `out` does not fit, before anything is written.
+        """
+        codec, spec = self._entry(name)
+        whole = slice(0, row_count_and_width(spec.shape)[0])
+        taken = slice(*(rows or whole).indices(whole.stop)[:2])
+        from_rows = matrix(base)[taken]
+        if out.dtype != spec.torch_dtype or out.numel() != from_rows.numel():
+            raise ValueError(
+                f"{name}: {spec} of which {taken} does not fit {out.shape} {out.dtype}"
+            )
+        if not out.is_contiguous():
+            raise ValueError(f"{name}: what is written to must be contiguous")
+        to_rows = out.view(from_rows.shape)
+        if codec == SAME:
+            copy_words(from_rows, to_rows)
+            return
+        parts = cut(self._parts[name], taken)
+        if out.device.type != "cpu":
+            parts = {part: one.to(out.device, non_blocking=True) for part, one in parts.items()}
+        self._codecs[codec].write(from_rows, parts, to_rows)
+
+    def to(self, device: torch.device) -> "Prepared":
+        """The same with all parts on a device."""
+        parts = {
+            name: {part: tensor.to(device) for part, tensor in tensors.items()}
+            for name, tensors in self._parts.items()
+        }
+        return Prepared(self.size_bytes, self._settings, self._entries, parts)
+
+    def _entry(self, name: str) -> tuple[str, TensorSpec]:
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise MissingTensor("no such tensor in the prepared delta", tensor=name) from None
+
+
+def _expand(base: Checkpoint, delta: Delta, name: str) -> Payload:
+    entry = delta.entry(name)
+    if entry.codec == SAME:
+        if (found := base.spec(name)) != entry.spec:
+            raise CorruptPayload(
+                "not the base's tensor",
+                file=delta.path,
+                tensor=name,
+                expected=entry.spec,
+                found=found,
+            )
+        return {}
+    codec = make_codec(entry.codec, delta.manifest.settings)
+    try:
+        return codec.expand(base.read(name), delta.payload(name), entry.spec)
+    except MergeError as error:
+        raise error.located(file=delta.path, tensor=name) from error
+
+
+def _part_specs(delta: Delta) -> dict[str, TensorSpec]:
+    """Every part by its key, widest dtype first, so that each lies aligned."""
+    settings = delta.manifest.settings
+    specs = {
+        payload_key(name, part): spec
+        for name, entry in delta.manifest.tensors.items()
+        if entry.codec != SAME
+        for part, spec in make_codec(entry.codec, settings).parts(entry.spec).items()
+    }
+    return dict(sorted(specs.items(), key=lambda item: -item[1].torch_dtype.itemsize))
+
+
+def _offsets(specs: Mapping[str, TensorSpec], begin: int) -> dict[str, int]:
+    offsets = {}
+    for key, spec in specs.items():
+        offsets[key] = begin
+        begin += spec.size_bytes
+    return offsets
+
+
+def _metadata(delta: Delta) -> dict[str, str]:
+    tensors: dict[str, Any] = {
+        name: [entry.codec, entry.spec.dtype, list(entry.spec.shape)]
+        for name, entry in delta.manifest.tensors.items()
+    }
+    told = {"settings": delta.manifest.settings.to_dict(), "tensors": tensors}
+    return {_FORMAT: json.dumps(told, separators=(",", ":"))}

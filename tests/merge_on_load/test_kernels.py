@@ -1,0 +1,172 @@
+"""The compiled kernels, and their twins in torch for other devices, against plain arithmetic."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from merge_on_load import kernels
+from merge_on_load.codecs import on_device
+from merge_on_load.floats import words
+from merge_on_load.specs import raw_bytes
+
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+SIZES = st.tuples(st.integers(0, 5), st.integers(0, 150))
+
+
+def any_bits(rows: int, width: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
+    """Any bit pattern: NaNs, denormals, -0.0, infinities."""
+    tensor = torch.empty(rows, width, dtype=dtype)
+    data = raw_bytes(tensor)
+    data[:] = np.random.default_rng(seed).integers(0, 256, data.size, np.uint8)
+    return tensor
+
+
+def random_signs(rows: int, width: int, seed: int) -> torch.Tensor:
+    random = np.random.default_rng(seed)
+    return torch.from_numpy(random.integers(0, 256, (rows, -(-width // 8)), np.uint8))
+
+
+def random_values(rows: int, width: int, seed: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).integers(-127, 128, (rows, width), np.int8))
+
+
+def random_scale(rows: int, count: int, seed: int) -> torch.Tensor:
+    """From far below to far above the weights, and some zeros."""
+    random = torch.Generator().manual_seed(seed)
+    size = 10.0 ** torch.randint(-8, 5, (rows, count), generator=random)
+    return torch.rand(rows, count, generator=random) * size * (size > 1e-8)
+
+
+def naive_signs(base: torch.Tensor, signs: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    bits = np.unpackbits(signs.numpy(), axis=1, count=base.shape[1], bitorder="little")
+    return base.float() + torch.where(torch.from_numpy(bits) == 1, scale, -scale)
+
+
+def naive_scaled(
+    base: torch.Tensor, values: torch.Tensor, scale: torch.Tensor, group_size: int
+) -> torch.Tensor:
+    out = base.float().clone()
+    for column in range(base.shape[1]):
+        out[:, column] += scale[:, column // group_size] * values[:, column].float()
+    return out
+
+
+def assert_same_bits(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """NaN where NaN is expected, whichever; elsewhere every bit."""
+    assert found.dtype == expected.dtype
+    is_nan = expected.isnan()
+    assert torch.equal(found.isnan(), is_nan)
+    whole = {2: torch.int16, 4: torch.int32}[found.itemsize]
+    assert torch.equal(found.view(whole)[~is_nan], expected.view(whole)[~is_nan])
+
+
+@settings(deadline=None, max_examples=300)
+@given(SIZES, st.sampled_from(DTYPES), st.sampled_from(DTYPES), st.integers(0, 2**32))
+def test_adding_signs_is_one_rounded_sum(size, base_dtype, dtype, seed):
+    base, signs = any_bits(*size, base_dtype, seed), random_signs(*size, seed)
+    scale = random_scale(size[0], 1, seed)
+    expected = naive_signs(base, signs, scale).to(dtype)
+
+    compiled, in_torch = torch.empty(size, dtype=dtype), torch.empty(size, dtype=dtype)
+    kernels.add_signs(words(base), signs.numpy(), scale[:, 0].numpy(), words(compiled))
+    on_device.add_signs(base, signs, scale[:, 0], in_torch)
+
+    assert_same_bits(compiled, expected)
+    assert_same_bits(in_torch, expected)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    SIZES,
+    st.sampled_from([1, 3, 32, 64, 96, 128, 200]),
+    st.sampled_from(DTYPES),
+    st.sampled_from(DTYPES),
+    st.integers(0, 2**32),
+)
+def test_adding_scaled_values_rounds_the_product_and_the_sum(
+    size, group_size, base_dtype, dtype, seed
+):
+    base, values = any_bits(*size, base_dtype, seed), random_values(*size, seed)
+    scale = random_scale(size[0], -(-size[1] // group_size), seed)
+    expected = naive_scaled(base, values, scale, group_size).to(dtype)
+
+    compiled, in_torch = torch.empty(size, dtype=dtype), torch.empty(size, dtype=dtype)
+    kernels.add_scaled(words(base), values.numpy(), scale.numpy(), group_size, words(compiled))
+    on_device.add_scaled(base, values, scale, group_size, in_torch)
+
+    assert_same_bits(compiled, expected)
+    assert_same_bits(in_torch, expected)
+
+
+def test_every_float16_is_read_exactly():
+    halves = torch.arange(1 << 16).to(torch.int16).view(torch.float16).reshape(1, -1)
+    found = torch.empty(halves.shape)
+
+    plus_zero = np.full((1, halves.numel() // 8), 255, np.uint8)
+    kernels.add_signs(words(halves), plus_zero, np.zeros(1, np.float32), words(found))
+
+    assert_same_bits(found, halves.float() + 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_ties_are_rounded_to_the_even_neighbour(dtype):
+    """Every value of the dtype, half a step up and half a step down, and one bit beside."""
+    exact = torch.arange(1 << 16).to(torch.int16).view(dtype).float()
+    step = 1 << (16 if dtype == torch.bfloat16 else 13)
+    nearby = [
+        exact.view(torch.int32) + around for around in (step // 2 - 1, step // 2, step // 2 + 1)
+    ]
+    values = torch.stack(nearby).view(torch.float32)
+    found = torch.empty(values.shape, dtype=dtype)
+
+    plus_zero = np.full((3, values.shape[1] // 8), 255, np.uint8)
+    kernels.add_signs(values.numpy(), plus_zero, np.zeros(3, np.float32), words(found))
+
+    assert_same_bits(found, (values + 0).to(dtype))
+
+
+@settings(deadline=None)
+@given(st.sampled_from([1, 2, 4, 8]), st.integers(0, 300), st.integers(0, 2**32))
+def test_planes_are_added_modulo_the_word(width, count, seed):
+    random = np.random.default_rng(seed)
+    base = random.integers(0, 256, count * width, np.uint8).view(f"<u{width}")
+    planes = random.integers(0, 256, (width, count), np.uint8)
+    out = np.empty_like(base)
+
+    kernels.add_planes(base, planes, out)
+
+    for i in range(count):
+        zigzag = sum(int(planes[p, i]) << (8 * p) for p in range(width))
+        change = zigzag // 2 if zigzag % 2 == 0 else -(zigzag + 1) // 2
+        assert int(out[i]) == (int(base[i]) + change) % 256**width
+
+
+def test_decoding_needs_no_place_to_write_to(tmp_path):
+    """Where neither the package's nor the user's cache can be made, kernels are compiled anew."""
+    package = Path(kernels.__file__).parent
+    shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / package.name / "__pycache__").write_text("no directory")
+    code = (
+        "import numpy as np; from merge_on_load import kernels; o = np.ones((1, 8), np.float32); "
+        "kernels.add_signs(o, np.zeros((1, 1), np.uint8), o[:, 0], o); assert not o.any(), o; "
+        f"assert kernels.__file__.startswith({str(tmp_path)!r})"
+    )
+    environment = {**os.environ, "HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null/none"}
+    environment |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)
+
+
+def test_importing_what_does_not_decode_does_not_import_numba():
+    code = (
+        "import sys; import merge_on_load.packing, merge_on_load.prepared, merge_on_load.building; "
+        "assert 'numba' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
