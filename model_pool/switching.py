@@ -30,10 +30,10 @@ where there are few of them.
 Where it comes from: turns of a minimum length are deficit round robin (Shreedhar and Varghese 1995)
 with time for bytes; serving the fullest queue is max-weight scheduling (Tassiulas and Ephremides
 1992); sharing an accelerator between models in turns shorter than a request is Aegaeon's (SOSP
-2025), batching requests by delta and preempting them for fairness DeltaZip's (arXiv:2312.05215);
-why sharing pays for bursty traffic is in AlpaServe (arXiv:2302.11665). Virtual token counters
-(arXiv:2401.00588) keep clients of one batch fair; here a turn is one model's alone, so equal turns
-are equal shares and nothing has to be counted.
+2025), batching requests by delta, and preempting those that passed others in the queue, DeltaZip's
+(arXiv:2312.05215); why sharing pays for bursty traffic is in AlpaServe (arXiv:2302.11665). Virtual
+token counters (arXiv:2401.00588) keep clients of one batch fair; here a turn is one model's alone,
+so equal turns are equal shares and nothing has to be counted.
 """
 
 from __future__ import annotations
