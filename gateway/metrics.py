@@ -86,6 +86,11 @@ class WorkerCollector(Collector):
             "Seconds of the worker's life: computing, building weights, idle.",
             labels=["worker", "state"],
         )
+        switches = CounterMetricFamily(
+            "deltafleet_worker_switches",
+            "Switches of the live weights, where an engine has one set of them.",
+            labels=["worker"],
+        )
         for worker, link in self._pool.links.items():
             status = link.status
             is_up = status is not None and status.state == worker_pb2.WORKER_STATE_READY
@@ -94,11 +99,12 @@ class WorkerCollector(Collector):
                 continue
             running.add_metric([worker], status.running_count)
             waiting.add_metric([worker], status.queued_count)
+            switches.add_metric([worker], status.switch_count)
             for model in status.loaded:
                 loaded.add_metric([worker, model.model], model.size_bytes)
             for state, value in life_seconds(status).items():
                 seconds.add_metric([worker, state], value)
-        return iter((up, running, waiting, loaded, seconds))
+        return iter((up, running, waiting, loaded, seconds, switches))
 
 
 def life_seconds(status: worker_pb2.WatchStatusResponse) -> dict[str, float]:

@@ -9,6 +9,8 @@
         live[name].copy_(tensor)
     unpack(Path("base"), Path("tuned.delta"), Path("rebuilt"))            # delta -> checkpoint
 
+`stream`, `unpack` and `inspect` take a LoRA adapter, as PEFT writes it, for a delta (`Lora`).
+
 Every expected failure is a `merge_on_load.errors.MergeError`. Names are resolved on first use,
 so that importing the package, or its errors, does not import torch.
 """
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from merge_on_load.delta import Delta
     from merge_on_load.errors import MergeError
     from merge_on_load.inspection import inspect
+    from merge_on_load.lora import Lora
+    from merge_on_load.opening import open_delta
     from merge_on_load.packing import pack
     from merge_on_load.prepared import Prepared, prepare, prepared_size_bytes
     from merge_on_load.specs import TensorSpec
@@ -33,10 +37,12 @@ __all__ = [
     "Checkpoint",
     "CheckpointWriter",
     "Delta",
+    "Lora",
     "MergeError",
     "Prepared",
     "TensorSpec",
     "inspect",
+    "open_delta",
     "pack",
     "prepare",
     "prepared_size_bytes",
@@ -49,10 +55,12 @@ _HOMES = {
     "Checkpoint": "checkpoint",
     "CheckpointWriter": "checkpoint_writer",
     "Delta": "delta",
+    "Lora": "lora",
     "MergeError": "errors",
     "Prepared": "prepared",
     "TensorSpec": "specs",
     "inspect": "inspection",
+    "open_delta": "opening",
     "pack": "packing",
     "prepare": "prepared",
     "prepared_size_bytes": "prepared",

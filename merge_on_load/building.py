@@ -11,19 +11,28 @@ from merge_on_load.codecs import CODEC_NAMES, SAME, make_codec
 from merge_on_load.delta import Delta
 from merge_on_load.errors import MergeError, MissingTensor, ShapeMismatch, WrongBase
 from merge_on_load.hashing import file_digest
+from merge_on_load.lora import Lora
+from merge_on_load.opening import open_delta
 from merge_on_load.packing import Progress, check_output_apart, silent
+from merge_on_load.specs import TensorSpec
 
 
-def stream(base: Checkpoint, delta: Delta | None) -> Iterator[tuple[str, torch.Tensor]]:
+def stream(base: Checkpoint, delta: Delta | Lora | None) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield every (name, tensor) of the model in the base's order; None yields the base itself.
 
     The base's fingerprint and every byte of the delta are checked before this returns, so that
-    nothing is half-applied. Tensors that equal the base's are mapped from its files: treat all
-    as read-only. Memory: a few tensors.
-    Raises WrongBase, CorruptPayload, MissingTensor, ShapeMismatch.
+    nothing is half-applied. Of a LoRA adapter, which names no fingerprint, names and shapes are
+    checked, and that no sum overflows. Tensors that equal the base's are mapped from its files:
+    treat all as read-only. Memory: a few tensors.
+    Raises WrongBase, CorruptPayload, MissingTensor, ShapeMismatch; for a LoRA adapter also
+    UnsupportedDtype, NonFinite.
     """
     if delta is None:
         return ((name, base.read(name)) for name in base.names)
+    if isinstance(delta, Lora):
+        delta.verify()
+        delta.check_belongs(base)
+        return ((name, delta.merge(name, base.read(name))) for name in base.names)
     check_belongs(base, delta)
     delta.verify()
     return _tensors(base, delta)
@@ -65,14 +74,13 @@ def unpack(
 ) -> None:
     """Write the model that `delta` makes of `base` as a checkpoint directory with side files.
 
-    progress: called with done and total bytes after each tensor. Raises as `stream`,
-    `Checkpoint.open` and `Delta.open` do, and OutputExists; then nothing stands under `out`.
+    delta: a delta or a LoRA adapter, which has the base's side files. progress: called with done
+    and total bytes after each tensor. Raises as `stream`, `Checkpoint.open` and `open_delta` do,
+    and OutputExists; then nothing stands under `out`.
     """
-    opened_base, opened_delta = Checkpoint.open(base), Delta.open(delta)
+    opened_base, opened_delta = Checkpoint.open(base), open_delta(delta)
     check_output_apart(Path(out), (opened_base.path, opened_delta.path))
-    check_belongs(opened_base, opened_delta)
-    specs = {name: opened_delta.spec(name) for name in opened_base.names}
-    side_files = _side_files(opened_base, opened_delta)
+    specs, side_files = _plan(opened_base, opened_delta)
     with CheckpointWriter.open(out, specs, overwrite=overwrite) as writer:
         total_bytes = sum(spec.size_bytes for spec in specs.values())
         done_bytes = 0
@@ -82,6 +90,15 @@ def unpack(
             (progress or silent)(done_bytes, total_bytes)
         for name, source in side_files.items():
             writer.add_file(name, source)
+
+
+def _plan(base: Checkpoint, delta: Delta | Lora) -> tuple[dict[str, TensorSpec], dict[str, Path]]:
+    """The tensors' specs and the side files of what will be written. Raises as `stream`."""
+    if isinstance(delta, Lora):
+        delta.check_belongs(base)
+        return {name: base.spec(name) for name in base.names}, base.side_files
+    check_belongs(base, delta)
+    return {name: delta.spec(name) for name in base.names}, _side_files(base, delta)
 
 
 def _tensors(base: Checkpoint, delta: Delta) -> Iterator[tuple[str, torch.Tensor]]:

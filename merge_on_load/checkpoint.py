@@ -32,6 +32,15 @@ def open_tensors(path: Path) -> Any:
         raise CorruptPayload(f"not a readable safetensors file: {error}", file=path) from error
 
 
+def spec_in_file(file: Path, handle: Any, name: str) -> TensorSpec:
+    """dtype and shape of one tensor of an open file. Raises UnsupportedDtype."""
+    header = handle.get_slice(name)
+    try:
+        return TensorSpec(header.get_dtype(), tuple(header.get_shape()))
+    except UnsupportedDtype as error:
+        raise error.located(file=file, tensor=name) from error
+
+
 class Checkpoint:
     """A model directory: `model.safetensors`, or shards named by an index.
 
@@ -60,7 +69,7 @@ class Checkpoint:
             _check_names(path / shard, set(handle.keys()), wanted)
             for name in handle.offset_keys():
                 handles[name] = handle
-                specs[name] = _spec(path / shard, handle, name)
+                specs[name] = spec_in_file(path / shard, handle, name)
         return cls(path, handles, specs)
 
     @property
@@ -157,14 +166,6 @@ def _check_names(file: Path, found: set[str], wanted: set[str] | None) -> None:
         raise MissingTensor("the index names what is not here", file=file, tensor=lacking[0])
     extra = sorted(found - wanted)[0]
     raise NotACheckpoint("a shard holds a tensor that the index lacks", file=file, tensor=extra)
-
-
-def _spec(file: Path, handle: Any, name: str) -> TensorSpec:
-    header = handle.get_slice(name)
-    try:
-        return TensorSpec(header.get_dtype(), tuple(header.get_shape()))
-    except UnsupportedDtype as error:
-        raise error.located(file=file, tensor=name) from error
 
 
 def _is_side_file(path: Path) -> bool:

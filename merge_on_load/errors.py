@@ -44,7 +44,7 @@ class NotACheckpoint(MergeError):
 
 
 class NotADelta(MergeError):
-    """The path is not a delta directory."""
+    """The path is neither a delta directory nor a LoRA adapter."""
 
 
 class WrongBase(MergeError):
@@ -71,12 +71,16 @@ class UnknownVersion(MergeError):
     """The delta was written by a format version that this library does not read."""
 
 
+class UnsupportedAdapter(MergeError):
+    """A LoRA adapter needs more than base + scale * B @ A on linear weights."""
+
+
 class UnsupportedDtype(MergeError):
     """A dtype that this library cannot read, or that the chosen codec cannot encode."""
 
 
 class NonFinite(MergeError):
-    """A lossy codec met NaN or infinity; it would spread through the tensor."""
+    """A lossy codec or an adapter met NaN or infinity; it would spread through the tensor."""
 
 
 class OutputExists(MergeError):

@@ -40,7 +40,9 @@ def words(tensor: torch.Tensor) -> npt.NDArray[Any]:
 def copy_words(source: torch.Tensor, out: torch.Tensor) -> None:
     """Copy to a tensor of the same shape and dtype, both contiguous; one thread on a CPU."""
     if out.device.type == "cpu":
-        np.copyto(raw_bytes(out), raw_bytes(source))
+        from merge_on_load import kernels  # here: numba is slow to import
+
+        kernels.copy_bytes(raw_bytes(source), raw_bytes(out))
     else:
         out.copy_(source)
 

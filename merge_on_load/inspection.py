@@ -1,4 +1,4 @@
-"""Describe a checkpoint or a delta directory as plain data."""
+"""Describe a checkpoint, a delta or a LoRA adapter as plain data."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 from merge_on_load.checkpoint import Checkpoint
 from merge_on_load.delta import Delta
 from merge_on_load.errors import CorruptPayload
+from merge_on_load.lora import Lora
+from merge_on_load.lora_config import CONFIG_NAME
 from merge_on_load.manifest import MANIFEST_NAME
 
 
@@ -13,11 +15,13 @@ def inspect(path: Path) -> dict[str, Any]:
     """What a directory holds, JSON-able; reads all of it to compute or check digests.
 
     A delta with altered payload is described with "valid": false and the "problem".
-    Raises NotACheckpoint, and what `Checkpoint.open` and `Delta.open` raise.
+    Raises NotACheckpoint, and what `Checkpoint.open`, `Delta.open` and `Lora.open` raise.
     """
     path = Path(path)
     if (path / MANIFEST_NAME).is_file():
         return _describe_delta(Delta.open(path))
+    if (path / CONFIG_NAME).is_file():
+        return _describe_lora(Lora.open(path))
     return _describe_checkpoint(Checkpoint.open(path))
 
 
@@ -53,6 +57,20 @@ def _describe_delta(delta: Delta) -> dict[str, Any]:
         "side_files": sorted(delta.side_files),
         "valid": problem is None,
         "problem": problem,
+    }
+
+
+def _describe_lora(lora: Lora) -> dict[str, Any]:
+    return {
+        "kind": "lora",
+        "path": str(lora.path),
+        "digest": lora.digest,
+        "rank": lora.rank,
+        "scales": lora.scales,
+        "target_count": len(lora.target_names),
+        "targets": lora.target_names,
+        "size_bytes": lora.size_bytes,
+        "lineage": lora.lineage,
     }
 
 

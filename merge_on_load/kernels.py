@@ -5,21 +5,29 @@ float32 as itself (`floats.words` makes them). Every sum is one float32 operatio
 the nearest even; NaN stays NaN. Functions let go of the interpreter lock and start no threads: the
 caller gives each thread rows of its own.
 
+What is large is written past the caches (non-temporal stores): memory that is overwritten whole
+need not be read first, as plain stores do.
+
 Importing this imports numba, which takes part of a second: only what decodes does so.
 """
 
 # The loops are written so that LLVM turns them into vector instructions: rows are contiguous, inner
-# loops have fixed lengths where they can, and nothing branches.
+# loops have fixed lengths where they can, and nothing branches. A line of results is made in a
+# buffer first, as LLVM makes no vector instructions of a loop of non-temporal stores; the columns
+# that fill no line have a loop of their own, without which the first one takes twice as long.
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import njit
 from numba.core import types
-from numba.extending import overload
+from numba.extending import intrinsic, overload
 
 _LANES = 32  # columns that one turn of an inner loop covers
+_CACHE_LINE_BYTES = 64
+_LARGE_BYTES = 1 << 21  # more than stays in a core's cache until it is read again
 
 
 def _compiled(function: Callable[..., None]) -> Any:
@@ -113,28 +121,98 @@ def _store_float16(row: Any, i: Any, value: Any) -> Any:
     row[i] = np.int16(np.uint16(found | (sign >> np.uint32(16))))
 
 
+def _line_store(lane_count: int, *, is_streamed: bool) -> Any:
+    """line, row, column -> None: row[column : column + lane_count] = line, in one store.
+
+    Streamed: row[column] lies at the begin of a cache line.
+    """
+
+    def typed(_: Any, line: Any, row: Any, column: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            from_line, to_row = (
+                context.make_array(kind)(context, builder, value).data
+                for kind, value in zip(signature.args[:2], arguments[:2], strict=True)
+            )
+            lanes = ir.VectorType(from_line.type.pointee, lane_count).as_pointer()
+            value = builder.load(builder.bitcast(from_line, lanes), align=1)
+            place = builder.bitcast(builder.gep(to_row, [arguments[2]]), lanes)
+            if is_streamed:
+                store = builder.store(value, place, align=_CACHE_LINE_BYTES)
+                one = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+                store.set_metadata("nontemporal", one)
+            else:
+                builder.store(value, place, align=1)
+            return context.get_dummy_value()
+
+        return types.void(line, row, column), generate
+
+    return intrinsic(typed)
+
+
+_put = _line_store(_LANES, is_streamed=False)
+_stream = _line_store(_LANES, is_streamed=True)
+_stream_bytes = _line_store(_CACHE_LINE_BYTES, is_streamed=True)
+
+
+@intrinsic
+def _fence(_: Any) -> Any:
+    """What was streamed is seen by other threads before what is stored from here on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@njit
+def _is_to_be_streamed(out: Any) -> Any:
+    is_aligned = (out.ctypes.data | out.strides[0]) % _CACHE_LINE_BYTES == 0
+    return is_aligned and out.size * out.itemsize >= _LARGE_BYTES
+
+
+@njit
+def _empty_line(out: Any) -> Any:
+    """[_LANES] of out's dtype, at the begin of a cache line: across two it would be slow."""
+    size = _LANES * out.itemsize
+    memory = np.empty(size + _CACHE_LINE_BYTES, np.uint8)
+    begin = -memory.ctypes.data % _CACHE_LINE_BYTES
+    return memory[begin : begin + size].view(out.dtype)
+
+
 def _add_signs(base: Any, signs: Any, scale: Any, out: Any) -> None:
     """out = base + scale[row] where the sign bit is 1, base - scale[row] where it is 0.
 
     signs: uint8[rows, ceil(width / 8)], column 8k + j in bit j of byte k. scale: float32[rows].
     """
     rows, width = base.shape
-    whole = width // 8
+    whole = width - width % _LANES
+    is_streamed = _is_to_be_streamed(out)
+    line = _empty_line(out)
     for r in range(rows):
         from_row, to_row, packed = base[r], out[r], signs[r]
         magnitude = np.float32(scale[r]).view(np.uint32)
-        for k in range(whole):
-            bits = ~np.uint32(packed[k])
-            for j in range(8):
-                minus = np.uint32((bits >> np.uint32(j)) & np.uint32(1)) << np.uint32(31)
+        for begin in range(0, whole, _LANES):
+            bits = np.uint32(0)
+            for i in range(_LANES // 8):
+                bits |= np.uint32(np.uint32(packed[begin // 8 + i]) << np.uint32(8 * i))
+            bits = np.uint32(~bits)
+            for j in range(_LANES):
+                minus = np.uint32(bits << np.uint32(31 - j)) & np.uint32(0x80000000)
                 change = np.uint32(magnitude ^ minus).view(np.float32)
-                _store(to_row, 8 * k + j, np.float32(_load(from_row, 8 * k + j) + change))
-        for c in range(8 * whole, width):
-            minus = np.uint32(
-                (~np.uint32(packed[whole]) >> np.uint32(c - 8 * whole)) & np.uint32(1)
-            )
+                _store(line, j, np.float32(_load(from_row, begin + j) + change))
+            if is_streamed:
+                _stream(line, to_row, begin)
+            else:
+                _put(line, to_row, begin)
+    if is_streamed:
+        _fence()
+    for r in range(rows if whole < width else 0):
+        magnitude = np.float32(scale[r]).view(np.uint32)
+        for c in range(whole, width):
+            minus = np.uint32((~np.uint32(signs[r, c // 8]) >> np.uint32(c % 8)) & np.uint32(1))
             change = np.uint32(magnitude ^ np.uint32(minus << np.uint32(31))).view(np.float32)
-            _store(to_row, c, np.float32(_load(from_row, c) + change))
+            _store(out[r], c, np.float32(_load(base[r], c) + change))
 
 
 def _add_scaled(base: Any, values: Any, scale: Any, group_size: int, out: Any) -> None:
@@ -144,18 +222,26 @@ def _add_scaled(base: Any, values: Any, scale: Any, group_size: int, out: Any) -
     sum are rounded one after the other.
     """
     rows, width = base.shape
-    blocks = width // _LANES if group_size % _LANES == 0 else 0
+    whole = width - width % _LANES if group_size % _LANES == 0 else 0
+    is_streamed = _is_to_be_streamed(out)
+    line = _empty_line(out)
     for r in range(rows):
         from_row, to_row, steps = base[r], out[r], values[r]
-        for k in range(blocks):
-            step = scale[r, (k * _LANES) // group_size]
+        for begin in range(0, whole, _LANES):
+            step = scale[r, begin // group_size]
             for j in range(_LANES):
-                c = _LANES * k + j
-                change = np.float32(step * np.float32(steps[c]))
-                _store(to_row, c, np.float32(_load(from_row, c) + change))
-        for c in range(blocks * _LANES, width):
-            change = np.float32(scale[r, c // group_size] * np.float32(steps[c]))
-            _store(to_row, c, np.float32(_load(from_row, c) + change))
+                change = np.float32(step * np.float32(steps[begin + j]))
+                _store(line, j, np.float32(_load(from_row, begin + j) + change))
+            if is_streamed:
+                _stream(line, to_row, begin)
+            else:
+                _put(line, to_row, begin)
+    if is_streamed:
+        _fence()
+    for r in range(rows if whole < width else 0):
+        for c in range(whole, width):
+            change = np.float32(scale[r, c // group_size] * np.float32(values[r, c]))
+            _store(out[r], c, np.float32(_load(base[r], c) + change))
 
 
 def _add_planes(base: Any, planes: Any, out: Any) -> None:
@@ -172,15 +258,35 @@ def _add_planes(base: Any, planes: Any, out: Any) -> None:
         out[i] = out.dtype.type(base[i] + out.dtype.type((zigzag >> one) ^ sign))
 
 
+def _copy_lines(source: Any, out: Any) -> None:
+    """out = source, both uint8[lines, _CACHE_LINE_BYTES], contiguous."""
+    for r in range(source.shape[0]):
+        _stream_bytes(source[r], out[r], 0)
+    _fence()
+
+
 add_signs = _compiled(_add_signs)
 add_scaled = _compiled(_add_scaled)
 add_planes = _compiled(_add_planes)
+_copy = _compiled(_copy_lines)
+
+
+def copy_bytes(source: Any, out: Any) -> None:
+    """out = source, both uint8[bytes], contiguous."""
+    lines = out.size // _CACHE_LINE_BYTES
+    if out.size < _LARGE_BYTES or out.ctypes.data % _CACHE_LINE_BYTES:
+        lines = 0
+    whole = lines * _CACHE_LINE_BYTES
+    if lines:
+        _copy(*(one[:whole].reshape(lines, _CACHE_LINE_BYTES) for one in (source, out)))
+    np.copyto(out[whole:], source[whole:])
 
 
 def warm_up(base: Any, out: Any) -> None:
-    """Compile for matrices like these, both without rows, which takes about a second each; a moment
+    """Compile for copies and for matrices like these, both without rows: some seconds, or a moment
     where it is on the disk already.
     """
     scale = np.empty((0, 1), np.float32)
     add_signs(base, np.empty((0, 1), np.uint8), np.empty(0, np.float32), out)
     add_scaled(base, np.empty(base.shape, np.int8), scale, 8, out)
+    _copy(*[np.empty((0, _CACHE_LINE_BYTES), np.uint8)] * 2)

@@ -12,7 +12,7 @@ import torch
 from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from merge_on_load import Checkpoint, Delta, stream
+from merge_on_load import Checkpoint, open_delta, stream
 from merge_on_load.errors import MissingTensor, ShapeMismatch
 from model_pool.engine import Message, Weights
 from model_pool.errors import InvalidParameter
@@ -74,7 +74,8 @@ class BaseModel:
 
         Raises MergeError; then nothing is left of it.
         """
-        delta = None if weights.delta is None else Delta.open(weights.delta)
+        path = weights.delta or weights.lora
+        delta = None if path is None else open_delta(path)
         module = self._skeleton()
         module.to_empty(device=self._device)
         module.tie_weights()

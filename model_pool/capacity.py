@@ -244,8 +244,8 @@ def _place(
 
 
 def typical(deltas: Sequence[DeltaSizes]) -> DeltaSizes:
-    """The mean delta. deltas: one at least."""
-    count = len(deltas)
+    """The mean delta; of no bytes where there is none."""
+    count = max(1, len(deltas))
     prepared = sum(delta.prepared_bytes for delta in deltas) // count
     return DeltaSizes("typical", prepared, sum(delta.stored_bytes for delta in deltas) // count)
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from merge_on_load.errors import MergeError
 from model_pool.engine import Weights
 from model_pool.errors import SpecialistUnloadable, UnknownModel
 from model_pool.settings import BASE_MODEL, PoolSettings
+
+if TYPE_CHECKING:  # torch is slow to import
+    from merge_on_load import Checkpoint, Delta, Lora
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +21,7 @@ class ModelFiles:
     """One model as it is stored. fault: why it cannot be served, empty where it can.
 
     stored_size_bytes: on disk. full_size_bytes: what a checkpoint of its own would take.
+    lora_rank: the largest of a LoRA adapter, 0 for every other codec.
     """
 
     model: str
@@ -26,6 +31,7 @@ class ModelFiles:
     weights: Weights
     lineage: str = ""
     fault: str = ""
+    lora_rank: int = 0
 
 
 class Catalog:
@@ -49,47 +55,85 @@ class Catalog:
             )
         return files.weights
 
+    @property
+    def lora_rank(self) -> int:
+        """The largest of all LoRA adapters that can be served; 0 without any."""
+        return max((files.lora_rank for files in self._healthy_loras()), default=0)
+
+    @property
+    def lora_count(self) -> int:
+        """LoRA adapters that can be served."""
+        return len(self._healthy_loras())
+
+    def _healthy_loras(self) -> list[ModelFiles]:
+        return [files for files in self.models() if files.weights.lora and not files.fault]
+
 
 def read_catalog(settings: PoolSettings) -> Catalog:
-    """Open the base and every delta's manifest. Blocking: it hashes the base.
+    """Open the base, every delta's manifest and every adapter. Blocking: it hashes the base.
 
-    Raises MergeError where the base cannot be read; a delta that cannot be is kept with its fault,
-    so that the others serve.
+    Raises MergeError where the base cannot be read; a delta or an adapter that cannot be is kept
+    with its fault, so that the others serve.
     """
     from merge_on_load import Checkpoint  # here: torch is slow to import
 
     base = Checkpoint.open(settings.base.path)
-    fingerprint = base.fingerprint()
     models = [
         ModelFiles(
             model=BASE_MODEL,
             codec="base",
             stored_size_bytes=base.size_bytes,
             full_size_bytes=base.size_bytes,
-            weights=Weights(BASE_MODEL, fingerprint),
+            weights=Weights(BASE_MODEL, base.fingerprint()),
         )
     ]
     for name, specialist in settings.specialists.items():
-        models.append(_read_delta(name, specialist.delta, base.size_bytes, fingerprint))
+        models.append(_read_specialist(name, specialist.delta, base))
     return Catalog(models)
 
 
-def _read_delta(name: str, path: Path, full_size_bytes: int, fingerprint: str) -> ModelFiles:
-    from merge_on_load import Delta
+def _read_specialist(name: str, path: Path, base: Checkpoint) -> ModelFiles:
+    from merge_on_load import Lora, open_delta
 
     try:
-        delta = Delta.open(path)
+        stored = open_delta(path)
     except MergeError as error:
-        return ModelFiles(name, "", 0, full_size_bytes, Weights(name, "", path), fault=str(error))
-    fault = ""
+        return ModelFiles(name, "", 0, base.size_bytes, Weights(name, "", path), fault=str(error))
+    if isinstance(stored, Lora):
+        return _of_lora(name, stored, base)
+    return _of_delta(name, stored, base)
+
+
+def _of_delta(name: str, delta: Delta, base: Checkpoint) -> ModelFiles:
+    fault, fingerprint = "", base.fingerprint()
     if delta.base_fingerprint != fingerprint:
-        fault = f"{path}: belongs to base {delta.base_fingerprint[:12]}, not {fingerprint[:12]}"
+        fault = (
+            f"{delta.path}: belongs to base {delta.base_fingerprint[:12]}, not {fingerprint[:12]}"
+        )
     return ModelFiles(
         model=name,
         codec=delta.codec,
         stored_size_bytes=delta.size_bytes,
-        full_size_bytes=full_size_bytes,
-        weights=Weights(name, delta.digest, path),
+        full_size_bytes=base.size_bytes,
+        weights=Weights(name, delta.digest, delta.path),
         lineage=json.dumps(delta.lineage, sort_keys=True),
         fault=fault,
+    )
+
+
+def _of_lora(name: str, lora: Lora, base: Checkpoint) -> ModelFiles:
+    fault = ""
+    try:
+        lora.check_belongs(base)
+    except MergeError as error:
+        fault = str(error)
+    return ModelFiles(
+        model=name,
+        codec="lora",
+        stored_size_bytes=lora.size_bytes,
+        full_size_bytes=base.size_bytes,
+        weights=Weights(name, lora.digest, lora=lora.path),
+        lineage=json.dumps(lora.lineage, sort_keys=True),
+        fault=fault,
+        lora_rank=lora.rank,
     )

@@ -14,15 +14,17 @@ from model_pool.switching import Priority
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What a model is made of: the base alone, or the base and one delta.
+    """What a model is made of: the base alone, the base and one delta, or the base and one LoRA
+    adapter.
 
-    digest names the content (the base's fingerprint or the delta's digest), so that an answer can
-    say which weights made it.
+    digest names the content (the base's fingerprint, the delta's or the adapter's digest), so that
+    an answer can say which weights made it.
     """
 
     model: str
     digest: str
     delta: Path | None = None
+    lora: Path | None = None
 
 
 class Role(Enum):

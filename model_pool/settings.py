@@ -66,7 +66,7 @@ class Specialist(Section):
     """A model that is stored as a delta, and the prompts that it is for."""
 
     description: str
-    delta: FleetPath
+    delta: FleetPath  # a delta's directory, or a LoRA adapter's
     quality: float = Field(1.0, ge=0, le=1)  # share of right answers to expect on its task
     examples: tuple[str, ...] = ()
     examples_file: FleetPath | None = None  # one prompt per line
@@ -136,6 +136,11 @@ class PoolSettings(Section):
             raise ValueError(f"specialists: the name {BASE_MODEL!r} is the base model's")
         self.check_names("pool.preload", self.pool.preload)
         return self
+
+    def by_recency(self) -> list[str]:
+        """The specialists, those of pool.preload first, as if they had been used last."""
+        preloaded = [name for name in self.pool.preload if name in self.specialists]
+        return list(dict.fromkeys([*preloaded, *self.specialists]))
 
     def check_names(self, where: str, names: Iterable[str]) -> None:
         """Raise ValueError for a name that is neither the base nor a specialist."""

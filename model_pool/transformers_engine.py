@@ -95,7 +95,7 @@ class TransformersEngine:
         self._steps.start()
 
     def size_bytes(self, weights: Weights) -> int:
-        """Memory of the parameters in the engine's dtype; the same for every delta."""
+        """Memory of the parameters in the engine's dtype; the same for every delta and adapter."""
         base, _ = self._started()
         return base.size_bytes
 

@@ -16,6 +16,7 @@ from gateway.settings import Settings, load_settings
 from model_pool import capacity
 from model_pool.capacity import CARDS, GIB, PRESETS, DeltaSizes, Limits, ModelShape, Plan, Tier
 from model_pool.settings import SettingsError
+from model_pool.vllm.room import read_config, read_shape
 
 FLEET = click.Path(exists=True, dir_okay=False, path_type=Path)
 CODECS = ("onebit", "int8", "lossless")
@@ -30,7 +31,9 @@ _ITEM_BYTES = {"float32": 4}  # of other dtypes: 2; vLLM's "auto" halves a float
 
 @dataclass(frozen=True, slots=True)
 class _Fleet:
-    """What is to be planned. context_count: None for the default."""
+    """What is to be planned. context_count: None for the default. adapters: LoRA, which need no
+    switch and share none of the tiers.
+    """
 
     model: ModelShape
     deltas: tuple[DeltaSizes, ...]
@@ -38,6 +41,7 @@ class _Fleet:
     context_token_count: int
     context_count: int | None = None
     share: float = capacity.DEFAULT_SHARE
+    adapters: tuple[DeltaSizes, ...] = ()
 
 
 @click.command(
@@ -102,9 +106,9 @@ def plan(
         capacity.plan(CARDS[gpu], wanted.model, deltas, limits) for gpu in gpus or tuple(CARDS)
     ]
     if as_json:
-        click.echo(json.dumps(_as_dict(wanted.model, deltas, plans)))
+        click.echo(json.dumps(_as_dict(wanted, deltas, plans)))
     else:
-        click.echo("\n".join(_in_words(wanted.model, deltas, plans)))
+        click.echo("\n".join(_in_words(wanted, deltas, plans)))
 
 
 def _fleet_of(path: Path) -> _Fleet:
@@ -118,64 +122,43 @@ def _fleet_of(path: Path) -> _Fleet:
 
 
 def _read(settings: Settings) -> _Fleet:
-    from merge_on_load import Checkpoint
-
-    base = Checkpoint.open(settings.base.path)
-    config = _config(settings.base.path)
     options = settings.pool.vllm
     item_bytes = _ITEM_BYTES.get(options.dtype if options else "auto", 2)
     is_small = bool(options and (options.kv_cache_dtype or "").startswith("fp8"))
-    try:
-        per_token = capacity.cache_bytes_per_token(config, 1 if is_small else item_bytes)
-        context = settings.pool.context_token_count or config["max_position_embeddings"]
-    except (KeyError, TypeError) as error:
-        raise SettingsError(f"{settings.base.path}/config.json: {error!r}") from None
+    shape = read_shape(
+        settings.base.path, item_bytes=item_bytes, cache_item_bytes=1 if is_small else item_bytes
+    )
+    context = settings.pool.context_token_count or read_config(settings.base.path).get(
+        "max_position_embeddings"
+    )
+    if not isinstance(context, int):
+        raise SettingsError(f"{settings.base.path}/config.json: no max_position_embeddings")
     fixed_bytes = options.kv_cache_memory_bytes if options else None
+    deltas, adapters = _sizes_of(settings)
     return _Fleet(
-        model=ModelShape(
-            settings.base.path.name, base.parameter_count * item_bytes, base.size_bytes, per_token
-        ),
-        deltas=tuple(
-            _sizes(name, settings.specialists[name].delta) for name in _by_recency(settings)
-        ),
-        specialist_count=len(settings.specialists),
+        model=shape,
+        deltas=deltas,
+        adapters=adapters,
+        specialist_count=len(deltas),
         context_token_count=context,
-        context_count=fixed_bytes and max(1, fixed_bytes // (context * per_token)),
+        context_count=fixed_bytes
+        and max(1, fixed_bytes // (context * shape.cache_bytes_per_token)),
         share=(options and options.gpu_memory_utilization) or capacity.DEFAULT_SHARE,
     )
 
 
-def _config(base: Path) -> dict[str, Any]:
-    file = base / "config.json"
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{file}: cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise SettingsError(f"{file}: expected an object")
-    text: dict[str, Any] = found.get("text_config", found)
-    return text
+def _sizes_of(settings: Settings) -> tuple[tuple[DeltaSizes, ...], tuple[DeltaSizes, ...]]:
+    """Deltas and LoRA adapters, from their headers. Raises MergeError."""
+    from merge_on_load import Lora, open_delta, prepared_size_bytes
 
-
-def _by_recency(settings: Settings) -> list[str]:
-    """The specialists as if those of pool.preload had been used last, then those listed first."""
-    preloaded = [name for name in settings.pool.preload if name in settings.specialists]
-    return list(dict.fromkeys([*preloaded, *settings.specialists]))
-
-
-def _sizes(name: str, path: Path) -> DeltaSizes:
-    """Read a delta's manifest. Raises MergeError."""
-    from merge_on_load import Delta
-
-    delta = Delta.open(path)
-    group_size = delta.manifest.settings.group_size
-    prepared = sum(
-        capacity.prepared_bytes(
-            entry.codec, entry.spec.shape, entry.spec.torch_dtype.itemsize, group_size
-        )
-        for entry in delta.manifest.tensors.values()
-    )
-    return DeltaSizes(name, prepared, delta.size_bytes)
+    deltas, adapters = [], []
+    for name in settings.by_recency():
+        found = open_delta(settings.specialists[name].delta)
+        if isinstance(found, Lora):
+            adapters.append(DeltaSizes(name, found.size_bytes, found.size_bytes))
+        else:
+            deltas.append(DeltaSizes(name, prepared_size_bytes(found), found.size_bytes))
+    return tuple(deltas), tuple(adapters)
 
 
 def _preset_of(name: str, codec: str) -> _Fleet:
@@ -203,6 +186,8 @@ def _preset_of(name: str, codec: str) -> _Fleet:
 
 def _repeated(deltas: Sequence[DeltaSizes], count: int) -> list[DeltaSizes]:
     """So many deltas, of the same sizes in turn; the second round is called sql-2."""
+    if not deltas:
+        return []
     rounds = ((delta, number // len(deltas) + 1) for number, delta in enumerate(cycle(deltas)))
     return [
         delta if turn == 1 else replace(delta, name=f"{delta.name}-{turn}")
@@ -210,14 +195,19 @@ def _repeated(deltas: Sequence[DeltaSizes], count: int) -> list[DeltaSizes]:
     ]
 
 
-def _in_words(model: ModelShape, deltas: Sequence[DeltaSizes], plans: Sequence[Plan]) -> list[str]:
-    mean = capacity.typical(deltas)
+def _in_words(wanted: _Fleet, deltas: Sequence[DeltaSizes], plans: Sequence[Plan]) -> list[str]:
+    mean, model = capacity.typical(deltas), wanted.model
     lines = [
         f"{model.name}: {_gb(model.weights_bytes)} of weights, {model.cache_bytes_per_token:,} "
         "bytes of KV cache per token",
         f"{len(deltas)} deltas, on average {_gb(mean.prepared_bytes)} in memory and "
         f"{_gb(mean.stored_bytes)} on disk",
     ]
+    if wanted.adapters:
+        size = _gb(sum(one.stored_bytes for one in wanted.adapters))
+        lines.append(
+            f"{len(wanted.adapters)} LoRA adapters, {size}, run on the base without a switch"
+        )
     for one in plans:
         lines += ["", *_card_in_words(one, mean)]
     return [*lines, "", "Assumed, not measured:", *(f"  {line}" for line in _assumed(plans))]
@@ -291,10 +281,8 @@ def _assumed(plans: Sequence[Plan]) -> list[str]:
     ]
 
 
-def _as_dict(
-    model: ModelShape, deltas: Sequence[DeltaSizes], plans: Sequence[Plan]
-) -> dict[str, Any]:
-    mean, limits = capacity.typical(deltas), plans[0].limits
+def _as_dict(wanted: _Fleet, deltas: Sequence[DeltaSizes], plans: Sequence[Plan]) -> dict[str, Any]:
+    mean, model, limits = capacity.typical(deltas), wanted.model, plans[0].limits
     return {
         "model": model.name,
         "weights_bytes": model.weights_bytes,
@@ -303,6 +291,7 @@ def _as_dict(
         "delta_count": len(deltas),
         "delta_prepared_bytes": mean.prepared_bytes,
         "delta_stored_bytes": mean.stored_bytes,
+        "adapter_count": len(wanted.adapters),
         "context_token_count": limits.context_token_count,
         "host_memory_bytes": limits.host_memory_bytes,
         "cards": {one.card.name.lower(): _card_as_dict(one, mean) for one in plans},

@@ -40,7 +40,9 @@ def pack(base: Path, model: Path, codec: str, out: Path, overwrite: bool) -> Non
 
 @click.command(epilog="Example: deltafleet unpack --base base --delta sql.delta --out sql")
 @click.option("--base", required=True, type=DIRECTORY, help="The base checkpoint.")
-@click.option("--delta", required=True, type=DIRECTORY, help="The delta directory.")
+@click.option(
+    "--delta", required=True, type=DIRECTORY, help="The delta directory, or a LoRA adapter's."
+)
 @click.option("--out", required=True, type=NEW, help="The checkpoint directory to write.")
 @overwrite_option
 def unpack(base: Path, delta: Path, out: Path, overwrite: bool) -> None:
@@ -55,7 +57,7 @@ def unpack(base: Path, delta: Path, out: Path, overwrite: bool) -> None:
 @click.command(epilog="Example: deltafleet inspect sql.delta")
 @click.argument("path", type=DIRECTORY)
 def inspect(path: Path) -> None:
-    """Describe a checkpoint or a delta as one JSON object, its digests verified."""
+    """Describe a checkpoint, a delta or a LoRA adapter as one JSON object, its digests verified."""
     import merge_on_load
 
     with _failures():

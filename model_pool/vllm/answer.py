@@ -25,9 +25,14 @@ class AnswerProgress:
         prompt_ids: Sequence[int],
         sampling: Sampling,
         decode: Callable[[Sequence[int]], str],
+        *,
+        live_digest: str | None = None,
     ) -> None:
-        """sampling: its max_output_token_count fits the context. decode: token ids -> text."""
+        """sampling: its max_output_token_count fits the context. decode: token ids -> text.
+        live_digest: of the weights that must be live, where it is not the answer's own.
+        """
         self._weights_digest = weights_digest
+        self._live_digest = live_digest or weights_digest
         self._prompt_token_count = len(prompt_ids)
         self._limit_count = sampling.max_output_token_count
         self._text = TextStream(decode, sampling.stop)
@@ -86,7 +91,7 @@ class AnswerProgress:
 
     def _finish_reason(self, completion: Any) -> FinishReason:
         versions = {span.version for span in completion.weight_versions or ()}
-        if versions - {self._weights_digest}:
+        if versions - {self._live_digest}:
             raise EngineFailed(f"weights {sorted(versions)} made an answer of one model")
         if completion.finish_reason not in _FINISH_REASONS:
             raise EngineFailed(f"the answer was broken off: {completion.finish_reason}")

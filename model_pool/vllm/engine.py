@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +19,10 @@ from model_pool.errors import EngineFailed, FleetError, PoolSaturated, UnknownMo
 from model_pool.switching import Policy
 from model_pool.turns import Claim, Turns
 from model_pool.vllm.answer import AnswerProgress
-from model_pool.vllm.deltas import DeltaShelf, HeldDelta
+from model_pool.vllm.deltas import DeltaShelf, read_needs
+from model_pool.vllm.held import HeldSpecialists
 from model_pool.vllm.meter import Account, BusyMeter
-from model_pool.vllm.options import VllmOptions
+from model_pool.vllm.options import Needs, VllmOptions
 from model_pool.vllm.process import VllmProcess
 from model_pool.vllm.prompt import PromptReader
 
@@ -44,6 +45,7 @@ class StartProcess(Protocol):
         running_count: int,
         context_token_count: int | None,
         thread_count: int | None,
+        needs: Needs,
     ) -> Awaitable[VllmProcess]: ...
 
 
@@ -52,8 +54,9 @@ class _Answer:
     one, neither the place in the batch nor the next turn.
     """
 
-    def __init__(self, job: Job, claim: Claim, request_id: str) -> None:
+    def __init__(self, job: Job, weights: Weights, claim: Claim, request_id: str) -> None:
         self.job = job
+        self.weights = weights
         self.claim = claim
         self.request_id = request_id
         self.turn_count = 0
@@ -68,7 +71,7 @@ class VllmEngine:
     Jobs of the live weights run together. `switching.py` decides when those of another model have
     their turn: what runs is then broken off, and goes on from the prompt and the answer so far when
     it is its model's turn again. A sampled answer with a seed is not broken off: its random numbers
-    could not go on where they were.
+    could not go on where they were. LoRA adapters run on the base's live weights, all in one batch.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class VllmEngine:
         base: Path,
         options: VllmOptions | None = None,
         *,
+        specialists: Sequence[Path] = (),
         policy: Policy | None = None,
         max_running_count: int = 32,
         max_queued_count: int = 1024,
@@ -84,13 +88,15 @@ class VllmEngine:
         clock: Callable[[], float] = time.perf_counter,
         start_process: StartProcess = VllmProcess.start,
     ) -> None:
-        """policy: its batch limit is replaced by max_running_count, jobs in one step; further ones
-        queue. max_queued_count: beyond it `generate` raises PoolSaturated. context_token_count:
-        None takes the base's. thread_count: of one step on a CPU; None leaves vLLM's choice.
-        clock: seconds from any origin.
+        """specialists: deltas and LoRA adapters that may be loaded, most wanted first: vLLM makes
+        room for them at its start. policy: its batch limit is replaced by max_running_count, jobs
+        in one step; further ones queue. max_queued_count: beyond it `generate` raises
+        PoolSaturated. context_token_count: None takes the base's. thread_count: of one step on a
+        CPU; None leaves vLLM's choice. clock: seconds from any origin.
         """
         self._base_path = base
         self._options = options or VllmOptions()
+        self._specialists = specialists
         self._max_running_count = max_running_count
         self._max_queued_count = max_queued_count
         self._context_token_count = context_token_count
@@ -105,7 +111,6 @@ class VllmEngine:
             pace=self._meter.pace,
         )
         self._loaded: dict[str, Weights] = {}
-        self._held: dict[Weights, HeldDelta] = {}
         self._answers: set[_Answer] = set()
         self._answer_count = 0
         self._is_idle = asyncio.Event()
@@ -134,17 +139,20 @@ class VllmEngine:
             running_count=self._max_running_count,
             context_token_count=self._context_token_count,
             thread_count=self._thread_count,
+            needs=await asyncio.to_thread(read_needs, self._specialists),
         )
+        self._held = HeldSpecialists(self._shelf, self._process)
         if self._options.enable_prefix_caching:
             self._turns.set_room(self._process.cache_token_count)
 
     def size_bytes(self, weights: Weights) -> int:
-        """The base: its tensors, which are the one live set. A specialist: its prepared delta.
+        """The base: its tensors, which are the one live set. A specialist: its prepared delta, or
+        its adapter.
 
         Raises MergeError (no delta there).
         """
         self._started()
-        if weights.delta is None:
+        if weights.delta is None and weights.lora is None:
             return self._base.size_bytes
         return self._shelf.size_bytes(weights)
 
@@ -211,6 +219,8 @@ class VllmEngine:
         process, self._process = self._process, None
         self._loaded.clear()
         await self._turns.close(EngineFailed("the engine has stopped"))
+        if process is not None:
+            self._held.close()
         for answer in self._answers:
             if answer.task is not None:
                 answer.task.cancel()
@@ -219,24 +229,16 @@ class VllmEngine:
             self._prompts.close()
         if process is not None:
             await process.stop()
-        self._let_go()
 
     async def _load(self, weights: Weights) -> None:
-        if weights.delta is not None and weights not in self._held:
-            held = await asyncio.to_thread(self._shelf.prepare, weights)
-            if self._process is None or weights in self._held:  # stopped or overtaken meanwhile
-                held.close()
-            else:
-                self._held[weights] = held
-        self._started()
+        await self._held.hold(weights)
+        self._started()  # it may have stopped meanwhile
         self._loaded[weights.model] = weights
         self._let_go()
 
     def _let_go(self) -> None:
-        """Close the prepared deltas that no loaded model and no answer needs."""
-        needed = {*self._loaded.values(), *(answer.claim.weights for answer in self._answers)}
-        for weights in [one for one in self._held if one not in needed]:
-            self._held.pop(weights).close()
+        """Keep what a loaded model or an answer under way needs."""
+        self._held.keep_only({*self._loaded.values(), *(one.weights for one in self._answers)})
 
     def _started(self) -> VllmProcess:
         if self._process is None:
@@ -249,8 +251,7 @@ class VllmEngine:
         """
         began = self._clock()
         try:
-            prepared = None if weights.delta is None else self._held[weights].path
-            await self._started().switch(prepared, weights.digest)
+            await self._started().switch(self._held.prepared(weights), weights.digest)
             self._switch_count += 1
         except MergeError as error:
             raise EngineFailed(f"{weights.model} cannot be made live: {error}") from error
@@ -282,14 +283,15 @@ class VllmEngine:
                 queued_count=queued_count,
             )
         self._answer_count += 1
+        weights = self._loaded[job.model]
         claim = Claim(
-            self._loaded[job.model],
+            self._held.live_weights(weights),
             priority=job.priority,
             deadline_s=self._clock() + job.time_left_s if job.time_left_s < math.inf else math.inf,
             preemptible=job.sampling.temperature == 0 or job.sampling.seed is None,
             left_count=job.sampling.max_output_token_count,
         )
-        answer = _Answer(job, claim, f"{job.request_id}-{self._answer_count}")
+        answer = _Answer(job, weights, claim, f"{job.request_id}-{self._answer_count}")
         self._answers.add(answer)
         return answer
 
@@ -303,7 +305,7 @@ class VllmEngine:
         except FleetError as failure:
             answer.pieces.put_nowait(failure)
         except Exception:
-            logger.exception("engine_answer_failed", extra={"model": answer.claim.weights.model})
+            logger.exception("engine_answer_failed", extra={"model": answer.weights.model})
             answer.pieces.put_nowait(self._failure("the computing of this model failed"))
 
     def _leave(self, answer: _Answer) -> None:
@@ -324,7 +326,11 @@ class VllmEngine:
         answer.claim.left_count = limit
         sampling = replace(sampling, max_output_token_count=limit)
         return AnswerProgress(
-            answer.claim.weights.digest, prompt_ids, sampling, self._prompts.decode
+            answer.weights.digest,
+            prompt_ids,
+            sampling,
+            self._prompts.decode,
+            live_digest=answer.claim.weights.digest,
         )
 
     async def _compute(self, answer: _Answer, progress: AnswerProgress) -> None:
@@ -337,8 +343,9 @@ class VllmEngine:
         outputs = self._started().generate(
             progress.begin_turn(),
             replace(answer.job.sampling, max_output_token_count=progress.left_count),
-            salt=claim.weights.digest,
+            salt=f"{claim.weights.digest}-{answer.weights.digest}",
             request_id=f"{answer.request_id}-{answer.turn_count}",
+            adapter=self._held.adapter(answer.weights),
         )
         self._meter.enter(account)
         try:

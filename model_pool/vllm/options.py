@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from model_pool.capacity import DeltaSizes
 from model_pool.vllm.plugin import LOAD_FORMAT, TRANSFER_BACKEND
 
 # vLLM is told these through the environment only. "spawn": forking a process that serves gRPC is
@@ -16,6 +18,26 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
+
+
+# What vLLM takes for max_lora_rank.
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+# Adapters in one batch unless said otherwise: each takes room on the card, used or not.
+_LORA_SLOTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What vLLM must have room for beside the base: the fleet's deltas, most wanted first, and its
+    LoRA adapters, of the largest rank.
+    """
+
+    deltas: tuple[DeltaSizes, ...] = ()
+    lora_count: int = 0
+    lora_rank: int = 0
+
+
+NO_NEEDS = Needs()
 
 
 class VllmOptions(BaseModel):
@@ -35,6 +57,7 @@ class VllmOptions(BaseModel):
     enable_chunked_prefill: bool | None = None
     max_num_batched_tokens: int | None = Field(None, ge=1)  # tokens in one step
     tensor_parallel_size: int = Field(1, ge=1)
+    max_loras: int | None = Field(None, ge=1)  # LoRA adapters in one batch
     quantization: str | None = None
     speculative_config: dict[str, Any] | None = None
     enforce_eager: bool = False
@@ -46,18 +69,30 @@ class VllmOptions(BaseModel):
             raise ValueError(
                 f"quantization {self.quantization}: quantised weights cannot be switched in place"
             )
-        if self.tensor_parallel_size > 1:
-            raise ValueError(
-                f"tensor_parallel_size {self.tensor_parallel_size}: switching sharded weights in "
-                "place is not supported"
-            )
         return self
 
     def engine_arguments(
-        self, base: Path, *, running_count: int, context_token_count: int | None
+        self,
+        base: Path,
+        *,
+        running_count: int,
+        context_token_count: int | None,
+        needs: Needs = NO_NEEDS,
     ) -> dict[str, Any]:
-        """Keyword arguments of AsyncEngineArgs."""
+        """Keyword arguments of AsyncEngineArgs. An adapter of a rank that vLLM does not take is
+        refused when it is loaded.
+        """
         chosen = {key: value for key, value in self.model_dump().items() if value is not None}
+        if needs.lora_count:
+            slots = min(needs.lora_count, self.max_loras or _LORA_SLOTS)
+            chosen |= {
+                "enable_lora": True,
+                "max_loras": slots,
+                "max_cpu_loras": needs.lora_count,
+                "max_lora_rank": next(
+                    (rank for rank in _LORA_RANKS if rank >= needs.lora_rank), _LORA_RANKS[-1]
+                ),
+            }
         if context_token_count is not None:
             chosen["max_model_len"] = context_token_count
         return {

@@ -18,12 +18,18 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateRequest,
 )
 from vllm.inputs import tokens_input
+from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from merge_on_load.errors import CorruptPayload
+from model_pool.capacity import Tier
 from model_pool.engine import Sampling
 from model_pool.vllm import faults
-from model_pool.vllm.options import VllmOptions, environment
+from model_pool.vllm.deltas import HeldAdapter
+from model_pool.vllm.options import NO_NEEDS, Needs, VllmOptions, environment
+from model_pool.vllm.room import divide_card
 
 _LONGEST_SEED = 2**63 - 1
 
@@ -45,17 +51,23 @@ class VllmProcess:
         running_count: int,
         context_token_count: int | None,
         thread_count: int | None,
+        needs: Needs = NO_NEEDS,
     ) -> VllmProcess:
         """Start vLLM on the base, its weights streamed in. Takes many seconds.
 
         Raises ValueError (options or base are unfit) and RuntimeError (vLLM did not start).
         """
         arguments = options.engine_arguments(
-            base, running_count=running_count, context_token_count=context_token_count
+            base, running_count=running_count, context_token_count=context_token_count, needs=needs
         )
-        llm = await asyncio.to_thread(_start, arguments, environment(thread_count))
+        if needs.lora_count and current_platform.is_cpu():
+            # There, rows without an adapter read the last slot: no adapter may ever be in it.
+            arguments["max_loras"] = arguments["max_cpu_loras"] = needs.lora_count + 1
+        llm, room = await asyncio.to_thread(_start, arguments, environment(thread_count), needs)
         process = cls(llm)
-        await llm.init_weight_transfer_engine(WeightTransferInitRequest({"base": str(base)}))
+        await llm.init_weight_transfer_engine(
+            WeightTransferInitRequest({"base": str(base), **room})
+        )
         return process
 
     @property
@@ -66,8 +78,7 @@ class VllmProcess:
     @property
     def cache_token_count(self) -> int:
         """Tokens that the key-value cache has room for, prefixes of former requests included."""
-        cache = self._llm.vllm_config.cache_config
-        return int(cache.num_gpu_blocks or 0) * int(cache.block_size)
+        return int(self._llm.vllm_config.cache_config.kv_cache_size_tokens or 0)
 
     @property
     def is_dead(self) -> bool:
@@ -98,15 +109,40 @@ class VllmProcess:
                 await self._llm.update_weight_version(former)
                 raise faults.from_text(str(ended)) or ended
 
+    async def add_adapter(self, adapter: HeldAdapter) -> None:
+        """Have vLLM read a LoRA adapter. Raises CorruptPayload with its reason where it refuses.
+
+        It forgets all of them in each switch, and reads one again when a request names it.
+        """
+        try:
+            await self._llm.add_lora(_lora_request(adapter))
+        except Exception as error:
+            if self.is_dead:
+                raise
+            raise CorruptPayload(f"vLLM refuses the adapter: {error}") from error
+
+    async def remove_adapter(self, adapter: HeldAdapter) -> None:
+        """Have vLLM forget the adapter."""
+        await self._llm.remove_lora(adapter.number)
+
     def generate(
-        self, prompt_ids: Sequence[int], sampling: Sampling, *, salt: str, request_id: str
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        salt: str,
+        request_id: str,
+        adapter: HeldAdapter | None = None,
     ) -> AsyncGenerator[Any, None]:
         """vLLM's RequestOutputs, each with what is new. Closing the generator aborts the request.
 
         salt: requests share cached prefixes only with those of the same salt.
         """
         outputs: AsyncGenerator[Any, None] = self._llm.generate(
-            tokens_input(list(prompt_ids), cache_salt=salt), _sampling_params(sampling), request_id
+            tokens_input(list(prompt_ids), cache_salt=salt),
+            _sampling_params(sampling),
+            request_id,
+            lora_request=None if adapter is None else _lora_request(adapter),
         )
         return outputs
 
@@ -116,7 +152,10 @@ class VllmProcess:
         await asyncio.to_thread(llm.shutdown)
 
 
-def _start(arguments: Mapping[str, Any], variables: Mapping[str, str]) -> Any:
+def _start(
+    arguments: Mapping[str, Any], variables: Mapping[str, str], needs: Needs
+) -> tuple[Any, dict[str, Any]]:
+    """vLLM, and what of `DeltaInit` says where base and deltas are kept."""
     with _environment(variables):
         config = AsyncEngineArgs(**arguments).create_engine_config()
         if (quantization := config.model_config.quantization) is not None:
@@ -124,7 +163,30 @@ def _start(arguments: Mapping[str, Any], variables: Mapping[str, str]) -> Any:
                 f"{arguments['model']}: quantised weights ({quantization}) cannot be switched in "
                 "place"
             )
-        return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+        room = {} if current_platform.is_cpu() else _divide_card(config, needs)
+        return AsyncLLM.from_vllm_config(config, disable_log_stats=True), room
+
+
+def _divide_card(config: Any, needs: Needs) -> dict[str, Any]:
+    """Leave room on the card for the base's copy and for deltas. Untested on a GPU.
+
+    Nothing is left where the user has sized the cache, and with sharded weights.
+    """
+    cache, model = config.cache_config, config.model_config
+    if cache.kv_cache_memory_bytes or config.parallel_config.world_size > 1:
+        return {}
+    found = divide_card(
+        Path(model.model),
+        needs.deltas,
+        memory_bytes=current_platform.get_device_total_memory(),
+        share=cache.gpu_memory_utilization,
+        item_bytes=model.dtype.itemsize,
+        context_token_count=model.max_model_len,
+    )
+    if found.base_tier is not Tier.CARD:
+        return {}
+    cache.kv_cache_memory_bytes = found.cache_bytes
+    return {"card": True, "card_budget_bytes": found.rooms[Tier.CARD]}
 
 
 @contextmanager
@@ -137,6 +199,10 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+def _lora_request(adapter: HeldAdapter) -> Any:
+    return LoRARequest(f"adapter-{adapter.number}", adapter.number, str(adapter.path))
 
 
 def _sampling_params(sampling: Sampling) -> Any:

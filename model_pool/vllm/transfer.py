@@ -87,6 +87,9 @@ class DeltaTransfer(WeightTransferEngine):  # type: ignore[misc]
                 _check_fits(wanted, self._base)
         except MergeError as error:
             raise RuntimeError(faults.to_text(error)) from error
+        if self.device.type != "cpu":
+            # A step of requests that were aborted may still be under way there.
+            torch.accelerator.synchronize(self.device)
         self._replace(wanted)
         self._files.forget_closed()
 

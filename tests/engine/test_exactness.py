@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +21,12 @@ from engine.tiny_models import (
 )
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from merge_on_load.errors import MissingTensor, ShapeMismatch
+from merge_on_load import Lora
+from merge_on_load.errors import CorruptPayload, MissingTensor, ShapeMismatch
 from model_pool.base_model import BaseModel
 from model_pool.engine import Weights
 from model_pool.transformers_engine import TransformersEngine
+from support.adapters import read_merged, write_adapter
 
 PROMPT_COUNT = 120
 KINDS = ("llama", "llama3-rope", "qwen2-tied", "qwen2-mixed-windows", "mistral-window")
@@ -59,9 +63,10 @@ def reference_answer(
     return tokenizer.decode(answer_ids, skip_special_tokens=True)
 
 
-def references(path: Path, prompts: list[tuple[str, int]]) -> list[str]:
+def references(path: Path, prompts: list[tuple[str, int]], model: Any = None) -> list[str]:
+    """What `generate` answers. model: another than the one at `path`."""
     # The families bring their own pre-tokenizers: only AutoTokenizer reads as the engine does.
-    model, tokenizer = read_reference(path), AutoTokenizer.from_pretrained(path)
+    model, tokenizer = model or read_reference(path), AutoTokenizer.from_pretrained(path)
     return [reference_answer(model, tokenizer, prompt, count) for prompt, count in prompts]
 
 
@@ -93,6 +98,53 @@ async def test_a_delta_answers_as_the_model_that_it_was_made_from(fleet: Fleet) 
     await engine.stop()
 
     assert answers == expected
+
+
+async def test_an_adapter_answers_as_peft_does_beside_the_base_and_a_delta(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    prompts = make_prompts()[:20]
+    adapter = write_adapter(fleet.base, tmp_path / "law.lora", target_modules="all-linear")
+    with_adapter = read_merged(fleet.base, adapter)
+    expected = {
+        "base": await asyncio.to_thread(references, fleet.base, prompts),
+        "sql": await asyncio.to_thread(references, fleet.variant, prompts),
+        "law": await asyncio.to_thread(references, fleet.base, prompts, with_adapter),
+    }
+    engine = TransformersEngine(fleet.base, thread_count=1)
+    await engine.start()
+    law = Weights("law", Lora.open(adapter).digest, lora=adapter)
+    for weights in (fleet.weights["base"], fleet.weights["sql"], law):
+        await engine.load(weights)
+    asked = [(model, *one) for one in prompts for model in expected]
+    jobs = [job(prompt, model, max_output_token_count=n) for model, prompt, n in asked]
+    answers = await asyncio.gather(*(answer_of(engine, one) for one in jobs))
+    alike = {engine.size_bytes(weights) for weights in engine.report().loaded}
+    await engine.stop()
+
+    for place, model in enumerate(expected):
+        assert answers[place::3] == expected[model], model
+    assert expected["law"] != expected["base"]
+    assert len(alike) == 1
+
+
+async def test_an_adapter_that_is_refused_leaves_what_was_loaded(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    adapter = write_adapter(fleet.base, tmp_path / "law.lora")
+    payload = adapter / "adapter_model.safetensors"
+    broken = shutil.copytree(adapter, tmp_path / "broken.lora")
+    (broken / payload.name).write_bytes(payload.read_bytes()[:-1])
+    engine = TransformersEngine(fleet.base, thread_count=1)
+    await engine.start()
+    await engine.load(Weights("law", "digest", lora=adapter))
+    before = await answer_of(engine, job("hello", "law"))
+    with pytest.raises(CorruptPayload, match=r"broken\.lora"):
+        await engine.load(Weights("law", "another", lora=broken))
+    after = await answer_of(engine, job("hello", "law"))
+    await engine.stop()
+
+    assert after == before
 
 
 @pytest.mark.parametrize("kind", KINDS)

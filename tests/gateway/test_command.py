@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from examples.demo.tasks import TASKS
 from gateway.__main__ import MODULE_OF
-from support.fleet import DEMO, REPO, Fleet
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A command's end."""
-
-    code: int
-    output: str
-    errors: str
-
-
-async def run(*arguments: object) -> Ended:
-    """deltafleet ARGUMENTS."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", *map(str, arguments)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=REPO,
-    )
-    output, errors = await process.communicate()
-    return Ended(process.returncode or 0, output.decode(), errors.decode())
-
+from support.command import run
+from support.fleet import DEMO, Fleet
 
 PROMPT = TASKS["translation"].generate(random.Random(9)).prompt
 

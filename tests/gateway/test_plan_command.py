@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.fleet import DEMO, REPO
+from support import command
+from support.command import Ended
+from support.fleet import DEMO
 
 SPECIALISTS = ["arithmetic", "sql", "functions", "entities", "triage", "sentiment", "translation"]
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A command's end."""
-
-    code: int
-    output: str
-    errors: str
-
-
 async def run(*arguments: object) -> Ended:
     """deltafleet plan ARGUMENTS."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "plan", *map(str, arguments)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=REPO,
-    )
-    output, errors = await process.communicate()
-    return Ended(process.returncode or 0, output.decode(), errors.decode())
+    return await command.run("plan", *arguments)
 
 
 async def planned(*arguments: object) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from merge_on_load import kernels
 from merge_on_load.codecs import on_device
-from merge_on_load.floats import words
+from merge_on_load.floats import copy_words, words
 from merge_on_load.specs import raw_bytes
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -104,6 +104,35 @@ def test_adding_scaled_values_rounds_the_product_and_the_sum(
 
     assert_same_bits(compiled, expected)
     assert_same_bits(in_torch, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1024, 1040, 1041])
+def test_what_is_large_comes_out_the_same(width, dtype):
+    """It is written past the caches where rows begin with a cache line."""
+    size = (1100, width)
+    base, signs, values = any_bits(*size, dtype, 1), random_signs(*size, 2), random_values(*size, 3)
+    scale = random_scale(size[0], -(-width // 32), 4)
+    out = torch.empty(size, dtype=dtype)
+    assert out.data_ptr() % 64 == 0
+    assert out.nbytes >= 1 << 21
+
+    kernels.add_signs(words(base), signs.numpy(), scale[:, 0].contiguous().numpy(), words(out))
+    assert_same_bits(out, naive_signs(base, signs, scale[:, :1]).to(dtype))
+    kernels.add_scaled(words(base), values.numpy(), scale.numpy(), 32, words(out))
+    assert_same_bits(out, naive_scaled(base, values, scale, 32).to(dtype))
+
+
+@pytest.mark.parametrize("size", [0, 63, (1 << 21) - 1, (1 << 21) + 65])
+@pytest.mark.parametrize("shift", [0, 1, 64])
+def test_copies_are_exact_and_go_no_further(size, shift):
+    source = torch.from_numpy(np.random.default_rng(5).integers(0, 255, size + 7, np.uint8))
+    out = torch.full((size + 256,), 255, dtype=torch.uint8)
+    copy_words(source[7:], out[shift : shift + size])
+
+    assert torch.equal(out[shift : shift + size], source[7:])
+    assert (out[:shift] == 255).all()
+    assert (out[shift + size :] == 255).all()
 
 
 def test_every_float16_is_read_exactly():

@@ -16,7 +16,13 @@ import pytest_asyncio
 from engine.asking import Fleet, StartEngine
 from engine.tiny_models import CONTEXT_TOKEN_COUNT, architectures, train_tokenizer
 
-NEEDS_VLLM = ("test_contract.py", "test_serving.py", "test_storm.py", "test_switching.py")
+NEEDS_VLLM = (
+    "test_contract.py",
+    "test_lora.py",
+    "test_serving.py",
+    "test_storm.py",
+    "test_switching.py",
+)
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
 collect_ignore = [] if HAS_VLLM else [*NEEDS_VLLM]
 

@@ -7,18 +7,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from engine.tiny_models import architectures, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from merge_on_load import errors
 from merge_on_load.errors import CorruptPayload, MergeError
+from model_pool.capacity import DeltaSizes, Tier
 from model_pool.engine import FinishReason, Sampling
 from model_pool.errors import EngineFailed
 from model_pool.vllm import faults, plugin
 from model_pool.vllm.answer import AnswerProgress
 from model_pool.vllm.meter import Account, BusyMeter
-from model_pool.vllm.options import VllmOptions
+from model_pool.vllm.options import Needs, VllmOptions
+from model_pool.vllm.room import divide_card
 
 
 class Clock:
@@ -95,7 +98,6 @@ def test_the_shares_add_up_to_the_busy_time(events: list[tuple[str, int, float]]
     [
         ({"max_modle_len": 5}, "max_modle_len"),
         ({"quantization": "fp8"}, "quantization fp8"),
-        ({"tensor_parallel_size": 2}, "tensor_parallel_size 2"),
         ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization"),
         ({"dtype": "int8"}, "dtype"),
     ],
@@ -116,6 +118,42 @@ def test_options_reach_vllm_under_their_own_names() -> None:
     assert arguments["max_model_len"] == 512
     assert arguments["max_num_seqs"] == 7
     assert "block_size" not in arguments
+
+
+def test_a_fleet_with_adapters_asks_vllm_for_room_for_them() -> None:
+    def arguments(**options: Any) -> dict[str, Any]:
+        return VllmOptions(**options).engine_arguments(
+            Path("base"),
+            running_count=7,
+            context_token_count=None,
+            needs=Needs(lora_count=20, lora_rank=12),
+        )
+
+    chosen = arguments()
+    assert chosen["enable_lora"]
+    assert chosen["max_lora_rank"] == 16  # vLLM takes some ranks only
+    assert chosen["max_loras"] < chosen["max_cpu_loras"] == 20
+    assert arguments(max_loras=3)["max_loras"] == 3
+
+
+@pytest.mark.parametrize(("memory_gib", "count"), [(1, 0), (2, 1), (3, 4)])
+def test_a_card_keeps_the_deltas_that_fit_in_its_share(
+    tmp_path: Path, memory_gib: int, count: int
+) -> None:
+    base = write_checkpoint(tmp_path / "base", architectures(100)["llama"])
+    found = divide_card(
+        base,
+        [DeltaSizes(f"delta-{n}", 300 << 20, 1 << 20) for n in range(4)],
+        memory_bytes=memory_gib << 30,
+        share=0.9,
+        item_bytes=2,
+        context_token_count=128,
+    )
+
+    assert len(found.held[Tier.CARD]) == count
+    if count:
+        assert found.cache_bytes > 0
+        assert found.card_used_bytes <= 0.9 * (memory_gib << 30)
 
 
 @pytest.mark.parametrize(

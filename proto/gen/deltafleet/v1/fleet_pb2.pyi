@@ -144,22 +144,26 @@ class Model(_message.Message):
     description: _builtins.str
     """What it is for."""
     codec: _builtins.str
-    """How its weights are stored: "base", "lossless", "int8", "onebit"; empty for a closed API."""
+    """How its weights are stored: "base", "lossless", "int8", "onebit", "lora"; empty for a closed
+    API, and where only a server that is no worker of ours has it.
+    """
     stored_size_bytes: _builtins.int
-    """Bytes on disk: the delta's, or the base checkpoint's."""
+    """Bytes on disk: the delta's or adapter's, or the base checkpoint's."""
     full_size_bytes: _builtins.int
     """Bytes that a full checkpoint of it would take."""
     weights_digest: _builtins.str
-    """Names the weights (SHA-256)."""
+    """Names the weights (SHA-256), or as in Summary."""
     lineage: _builtins.str
-    """What it was made from, as text: the delta's own record."""
+    """What it was made from, as text: the delta's or adapter's own record."""
     quality: _builtins.float
     """Expected share of right answers on its task, 0 to 1, as fleet.yaml says."""
     fault: _builtins.str
     """Why it cannot be served. Empty: it can."""
     @_builtins.property
     def placements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Placement]:
-        """Where its weights are in memory now, as the workers say."""
+        """Where its weights are in memory now, as the workers say; for an OpenAI-compatible server, where
+        it is listed.
+        """
 
     def __init__(
         self,
@@ -199,7 +203,7 @@ class Placement(_message.Message):
     """Requests that it runs on this model now."""
     @_builtins.property
     def last_used_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was last used."""
+        """When it was last used. Unset: not known."""
 
     def __init__(
         self,

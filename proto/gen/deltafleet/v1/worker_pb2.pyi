@@ -131,7 +131,7 @@ class RunResponse(_message.Message):
     busy_s: _builtins.float
     """This request's share of the engine's busy seconds so far."""
     weights_digest: _builtins.str
-    """Names the weights that answer (SHA-256)."""
+    """Names the weights that answer (SHA-256), or as in Summary."""
     finish_reason: _inference_pb2.FinishReason.ValueType
     """Set in the last response only."""
     def __init__(
@@ -253,7 +253,7 @@ class ModelDescription(_message.Message):
     model: _builtins.str
     """Its name in fleet.yaml."""
     codec: _builtins.str
-    """"base", or the codec of its delta."""
+    """"base", "lora", or the codec of its delta."""
     stored_size_bytes: _builtins.int
     """Bytes on disk."""
     full_size_bytes: _builtins.int
@@ -261,7 +261,7 @@ class ModelDescription(_message.Message):
     weights_digest: _builtins.str
     """Names its weights (SHA-256)."""
     lineage: _builtins.str
-    """The delta's own record of what it was made from."""
+    """The delta's or adapter's own record of what it was made from."""
     fault: _builtins.str
     """Why it cannot be served. Empty: it can."""
     def __init__(
@@ -341,7 +341,7 @@ class WatchStatusResponse(_message.Message):
     price_nano_usd_per_hour: _builtins.int
     """Price of the worker per hour, in nano-dollars."""
     engine: _builtins.str
-    """The engine: "transformers" or "vllm"."""
+    """The engine: "transformers" or "vllm"; "openai" where the gateway speaks for a server."""
     switch_count: _builtins.int
     """How often the live weights changed; 0 for an engine that has many sets of them."""
     @_builtins.property
@@ -394,7 +394,7 @@ class LoadedModel(_message.Message):
     weights_digest: _builtins.str
     """Names its weights."""
     size_bytes: _builtins.int
-    """Memory that they take."""
+    """Memory that they take. 0: not known."""
     lease_count: _builtins.int
     """Requests on it now."""
     @_builtins.property
