@@ -34,7 +34,7 @@ from gateway.forecast import CostForecast
 from gateway.ledger import Ledger
 from gateway.ledger_store import LedgerStore
 from gateway.metrics import Metrics, WorkerCollector
-from gateway.pricing import TokenPrice
+from gateway.pricing import TokenPrice, to_nano_usd
 from gateway.router import ModelKind, Router, Target
 from gateway.service import InferenceServicer, RoutePlanner, RoutingServicer
 from gateway.settings import (
@@ -46,9 +46,12 @@ from gateway.settings import (
 )
 from gateway.worker_lives import LifeRecorder
 from model_pool.local_workers import LocalWorkers
+from model_pool.member import Member
+from model_pool.openai_member import OpenAIMember
 from model_pool.pool import Pool
 from model_pool.rpc import HARD_LIMIT_BYTES, Door
-from model_pool.settings import BASE_MODEL, SettingsError
+from model_pool.settings import BASE_MODEL, SettingsError, Worker, member_key
+from model_pool.worker_link import WorkerLink
 
 SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"],
@@ -98,13 +101,10 @@ class Gateway:
 
     async def _start_pool(self, stack: contextlib.AsyncExitStack) -> Pool:
         pool_settings = self._settings.pool
-        local_names = [one.name for one in pool_settings.workers if one.address is None]
+        local_names = [one.name for one in pool_settings.workers if one.is_local]
         local = LocalWorkers(self._fleet, local_names)
-        addresses = {
-            one.name: one.address or local.address(one.name) for one in pool_settings.workers
-        }
         pool = Pool(
-            addresses,
+            [self._member(one, local) for one in pool_settings.workers],
             limit_count=pool_settings.max_running_count + pool_settings.max_queued_count,
             wait_s=pool_settings.worker_wait_s,
             on_change=self._changed.set,
@@ -114,6 +114,20 @@ class Gateway:
         pool.start()
         stack.push_async_callback(pool.stop)
         return pool
+
+    def _member(self, worker: Worker, local: LocalWorkers) -> Member:
+        server = worker.openai
+        if server is None:
+            return WorkerLink(worker.name, worker.address or local.address(worker.name))
+        price = server.price_usd_per_hour
+        return OpenAIMember(
+            worker.name,
+            server,
+            member_key(worker.name),
+            price_nano_usd_per_hour=to_nano_usd(
+                self._settings.pool.price_usd_per_hour if price is None else price
+            ),
+        )
 
     async def _start_classifier(self, stack: contextlib.AsyncExitStack) -> Classifier:
         routing = self._settings.routing

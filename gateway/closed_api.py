@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator
-from typing import Any
 
 import openai
 from pydantic import SecretStr
 
-from deltafleet.v1 import inference_pb2, routing_pb2, worker_pb2
+from deltafleet.v1 import worker_pb2
 from gateway.errors import ClosedApiFailed
 from gateway.ledger import AnswerPiece
 from gateway.pricing import TokenPrice
 from gateway.settings import ClosedApi
-
-ROLES = {
-    routing_pb2.ROLE_SYSTEM: "system",
-    routing_pb2.ROLE_USER: "user",
-    routing_pb2.ROLE_ASSISTANT: "assistant",
-}
+from model_pool.chat import ChatPiece, chat_arguments, stream_chat
 
 
 class ClosedApiClient:
@@ -42,24 +37,13 @@ class ClosedApiClient:
         self, request: worker_pb2.RunRequest, timeout_s: float | None
     ) -> AsyncGenerator[AnswerPiece, None]:
         """Stream the answer. Raises ClosedApiFailed."""
+        arguments = chat_arguments(request, self._settings.model)
+        arguments["max_completion_tokens"] = request.max_output_token_count
+        chat = stream_chat(self._client, arguments, timeout_s or self._settings.timeout_s)
         try:
-            stream = await self._client.chat.completions.create(
-                **self._arguments(request), timeout=timeout_s or self._settings.timeout_s
-            )
-            async with stream:
-                finish = inference_pb2.FINISH_REASON_UNSPECIFIED
-                usage = None
-                async for chunk in stream:
-                    usage = chunk.usage or usage
-                    for choice in chunk.choices:
-                        finish = _finish(choice.finish_reason) or finish
-                        if choice.delta.content:
-                            yield self._piece(
-                                choice.delta.content,
-                                usage,
-                                inference_pb2.FINISH_REASON_UNSPECIFIED,
-                            )
-            yield self._piece("", usage, finish or inference_pb2.FINISH_REASON_STOP)
+            async with contextlib.aclosing(chat) as pieces:
+                async for piece in pieces:
+                    yield self._answer(piece)
         except openai.OpenAIError as error:
             raise ClosedApiFailed(
                 f"{self._settings.name} failed: {type(error).__name__}",
@@ -67,43 +51,15 @@ class ClosedApiClient:
                 baseline=self._settings.name,
             ) from error
 
-    def _arguments(self, request: worker_pb2.RunRequest) -> dict[str, Any]:
-        messages = [{"role": ROLES[one.role], "content": one.content} for one in request.messages]
-        arguments: dict[str, Any] = {
-            "model": self._settings.model,
-            "messages": messages,
-            "max_completion_tokens": request.max_output_token_count,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        if request.stop:
-            arguments["stop"] = list(request.stop)
-        if request.HasField("seed"):
-            arguments["seed"] = request.seed
-        return arguments
-
-    def _piece(
-        self, text: str, usage: Any, finish: inference_pb2.FinishReason.ValueType
-    ) -> AnswerPiece:
-        prompt = usage.prompt_tokens if usage else 0
-        output = usage.completion_tokens if usage else (1 if text else 0)
+    def _answer(self, piece: ChatPiece) -> AnswerPiece:
+        prompt, output = piece.prompt_token_count, piece.output_token_count
         return AnswerPiece(
-            text=text,
+            text=piece.text,
             prompt_token_count=prompt,
             output_token_count=output,
             busy_s=0.0,
             cost_nano_usd=self._price.cost_nano_usd(prompt, output),
             worker="",
             weights_digest="",
-            finish_reason=finish,
+            finish_reason=piece.finish_reason,
         )
-
-
-def _finish(reason: str | None) -> inference_pb2.FinishReason.ValueType:
-    if reason is None:
-        return inference_pb2.FINISH_REASON_UNSPECIFIED
-    if reason == "length":
-        return inference_pb2.FINISH_REASON_LENGTH
-    return inference_pb2.FINISH_REASON_STOP

@@ -61,20 +61,26 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
             description=self._descriptions.get(name, ""),
             quality=target.quality,
         )
-        for link in self._pool.links.values():
-            files = link.descriptions.get(name)
-            if files is not None and not model.codec:
-                model.codec = files.codec
-                model.stored_size_bytes = files.stored_size_bytes
-                model.full_size_bytes = files.full_size_bytes
-                model.weights_digest = files.weights_digest
-                model.lineage = files.lineage
-                model.fault = files.fault
-            for loaded in link.status.loaded if link.status else ():
+        members = self._pool.members.values()
+        known = [one.descriptions[name] for one in members if name in one.descriptions]
+        if known:
+            # Served by anyone, it has no fault; then whoever read its files knows most.
+            files = min(known, key=lambda one: (bool(one.fault), not one.codec))
+            model.codec = files.codec
+            model.stored_size_bytes = files.stored_size_bytes
+            model.full_size_bytes = files.full_size_bytes
+            model.weights_digest = files.weights_digest
+            model.lineage = files.lineage
+            model.fault = files.fault
+        for member in members:
+            status = member.status
+            for loaded in status.loaded if status else ():
                 if loaded.model == name:
                     model.placements.add(
-                        worker=link.name,
+                        worker=member.name,
                         running_count=loaded.lease_count,
-                        last_used_time=loaded.last_used_time,
+                        last_used_time=(
+                            loaded.last_used_time if loaded.HasField("last_used_time") else None
+                        ),
                     )
         return model

@@ -91,8 +91,8 @@ class WorkerCollector(Collector):
             "Switches of the live weights, where an engine has one set of them.",
             labels=["worker"],
         )
-        for worker, link in self._pool.links.items():
-            status = link.status
+        for worker, member in self._pool.members.items():
+            status = member.status
             is_up = status is not None and status.state == worker_pb2.WORKER_STATE_READY
             up.add_metric([worker], float(is_up))
             if status is None:

@@ -148,7 +148,7 @@ def load_examples(settings: Settings) -> dict[str, tuple[str, ...]]:
 
 def check_paths(settings: Settings) -> None:
     """See that what local workers will open is there. Raises SettingsError."""
-    if all(worker.address for worker in settings.pool.workers):
+    if not any(worker.is_local for worker in settings.pool.workers):
         return
     paths = {f"specialists.{name}.delta": one.delta for name, one in settings.specialists.items()}
     for place, path in {"base.path": settings.base.path, **paths}.items():

@@ -36,9 +36,10 @@ class LifeRecorder:
             await self._record()
 
     async def _record(self) -> None:
-        for link in self._pool.links.values():
-            if link.status is not None:
-                await self._store.record_life(_to_life(link.status))
+        for member in self._pool.members.values():
+            status = member.status
+            if status is not None:
+                await self._store.record_life(_to_life(status))
 
 
 def _to_life(status: worker_pb2.WatchStatusResponse) -> WorkerLife:

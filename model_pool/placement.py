@@ -39,21 +39,32 @@ def choose_evictions(
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A ready worker as the gateway sees it. busy_count: requests that it has, from anyone."""
+    """A ready worker as the gateway sees it.
+
+    busy_count: requests that it has from this gateway. serves: the models that it can run, None
+    for all.
+    """
 
     worker: str
     loaded: frozenset[str]
     busy_count: int
     limit_count: int
+    serves: frozenset[str] | None = None
+
+    def can_run(self, model: str) -> bool:
+        """Whether it serves the model, loaded or not, busy or not."""
+        return self.serves is None or model in self.serves
 
 
 def choose_worker(candidates: Sequence[Candidate], model: str) -> str | None:
     """The worker for a request: holding the weights, then least busy, then by name.
 
     A worker that would have to build the weights is taken before a busy one only where the busy
-    one has no place left. None: all are at their limit.
+    one has no place left. None: all that serve the model are at their limit.
     """
-    open_ones = [one for one in candidates if one.busy_count < one.limit_count]
+    open_ones = [
+        one for one in candidates if one.can_run(model) and one.busy_count < one.limit_count
+    ]
     if not open_ones:
         return None
     best = min(open_ones, key=lambda one: (model not in one.loaded, one.busy_count, one.worker))

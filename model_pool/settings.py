@@ -19,6 +19,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SecretStr,
     StringConstraints,
     ValidationError,
     ValidationInfo,
@@ -33,6 +34,8 @@ GATEWAY_SECTIONS = ("server", "routing", "baselines", "closed_api", "ledger")
 BASE_MODEL = "base"
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=63)]
+# No user and password in it: secrets come from the environment.
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@]+(/\S*)?$")]
 Sections = TypeVar("Sections", bound="PoolSettings")
 
 
@@ -78,11 +81,38 @@ class Specialist(Section):
         return self
 
 
+class OpenAIServer(Section):
+    """A server that somebody runs already: OpenAI-compatible HTTP, such as `vllm serve`.
+
+    Its key, where it asks for one, comes from DELTAFLEET_MEMBER_KEY_NAME: the worker's name in
+    upper case, - as _.
+    """
+
+    url: Url  # as clients take it, usually ending in /v1
+    models: dict[Name, str] = Field(min_length=1)  # our name → the server's own
+    price_usd_per_hour: Decimal | None = Field(None, ge=0)  # default: the pool's
+
+
 class Worker(Section):
-    """One engine. Without an address the gateway starts it as a subprocess."""
+    """One member of the pool: an engine of ours, or a server behind HTTP.
+
+    With neither address nor openai the gateway starts it as a subprocess.
+    """
 
     name: Name
     address: str | None = None  # host:port or unix:PATH
+    openai: OpenAIServer | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the gateway starts it."""
+        return self.address is None and self.openai is None
+
+    @model_validator(mode="after")
+    def _is_in_one_place(self) -> Self:
+        if self.address is not None and self.openai is not None:
+            raise ValueError("give address or openai, not both")
+        return self
 
 
 class Switching(Section):
@@ -135,6 +165,19 @@ class PoolSettings(Section):
         if BASE_MODEL in self.specialists:
             raise ValueError(f"specialists: the name {BASE_MODEL!r} is the base model's")
         self.check_names("pool.preload", self.pool.preload)
+        for worker in self.pool.workers:
+            if worker.openai:
+                self.check_names(f"pool.workers.{worker.name}.openai.models", worker.openai.models)
+        return self
+
+    @model_validator(mode="after")
+    def _every_model_has_a_worker(self) -> Self:
+        servers = [worker.openai for worker in self.pool.workers if worker.openai]
+        if len(servers) == len(self.pool.workers):
+            served = {name for server in servers for name in server.models}
+            missing = {BASE_MODEL, *self.specialists} - served
+            if missing:
+                raise ValueError(f"pool.workers: none of them serves {', '.join(sorted(missing))}")
         return self
 
     def by_recency(self) -> list[str]:
@@ -160,14 +203,23 @@ def load(
 
     environment: default os.environ. Raises SettingsError.
     """
+    environment = os.environ if environment is None else environment
     document = _read(path)
-    _override(document, os.environ if environment is None else environment)
+    _override(document, environment)
     for section in ignored:
         document.pop(section, None)
     try:
-        return kind.model_validate(document, context={"directory": path.resolve().parent})
+        settings = kind.model_validate(document, context={"directory": path.resolve().parent})
     except ValidationError as error:
         raise SettingsError(f"{path}: {_in_words(error)}") from None
+    _check_member_keys(settings.pool, environment)
+    return settings
+
+
+def member_key(name: str) -> SecretStr | None:
+    """The key of the server that is the worker of this name, from the environment only."""
+    key = os.environ.get(_key_variable(name))
+    return SecretStr(key) if key else None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -184,7 +236,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _override(document: dict[str, Any], environment: Mapping[str, str]) -> None:
     for variable, value in environment.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in SECRETS:
+        if not variable.startswith(ENVIRONMENT_PREFIX) or _is_secret(variable):
             continue
         *sections, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         place = document
@@ -200,6 +252,22 @@ def _override(document: dict[str, Any], environment: Mapping[str, str]) -> None:
 
 # Secrets come from the environment only and are never part of fleet.yaml.
 SECRETS = frozenset({"DELTAFLEET_CLOSED_API_KEY"})
+MEMBER_KEY_PREFIX = "DELTAFLEET_MEMBER_KEY_"
+
+
+def _is_secret(variable: str) -> bool:
+    return variable in SECRETS or variable.startswith(MEMBER_KEY_PREFIX)
+
+
+def _key_variable(name: str) -> str:
+    return MEMBER_KEY_PREFIX + name.upper().replace("-", "_")
+
+
+def _check_member_keys(pool: Pool, environment: Mapping[str, str]) -> None:
+    known = {_key_variable(worker.name) for worker in pool.workers if worker.openai}
+    for variable in environment:
+        if variable.startswith(MEMBER_KEY_PREFIX) and variable not in known:
+            raise SettingsError(f"{variable}: no worker with an openai section has that name")
 
 
 def _in_words(error: ValidationError) -> str:

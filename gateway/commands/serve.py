@@ -55,11 +55,19 @@ async def _serve(fleet: Path, settings: Settings) -> None:
 @click.command(epilog="Example: deltafleet check examples/demo/fleet.yaml")
 @FLEET
 def check(fleet: Path) -> None:
-    """Read FLEET and everything it names; start nothing."""
+    """Read FLEET and every file it names; start nothing."""
+    settings = _load(fleet)
+    for worker in settings.pool.workers:
+        for model, theirs in worker.openai.models.items() if worker.openai else ():
+            click.echo(f"{model:<16} {theirs} on {worker.name}")
+    if not all(worker.openai for worker in settings.pool.workers):
+        _check_files(settings)
+
+
+def _check_files(settings: Settings) -> None:
     from merge_on_load.errors import MergeError
     from model_pool.catalog import read_catalog
 
-    settings = _load(fleet)
     try:
         models = read_catalog(settings).models()
     except MergeError as error:

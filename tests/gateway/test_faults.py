@@ -24,7 +24,10 @@ from support.fleet import (
     LONG_TOKEN_COUNT,
     Fleet,
     failure_of,
+    first_text,
     refusal,
+    rest,
+    rows,
     running_fleet,
     until,
 )
@@ -43,25 +46,6 @@ async def frail(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet
     }
     async with running_fleet(directory, **limits) as running:
         yield running
-
-
-def rows(fleet: Fleet) -> list[tuple[str, str]]:
-    """(request id, outcome) of every row of the ledger."""
-    with contextlib.closing(sqlite3.connect(f"file:{fleet.ledger}?mode=ro", uri=True)) as ledger:
-        return ledger.execute("select request_id, outcome from requests order by row").fetchall()
-
-
-async def first_text(call: grpc.aio.UnaryStreamCall) -> str:
-    """Read a stream up to its first text."""
-    async for event in call:
-        if event.HasField("text"):
-            return event.text
-    raise AssertionError("the stream ended without text")
-
-
-async def rest(call: grpc.aio.UnaryStreamCall) -> list[object]:
-    """Read a stream to its end."""
-    return [event async for event in call]
 
 
 async def test_a_worker_killed_in_mid_stream(

@@ -28,6 +28,12 @@ def changed(directory: Path, **sections: object) -> Path:
     return path
 
 
+def server(address: str | None = None, **changes: object) -> dict[str, object]:
+    """A pool of nothing but an OpenAI-compatible server."""
+    openai = {"url": "https://host/v1", "models": {"base": "m", "sql": "my-sql"}, **changes}
+    return {"pool": {"workers": [{"name": "big-1", "address": address, "openai": openai}]}}
+
+
 WRONG = {
     "unknown section": ({"rooting": {}}, "rooting"),
     "unknown key": ({"routing": {"min_simlarity": 0.4}}, "routing.min_simlarity"),
@@ -49,6 +55,12 @@ WRONG = {
         {"pool": {"workers": [{"name": "w"}, {"name": "w"}]}},
         "same name",
     ),
+    "a worker in two places": (server(address="h:1"), "not both"),
+    "a server without models": (server(models={}), "openai.models"),
+    "a server of a model that there is not": (server(models={"poetry": "m"}), "poetry"),
+    "a server without http": (server(url="host:8000"), "openai.url"),
+    "a server with a secret": (server(url="http://me:secret@host/v1"), "openai.url"),
+    "a model that no server has": (server(models={"base": "m"}), "none of them serves sql"),
     "vllm's options for another engine": ({"pool": {"vllm": {"dtype": "auto"}}}, "another engine"),
     "an option that vllm does not have": (
         {"pool": {"engine": "vllm", "vllm": {"max_modle_len": 4}}},
@@ -94,6 +106,15 @@ def test_an_unknown_variable_is_refused(tmp_path: Path, variable: str) -> None:
 
 def test_secrets_are_no_settings(tmp_path: Path) -> None:
     load(Settings, changed(tmp_path), environment={"DELTAFLEET_CLOSED_API_KEY": "s"})
+
+
+def test_the_key_of_a_server_is_a_secret_and_has_a_server(tmp_path: Path) -> None:
+    path = changed(tmp_path, **server())
+    settings = load(Settings, path, environment={"DELTAFLEET_MEMBER_KEY_BIG_1": "secret"})
+    assert "secret" not in str(settings)
+    with pytest.raises(SettingsError, match="DELTAFLEET_MEMBER_KEY_BIG") as caught:
+        load(Settings, path, environment={"DELTAFLEET_MEMBER_KEY_BIG": "secret"})
+    assert "secret" not in str(caught.value)
 
 
 def test_a_file_that_is_missing_or_not_yaml(tmp_path: Path) -> None:

@@ -192,3 +192,10 @@ def test_a_full_worker_is_passed_over_and_all_full_is_none() -> None:
     assert choose_worker([candidate("a", 4, "sql"), candidate("b", 1)], "sql") == "b"
     assert choose_worker([candidate("a", 4, "sql")], "sql") is None
     assert choose_worker([], "sql") is None
+
+
+def test_a_worker_that_does_not_serve_the_model_is_passed_over() -> None:
+    server = Candidate("a", frozenset({"sql"}), 0, 4, serves=frozenset({"sql"}))
+    assert choose_worker([server, candidate("b", 3)], "sql") == "a"
+    assert choose_worker([server, candidate("b", 3)], "math") == "b"
+    assert choose_worker([server], "math") is None

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -170,6 +171,25 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Return when the condition holds; the test's own time limit bounds it."""
     while not await condition():
         await asyncio.sleep(0.02)
+
+
+def rows(fleet: Fleet) -> list[tuple[str, str]]:
+    """(request id, outcome) of every row of the ledger."""
+    with contextlib.closing(sqlite3.connect(f"file:{fleet.ledger}?mode=ro", uri=True)) as ledger:
+        return ledger.execute("select request_id, outcome from requests order by row").fetchall()
+
+
+async def first_text(call: grpc.aio.UnaryStreamCall) -> str:
+    """Read a stream up to its first text."""
+    async for event in call:
+        if event.HasField("text"):
+            return event.text
+    raise AssertionError("the stream ended without text")
+
+
+async def rest(call: grpc.aio.UnaryStreamCall) -> list[object]:
+    """Read a stream to its end."""
+    return [event async for event in call]
 
 
 async def refusal(call: object) -> Failure:

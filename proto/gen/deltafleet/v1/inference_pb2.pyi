@@ -185,7 +185,9 @@ class Summary(_message.Message):
     worker: _builtins.str
     """The worker that answered; empty for a closed API."""
     weights_digest: _builtins.str
-    """Names the weights that answered (SHA-256); empty for a closed API."""
+    """Names the weights that answered (SHA-256); empty for a closed API. An OpenAI-compatible server
+    does not tell its weights: "openai:" and its own name of the model.
+    """
     @_builtins.property
     def baselines(self) -> _containers.RepeatedCompositeFieldContainer[Global___BaselineCost]:
         """What each closed API would have charged."""

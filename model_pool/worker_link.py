@@ -1,0 +1,117 @@
+"""A worker of ours as a member of the pool: its channel, and what it says it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+
+import grpc
+
+from deltafleet.v1 import worker_pb2, worker_pb2_grpc
+from model_pool.errors import DeadlineExceeded, FleetError, WorkerLost
+from model_pool.member import RETRY_AFTER_S, Status
+from model_pool.rpc import HARD_LIMIT_BYTES, responses_of, to_failure
+
+RECONNECT_PAUSE_S = 0.1
+CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", HARD_LIMIT_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Two pools in one process do not share connections.
+    ("grpc.use_local_subchannel_pool", 1),
+]
+log = logging.getLogger(__name__)
+
+
+class WorkerLink:
+    """See Member. address: host:port or unix:PATH."""
+
+    serves = None
+
+    def __init__(self, name: str, address: str) -> None:
+        self.name = name
+        self.status: Status | None = None
+        self.descriptions: Mapping[str, worker_pb2.ModelDescription] = {}
+        self.in_flight_count = 0
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """See Member."""
+        return self.status is not None and self.status.state == worker_pb2.WORKER_STATE_READY
+
+    def start(self, on_change: Callable[[], None]) -> None:
+        """See Member."""
+        self._task = asyncio.create_task(self._watch(on_change), name=f"watch {self.name}")
+
+    async def stop(self) -> None:
+        """See Member."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._channel.close()
+
+    def suspect(self) -> None:
+        """See Member."""
+        self.status = None
+
+    async def run(
+        self, request: worker_pb2.RunRequest, timeout_s: float | None
+    ) -> AsyncGenerator[worker_pb2.RunResponse, None]:
+        """See Member."""
+        call = self._stub.Run(request, timeout=timeout_s)
+        try:
+            async with contextlib.aclosing(responses_of(call)) as responses:
+                async for response in responses:
+                    yield response
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: grpc.aio.AioRpcError) -> FleetError:
+        failure = to_failure(error)
+        if failure is not None:
+            return failure
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceeded("the deadline has passed")
+        return WorkerLost(
+            f"worker {self.name} went away while it was answering",
+            retry_after_s=RETRY_AFTER_S,
+            worker=self.name,
+        )
+
+    async def _watch(self, on_change: Callable[[], None]) -> None:
+        while True:
+            try:
+                await self._listen(on_change)
+            except grpc.aio.AioRpcError as error:
+                if self.status is not None:
+                    log.warning(
+                        "worker_lost", extra={"worker": self.name, "status": error.code().name}
+                    )
+            self.status = None
+            on_change()
+            await asyncio.sleep(RECONNECT_PAUSE_S)
+
+    async def _listen(self, on_change: Callable[[], None]) -> None:
+        incarnation = ""
+        call = self._stub.WatchStatus(worker_pb2.WatchStatusRequest(), wait_for_ready=True)
+        async with contextlib.aclosing(responses_of(call)) as statuses:
+            async for status in statuses:
+                is_ready = status.state == worker_pb2.WORKER_STATE_READY
+                if is_ready and status.incarnation != incarnation:
+                    await self._describe()
+                    incarnation = status.incarnation
+                self.status = status
+                on_change()
+
+    async def _describe(self) -> None:
+        answer = await self._stub.DescribeModels(worker_pb2.DescribeModelsRequest(), timeout=30)
+        self.descriptions = {one.model: one for one in answer.models}

@@ -1,0 +1,429 @@
+"""A plain OpenAI-compatible server as a member of the pool, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import pytest_asyncio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deltafleet.v1 import inference_pb2, routing_pb2, worker_pb2
+from model_pool.errors import (
+    DeadlineExceeded,
+    FleetError,
+    InvalidParameter,
+    PoolSaturated,
+    PromptTooLong,
+    SpecialistUnloadable,
+    WorkerLost,
+)
+from model_pool.openai_member import OpenAIMember
+from model_pool.pool import Pool
+from model_pool.settings import OpenAIServer as Section
+from model_pool.shared_time import SharedTime
+from support.fleet import until
+from support.openai_server import (
+    OUTPUT_TOKEN_COUNT,
+    PROMPT_TOKEN_COUNT,
+    TEXTS,
+    Call,
+    OpenAIServer,
+    openai_server,
+    whole_answer,
+)
+
+PRICE = 3_600_000_000
+
+
+class Clock:
+    """Stands still unless told otherwise."""
+
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def server() -> AsyncIterator[OpenAIServer]:
+    """It serves `sql` as my-sql."""
+    async with openai_server("my-sql", "other") as running:
+        yield running
+
+
+def member_of(server: OpenAIServer, *models: str, name: str = "big", clock: Clock | None = None):
+    section = Section(url=server.url, models={one: f"my-{one}" for one in models or ("sql",)})
+    timing = {"clock": clock} if clock else {}
+    return OpenAIMember(name, section, None, price_nano_usd_per_hour=PRICE, **timing)
+
+
+@contextlib.asynccontextmanager
+async def running_pool(*members: OpenAIMember, limit_count: int = 4) -> AsyncIterator[Pool]:
+    """A pool whose members have all been heard."""
+    pool = Pool(members, limit_count=limit_count, wait_s=60, on_change=lambda: None)
+    pool.start()
+    try:
+        for member in members:
+            await until_ready(member)
+        yield pool
+    finally:
+        await pool.stop()
+
+
+async def until_ready(member: OpenAIMember, is_ready: bool = True) -> None:
+    async def is_so() -> bool:
+        return member.is_ready is is_ready
+
+    await until(is_so)
+
+
+def run_request(model: str = "sql", **fields: object) -> worker_pb2.RunRequest:
+    question = routing_pb2.ChatMessage(role=routing_pb2.ROLE_USER, content="How much is it?")
+    return worker_pb2.RunRequest(
+        request_id="r", model=model, messages=[question], max_output_token_count=9, **fields
+    )
+
+
+async def answer_of(pool: Pool, request: worker_pb2.RunRequest, timeout_s: float | None = 60):
+    async with (
+        pool.lease(request.model) as lease,
+        contextlib.aclosing(lease.generate(request, timeout_s)) as responses,
+    ):
+        return [response async for response in responses]
+
+
+async def test_an_answer_comes_as_from_a_worker_of_ours(server: OpenAIServer) -> None:
+    async with running_pool(member_of(server)) as pool:
+        answer = await answer_of(
+            pool, run_request(temperature=0.5, top_p=0.25, stop=["\n", ";"], seed=7)
+        )
+
+    assert tuple(one.text for one in answer) == (*TEXTS, "")
+    assert not any(one.finish_reason for one in answer[:-1])
+    assert [one.output_token_count for one in answer] == [1, 2, 3, OUTPUT_TOKEN_COUNT]
+    assert answer[-1].prompt_token_count == PROMPT_TOKEN_COUNT
+    assert answer[-1].finish_reason == inference_pb2.FINISH_REASON_STOP
+    assert {one.weights_digest for one in answer} == {"openai:my-sql"}
+    assert server.calls[0].body == {
+        "model": "my-sql",
+        "messages": [{"role": "user", "content": "How much is it?"}],
+        "temperature": 0.5,
+        "top_p": 0.25,
+        "max_tokens": 9,
+        "stop": ["\n", ";"],
+        "seed": 7,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+async def test_an_answer_that_reached_its_longest_length_says_so(server: OpenAIServer) -> None:
+    async def cut(call: Call) -> None:
+        await call.begin()
+        await call.say(*TEXTS)
+        await call.end("length")
+
+    server.answer = cut
+    async with running_pool(member_of(server)) as pool:
+        answer = await answer_of(pool, run_request())
+
+    assert answer[-1].finish_reason == inference_pb2.FINISH_REASON_LENGTH
+    assert not {"stop", "seed"} & set(server.calls[0].body)
+
+
+async def test_no_more_tokens_are_asked_for_than_the_context_has(server: OpenAIServer) -> None:
+    server.context_token_count = 5
+    async with running_pool(member_of(server)) as pool:
+        await answer_of(pool, run_request())
+
+    assert server.calls[0].body["max_tokens"] == 5
+
+
+def refusing(status: int, error: object = "no", **headers: str):
+    async def answer(call: Call) -> None:
+        await call.refuse(status, error, **headers)
+
+    return answer
+
+
+def ending(reason: str | None):
+    async def answer(call: Call) -> None:
+        await call.begin()
+        await call.say("It ")
+        await call.end(reason)
+
+    return answer
+
+
+def telling(error: dict[str, object]):
+    async def answer(call: Call) -> None:
+        await call.begin()
+        await call.event({"error": error})
+
+    return answer
+
+
+async def drop_at_once(call: Call) -> None:
+    await call.drop()
+
+
+async def drop_in_mid_stream(call: Call) -> None:
+    await call.begin()
+    await call.say("It ")
+    await call.drop()
+
+
+async def say_nonsense(call: Call) -> None:
+    await call.begin()
+    await call.raw('data: {"choices": [1]}\n\n')
+
+
+async def say_no_json(call: Call) -> None:
+    await call.begin()
+    await call.raw("data: {\n\n")
+
+
+async def show_a_page(call: Call) -> None:
+    await call.reply(200, "<html>", kind="text/html")
+
+
+VLLM_TOO_LONG = "This model's maximum context length is 128 tokens. However, your prompt contains"
+FAILURES: dict[str, tuple[Callable[[Call], Awaitable[None]], type[FleetError]]] = {
+    "busy": (refusing(429), PoolSaturated),
+    "a prompt that is too long for vLLM": (refusing(400, VLLM_TOO_LONG), PromptTooLong),
+    "a prompt that is too long for OpenAI": (
+        refusing(400, {"message": "no", "code": "context_length_exceeded"}),
+        PromptTooLong,
+    ),
+    "a prompt that is found too long later": (
+        telling({"message": VLLM_TOO_LONG, "code": 400}),
+        PromptTooLong,
+    ),
+    "a parameter": (refusing(400, "top_p is odd"), InvalidParameter),
+    "a shape": (refusing(422, "x" * 100_000), InvalidParameter),
+    "no such model": (refusing(404), SpecialistUnloadable),
+    "a key": (refusing(401), WorkerLost),
+    "an error": (refusing(500), WorkerLost),
+    "an error in the stream": (telling({"message": "no", "code": 500}), WorkerLost),
+    "a connection that breaks at once": (drop_at_once, WorkerLost),
+    "a connection that breaks": (drop_in_mid_stream, WorkerLost),
+    "an answer without end": (ending(None), WorkerLost),
+    "an answer that was aborted": (ending("abort"), WorkerLost),
+    "nonsense": (say_nonsense, WorkerLost),
+    "no json": (say_no_json, WorkerLost),
+    "a page": (show_a_page, WorkerLost),
+}
+
+
+@pytest.mark.parametrize("name", sorted(FAILURES))
+async def test_a_failure_is_told_in_our_words(server: OpenAIServer, name: str) -> None:
+    server.answer, expected = FAILURES[name]
+    async with running_pool(member_of(server)) as pool:
+        with pytest.raises(FleetError) as caught:
+            await answer_of(pool, run_request())
+        assert type(caught.value) is expected
+        assert len(caught.value.message) < 1000
+
+        # It did no lasting harm.
+        server.answer = whole_answer
+        assert (await answer_of(pool, run_request()))[-1].finish_reason
+
+
+@pytest.mark.parametrize(
+    ("told", "expected_s"), [("7", 7), ("0.5", 0.5), ("soon", 1), ("inf", 1), ("-3", 1), (None, 1)]
+)
+async def test_a_busy_server_says_when_to_come_back(
+    server: OpenAIServer, told: str | None, expected_s: float
+) -> None:
+    server.answer = refusing(429, **({"retry_after": told} if told else {}))
+    async with running_pool(member_of(server)) as pool:
+        with pytest.raises(PoolSaturated) as caught:
+            await answer_of(pool, run_request())
+
+    assert caught.value.retry_after_s == expected_s
+    assert len(server.calls) == 1
+
+
+async def test_a_server_lost_before_its_first_word_is_asked_once_more(
+    server: OpenAIServer,
+) -> None:
+    async def drop_first(call: Call) -> None:
+        await (drop_at_once if len(server.calls) == 1 else whole_answer)(call)
+
+    server.answer = drop_first
+    async with running_pool(member_of(server)) as pool:
+        answer = await answer_of(pool, run_request())
+
+    assert "".join(one.text for one in answer) == "".join(TEXTS)
+    assert len(server.calls) == 2
+
+
+async def test_a_server_lost_after_its_first_word_is_not_asked_again(
+    server: OpenAIServer,
+) -> None:
+    server.answer = drop_in_mid_stream
+    async with running_pool(member_of(server)) as pool:
+        with pytest.raises(WorkerLost):
+            await answer_of(pool, run_request())
+
+    assert len(server.calls) == 1
+
+
+async def test_the_deadline_ends_a_request_and_the_server_sees_it(server: OpenAIServer) -> None:
+    gone = asyncio.Event()
+
+    async def hang(call: Call) -> None:
+        await call.until_gone()
+        gone.set()
+
+    server.answer = hang
+    async with running_pool(member_of(server)) as pool:
+        with pytest.raises(DeadlineExceeded):
+            await answer_of(pool, run_request(), timeout_s=0.5)
+        await gone.wait()
+
+
+async def test_closing_a_stream_closes_it_on_the_server(server: OpenAIServer) -> None:
+    gone = asyncio.Event()
+
+    async def hang(call: Call) -> None:
+        await call.begin()
+        await call.say("It ")
+        await call.until_gone()
+        gone.set()
+
+    server.answer = hang
+    async with running_pool(member := member_of(server)) as pool:
+        async with (
+            pool.lease("sql") as lease,
+            contextlib.aclosing(lease.generate(run_request(), 60)) as responses,
+        ):
+            assert (await anext(responses)).text == "It "
+            assert member.status.running_count == 1
+        await gone.wait()
+        assert member.status.running_count == 0
+
+
+async def test_requests_share_the_time_in_which_they_run(server: OpenAIServer) -> None:
+    clock, goes_on = Clock(), asyncio.Event()
+
+    async def wait(call: Call) -> None:
+        await call.begin()
+        await call.say("It ")
+        await goes_on.wait()
+        await call.end()
+
+    server.answer = wait
+    async with running_pool(member := member_of(server, clock=clock)) as pool:
+        started_s = clock.now_s
+        clock.now_s += 5  # idle
+        async with pool.lease("sql") as first, pool.lease("sql") as second:
+            one = first.generate(run_request(), 60)
+            await anext(one)
+            clock.now_s += 4  # alone
+            other = second.generate(run_request(), 60)
+            await anext(other)
+            clock.now_s += 2  # together
+            goes_on.set()
+            ends = [[piece async for piece in stream][-1] for stream in (one, other)]
+        clock.now_s += 1  # idle
+        status = member.status
+
+    assert [end.busy_s for end in ends] == [5, 1]
+    assert status.busy_s == 6
+    assert status.uptime_s == clock.now_s - started_s == 12
+    assert status.price_nano_usd_per_hour == first.price_nano_usd_per_hour == PRICE
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1000)), max_size=40))
+def test_all_shares_add_up_to_the_busy_time(steps: list[tuple[int, int]]) -> None:
+    clock, shares = Clock(), []
+    time = SharedTime(clock)
+    running: dict[int, tuple[object, Callable[[], float]]] = {}
+
+    def end(request: contextlib.AbstractContextManager, share_s: Callable[[], float]) -> None:
+        shares.append(share_s())
+        request.__exit__(None, None, None)
+
+    for number, milliseconds in steps:
+        if number in running:
+            end(*running.pop(number))
+        else:
+            request = time.request()
+            running[number] = (request, request.__enter__())
+        clock.now_s += milliseconds / 1000
+    for one in running.values():
+        end(*one)
+
+    assert sum(shares) == pytest.approx(time.busy_s)
+
+
+async def test_a_server_that_goes_and_comes_back_begins_a_new_life(server: OpenAIServer) -> None:
+    async with running_pool(member := member_of(server)):
+        first = member.status
+        await server.stop()
+        await until_ready(member, False)
+        assert member.status is None
+
+        await server.start()
+        await until_ready(member)
+        second = member.status
+
+    assert first.incarnation != second.incarnation
+    assert second.start_time.ToNanoseconds() > first.start_time.ToNanoseconds()
+    assert [one.model for one in second.loaded] == ["sql"]
+
+
+@pytest.mark.parametrize("models", ["<html>", "{", "[]", '{"data": ["m"]}', '{"data": [{}]}'])
+async def test_what_is_no_list_of_models_is_not_ready(server: OpenAIServer, models: str) -> None:
+    async with running_pool(member := member_of(server)):
+        server.models = models
+        member.suspect()
+        seen = server.poll_count
+
+        async def is_polled_twice() -> bool:
+            return server.poll_count >= seen + 2
+
+        await until(is_polled_twice)
+        assert not member.is_ready
+
+
+async def test_a_model_that_the_server_does_not_list_is_not_served(
+    server: OpenAIServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_pool(member := member_of(server, "sql", "poetry")) as pool:
+        assert member.serves == {"sql"}
+        assert "my-poetry" in member.descriptions["poetry"].fault
+        assert not member.descriptions["sql"].fault
+        with pytest.raises(SpecialistUnloadable):
+            await answer_of(pool, run_request("poetry"))
+
+        for _ in range(2):
+            member.suspect()
+            await until_ready(member)
+        told = [one.reason for one in caplog.records if one.message == "member_fault"]
+        assert told == ["it does not list my-poetry"]
+
+        server.models = ("my-sql", "my-poetry")
+        member.suspect()
+        await until_ready(member)
+        assert (await answer_of(pool, run_request("poetry")))[-1].finish_reason
+
+
+async def test_each_model_goes_where_it_is_served(server: OpenAIServer) -> None:
+    async with (
+        openai_server("my-poetry") as second,
+        running_pool(
+            member_of(server, name="left"), member_of(second, "poetry", name="right"), limit_count=1
+        ) as pool,
+        pool.lease("sql") as sql,
+        pool.lease("poetry") as poetry,
+    ):
+        assert (sql.worker, poetry.worker) == ("left", "right")
+        with pytest.raises(PoolSaturated):
+            async with pool.lease("sql"):
+                pass
