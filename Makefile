@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NODE_CLIENT := tests/node/node_modules/.installed
 
-.PHONY: help install demo serve test check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm clean
+.PHONY: help install demo serve test check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -51,6 +51,9 @@ vllm-env: ## make .venv-vllm, an environment with vLLM
 
 test-vllm: vllm-env ## make an environment with vLLM and run the engine's tests on it
 	$(VLLM_VENV)/bin/python -m pytest tests/vllm_engine
+
+bench-pool: vllm-env ## measure the pool on a real vLLM (about 40 minutes); writes model_pool/BENCHMARK.md
+	$(VLLM_VENV)/bin/python -m benchmarks.pool
 
 check: $(INSTALLED) ## lint, types, the import arrow, the generated code
 	$(BIN)/ruff check .

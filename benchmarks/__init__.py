@@ -1,0 +1,1 @@
+"""Measured on a real vLLM: `make bench-pool`. Nothing that serves imports this."""
