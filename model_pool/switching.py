@@ -101,7 +101,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """What waits for one model, summed up; made by `queue_of`, once per change of that queue.
+    """What waits for one model, summed up; made by `queue_of`, or by `waiting_line` as it changes.
 
     turn_s: what one turn of minimum length takes. weight: of all requests; fullness: of those that
     would run at once. since_s: since when the model waits for its turn. waits_s: since when its
@@ -187,6 +187,28 @@ def queue_of(
         waits_s[one.priority] = min(waits_s[one.priority], max(one.since_s, left_s))
         latest_start_s = min(latest_start_s, one.deadline_s - one.work_s)
     interactive_s, standard_s, batch_s = waits_s
+    return make_queue(
+        model,
+        policy,
+        count=count,
+        weight=weight,
+        waits_s=(interactive_s, standard_s, batch_s),
+        latest_start_s=latest_start_s,
+        switch_cost_s=switch_cost_s,
+    )
+
+
+def make_queue(
+    model: str,
+    policy: Policy,
+    *,
+    count: int,
+    weight: float,
+    waits_s: tuple[float, float, float],
+    latest_start_s: float,
+    switch_cost_s: float,
+) -> Queue:
+    """The sum of what waits, from its parts. latest_start_s: for the sake of the first deadline."""
     turn = turn_s(switch_cost_s, policy)
     return Queue(
         model=model,
@@ -195,7 +217,7 @@ def queue_of(
         weight=weight,
         fullness=_fullness(weight, count, policy),
         since_s=min(waits_s),
-        waits_s=(interactive_s, standard_s, batch_s),
+        waits_s=waits_s,
         urgent_s=max(min(waits_s), latest_start_s - turn),
     )
 

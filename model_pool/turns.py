@@ -22,9 +22,9 @@ from model_pool.switching import (
     Slice,
     Waiting,
     decide,
-    queue_of,
     slice_of,
 )
+from model_pool.waiting_line import WaitingLine
 
 # What a switch counts as, at least: a turn that follows from it is never too short for a step.
 LEAST_COST_S = 0.002
@@ -44,7 +44,7 @@ class Claim:
 
     deadline_s: by the clock of Turns. preemptible: the body of `place` may be broken off and begun
     again. token_count: computed so far, prompt and answer; left_count: still to compute, as far as
-    is known. The owner keeps these two up to date.
+    is known. The owner keeps these two up to date in the body of `place`.
     """
 
     weights: Weights
@@ -66,15 +66,24 @@ class _Line:
 
     heap: list[tuple[int, int, Claim]] = field(default_factory=list)
     claims: set[Claim] = field(default_factory=set)
+    waiting: WaitingLine = field(default_factory=WaitingLine)
+    token_count: int = 0
     sum: Queue | None = None  # None: to be summed up again
 
-    def add(self, claim: Claim) -> None:
+    def add(self, claim: Claim, step_s: float) -> None:
+        """step_s: what one more token of it takes."""
         heapq.heappush(self.heap, (claim.priority, claim.number, claim))
         self.claims.add(claim)
+        work_s = claim.left_count * step_s
+        request = Waiting(claim.since_s, claim.priority, work_s, claim.deadline_s)
+        self.waiting.add(claim, request)
+        self.token_count += claim.token_count
         self.sum = None
 
     def remove(self, claim: Claim) -> None:
-        self.claims.discard(claim)
+        self.claims.remove(claim)
+        self.waiting.remove(claim)
+        self.token_count -= claim.token_count
         self.sum = None
 
     def pop(self) -> Claim:
@@ -178,7 +187,7 @@ class Turns:
         claim.since_s = self._clock()
         claim.is_sent_away = False
         line = self._lines.setdefault(claim.weights.digest, _Line())
-        line.add(claim)
+        line.add(claim, self._pace.step_s)
         self._advance()
         try:
             await claim.granted
@@ -280,7 +289,7 @@ class Turns:
     def _slice(self) -> Slice:
         token_count = _total(self._running)
         self._peak_token_count = max(self._peak_token_count, token_count)
-        kept_count = sum(_total(line.claims) for line in self._lines.values())
+        kept_count = sum([line.token_count for line in self._lines.values()])
         has_room = kept_count + token_count + self._peak_token_count <= self._room_token_count
         again_s = 0.0 if has_room else self._pace.prompt_token_s
         live = slice_of(
@@ -304,14 +313,8 @@ class Turns:
         return [line.sum or self._sum_up(digest, line) for digest, line in self._lines.items()]
 
     def _sum_up(self, digest: str, line: _Line) -> Queue:
-        line.sum = queue_of(
+        line.sum = line.waiting.sum_up(
             digest,
-            [
-                Waiting(
-                    one.since_s, one.priority, one.left_count * self._pace.step_s, one.deadline_s
-                )
-                for one in line.claims
-            ],
             self._policy,
             switch_cost_s=self._cost_s.get(digest, self._typical_cost_s),
             left_s=self._left_s.get(digest, -math.inf),

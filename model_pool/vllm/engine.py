@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -112,6 +113,7 @@ class VllmEngine:
         )
         self._loaded: dict[str, Weights] = {}
         self._answers: set[_Answer] = set()
+        self._used: Counter[Weights] = Counter()  # by answers under way
         self._answer_count = 0
         self._is_idle = asyncio.Event()
         self._load_s = 0.0
@@ -238,7 +240,7 @@ class VllmEngine:
 
     def _let_go(self) -> None:
         """Keep what a loaded model or an answer under way needs."""
-        self._held.keep_only({*self._loaded.values(), *(one.weights for one in self._answers)})
+        self._held.keep_only({*self._loaded.values(), *self._used})
 
     def _started(self) -> VllmProcess:
         if self._process is None:
@@ -293,6 +295,7 @@ class VllmEngine:
         )
         answer = _Answer(job, weights, claim, f"{job.request_id}-{self._answer_count}")
         self._answers.add(answer)
+        self._used[weights] += 1
         return answer
 
     async def _serve(self, answer: _Answer) -> None:
@@ -313,7 +316,10 @@ class VllmEngine:
         if answer.task is not None and answer.task.cancelled():
             answer.pieces.put_nowait(EngineFailed("the engine has stopped"))
         self._answers.discard(answer)
-        self._let_go()
+        self._used[answer.weights] -= 1
+        if not self._used[answer.weights]:
+            del self._used[answer.weights]
+            self._let_go()
         if not self._answers:
             self._is_idle.set()
 
