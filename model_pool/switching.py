@@ -14,7 +14,8 @@ The policy:
 8. To leave is to preempt: abort, and submit prompt and tokens so far again in the next slice. Where
    the cache would lose them, a slice first lasts k times as long as computing them again would. For
    a due model it drains meanwhile, that is, takes no new requests, and for drain_s at most.
-9. A request that cannot be preempted is always drained.
+9. A request that cannot be preempted is always drained; nor can one that has not yet got on in
+   this slice, whose prompt is being read: so every slice brings every request forward.
 
 No answer ever sees two models: a switch happens only when nothing runs. The order within one model
 is the engine's (vLLM: by priority, then arrival).
@@ -91,7 +92,7 @@ class Running:
 
     loss_s: seconds of computing again if it is preempted now: little while the prefix cache has
     room for what it and the others have so far. preemptible: it may be aborted and submitted again
-    as prompt and tokens so far.
+    as prompt and tokens so far, and has got on in this slice.
     """
 
     loss_s: float = 0.0

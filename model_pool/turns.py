@@ -44,7 +44,9 @@ class Claim:
 
     deadline_s: by the clock of Turns. preemptible: the body of `place` may be broken off and begun
     again. token_count: computed so far, prompt and answer; left_count: still to compute, as far as
-    is known. The owner keeps these two up to date in the body of `place`.
+    is known. The owner keeps these two up to date in the body of `place`. must_move: a turn does
+    not end before the owner has said `Turns.moved`: without that, turns shorter than reading the
+    prompts would do the same work again and again.
     """
 
     weights: Weights
@@ -53,9 +55,11 @@ class Claim:
     preemptible: bool = True
     token_count: int = 0
     left_count: int = 0
+    must_move: bool = False
     since_s: float = math.inf
     number: int = -1
     is_sent_away: bool = False
+    has_moved: bool = True
     granted: asyncio.Future[None] | None = None
     slice_end: asyncio.Timeout | None = None
 
@@ -157,6 +161,13 @@ class Turns:
             claim.slice_end = None
             self._leave(claim)
 
+    def moved(self, claim: Claim) -> None:
+        """The request has got on in this turn, which may end now as far as it is concerned."""
+        if not claim.has_moved:
+            claim.has_moved = True
+            if self._draining_since_s is not None:
+                self._advance()
+
     def forget_live(self) -> None:
         """What is live is not known: the next turn begins with a switch."""
         self._live = None
@@ -234,6 +245,7 @@ class Turns:
             assert claim.granted is not None
             if not claim.granted.done():  # its caller may just have been cancelled
                 claim.granted.set_result(None)
+                claim.has_moved = not claim.must_move
                 self._running.add(claim)
                 self._empty.clear()
                 count += 1
@@ -295,7 +307,7 @@ class Turns:
         live = slice_of(
             self._live,
             [
-                Running(one.token_count * again_s, one.priority, one.preemptible)
+                Running(one.token_count * again_s, one.priority, one.preemptible and one.has_moved)
                 for one in self._running
             ],
             self._policy,

@@ -292,6 +292,7 @@ class VllmEngine:
             deadline_s=self._clock() + job.time_left_s if job.time_left_s < math.inf else math.inf,
             preemptible=job.sampling.temperature == 0 or job.sampling.seed is None,
             left_count=job.sampling.max_output_token_count,
+            must_move=True,
         )
         answer = _Answer(job, weights, claim, f"{job.request_id}-{self._answer_count}")
         self._answers.add(answer)
@@ -366,6 +367,7 @@ class VllmEngine:
                         answer.pieces.put_nowait(piece)
                     claim.token_count = len(progress.token_ids)
                     claim.left_count = progress.left_count
+                    self._turns.moved(claim)
                     if progress.is_finished:
                         break
         finally:

@@ -143,6 +143,24 @@ async def test_what_cannot_be_broken_off_ends_first() -> None:
     assert stage.served == "aba"
 
 
+async def test_a_turn_does_not_end_before_everyone_in_it_has_got_on() -> None:
+    stage = Stage(IMPATIENT)
+    first, second = Claim(A, must_move=True), Claim(A, must_move=True)
+    running = [asyncio.create_task(stage.serve(one, forever)) for one in (first, second)]
+    await stage.until_begun(2)
+    waiting = begin(stage, B)[0]
+    await asyncio.sleep(0.02)  # ten times what a turn lasts
+    stage.turns.moved(first)
+    await asyncio.sleep(0.02)
+    assert stage.switches == "a"
+    stage.turns.moved(second)
+    await waiting
+
+    assert stage.switches.startswith("ab")
+    for one in running:
+        one.cancel()
+
+
 async def test_a_turn_that_would_be_computed_again_is_drained() -> None:
     """Nothing of it would stay in the cache, so it has drain_s to end."""
     costly = Policy(max_wait_s=0.0, amortisation=1e3, drain_s=3600.0)
