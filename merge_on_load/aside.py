@@ -1,13 +1,16 @@
 """Write a directory aside, then rename it: under the final name stands all of it or nothing."""
 
+import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from merge_on_load.errors import OutputExists
+from merge_on_load.errors import DiskFull, OutputExists
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -17,7 +20,7 @@ def written_aside(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Files are flushed to disk before the rename. When the block raises, the directory is removed.
     A killed process leaves `.OUT.partial-<pid>-*` behind, never `out`. With `overwrite` an
     earlier checkpoint or delta is moved away only after the new one is complete.
-    Raises OutputExists.
+    Raises OutputExists, DiskFull.
     """
     _check_free(out, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -28,10 +31,19 @@ def written_aside(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
         _flush(partial)
         _check_free(out, overwrite)
         _rename(partial, out)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise DiskFull(f"nothing was written: {error.strerror}", file=out) from error
         raise
     _flush_directory(out.parent)
+
+
+def check_output_apart(out: Path, inputs: Iterable[Path]) -> None:
+    """Raise OutputExists when the output would replace one of its own inputs."""
+    for path in inputs:
+        if out.resolve() == path.resolve():
+            raise OutputExists("output would replace its own input", file=out)
 
 
 def _check_free(out: Path, overwrite: bool) -> None:

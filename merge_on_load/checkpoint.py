@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import mmap
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from merge_on_load.errors import (
@@ -16,18 +18,20 @@ from merge_on_load.errors import (
     UnsupportedDtype,
 )
 from merge_on_load.hashing import parallel_map
-from merge_on_load.specs import TensorSpec, raw_bytes
+from merge_on_load.names import INDEX_NAME, WEIGHTS_NAME
+from merge_on_load.specs import Bytes, TensorSpec
 
-SINGLE_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
+if TYPE_CHECKING:
+    import torch
+
 # Side files are small and travel with the weights; these are weights or say nothing to a loader.
 _LEFT_BEHIND = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
 
 
-def open_tensors(path: Path) -> Any:
-    """Open one safetensors file as a lazy handle. Raises CorruptPayload."""
+def open_tensors(path: Path, framework: str = "pt") -> Any:
+    """Open one safetensors file as a lazy handle; "np" needs no torch. Raises CorruptPayload."""
     try:
-        return safe_open(path, framework="pt", device="cpu")
+        return safe_open(path, framework=framework)
     except (OSError, SafetensorError) as error:
         raise CorruptPayload(f"not a readable safetensors file: {error}", file=path) from error
 
@@ -47,11 +51,18 @@ class Checkpoint:
     Only headers are read on opening; tensors are mapped from the file when asked for.
     """
 
-    def __init__(self, path: Path, handles: dict[str, Any], specs: dict[str, TensorSpec]) -> None:
-        """Use `Checkpoint.open`. handles, specs: tensor name -> open file, header entry."""
+    def __init__(
+        self,
+        path: Path,
+        files: dict[str, "_Mapped"],
+        specs: dict[str, TensorSpec],
+        offsets: dict[str, int],
+    ) -> None:
+        """Use `Checkpoint.open`. By tensor name: its file, its header entry, where it begins."""
         self.path = path
-        self._handles = handles
+        self._files = files
         self._specs = specs
+        self._offsets = offsets
         self._digests: dict[str, str] | None = None
 
     @classmethod
@@ -62,15 +73,20 @@ class Checkpoint:
         shard lacks what the index names), UnsupportedDtype.
         """
         path = Path(path)
-        handles: dict[str, Any] = {}
+        files: dict[str, _Mapped] = {}
         specs: dict[str, TensorSpec] = {}
+        offsets: dict[str, int] = {}
         for shard, wanted in _shards(path):
-            handle = open_tensors(path / shard)
+            handle = open_tensors(path / shard, "np")
             _check_names(path / shard, set(handle.keys()), wanted)
-            for name in handle.offset_keys():
-                handles[name] = handle
+            file = _Mapped(path / shard)
+            offset = file.data_begin
+            for name in handle.offset_keys():  # the format leaves no gaps between tensors
+                files[name] = file
                 specs[name] = spec_in_file(path / shard, handle, name)
-        return cls(path, handles, specs)
+                offsets[name] = offset
+                offset += specs[name].size_bytes
+        return cls(path, files, specs, offsets)
 
     @property
     def names(self) -> list[str]:
@@ -84,15 +100,36 @@ class Checkpoint:
         except KeyError:
             raise MissingTensor("no such tensor", file=self.path, tensor=name) from None
 
-    def read(self, name: str) -> torch.Tensor:
+    def raw(self, name: str) -> Bytes:
+        """The bytes of one tensor, [size_bytes], mapped from the file, read-only.
+
+        Raises MissingTensor.
+        """
+        begin, size = self._place(name)
+        return np.frombuffer(self._files[name].memory, np.uint8, size, begin)
+
+    def release(self, name: str) -> None:
+        """Let the pages of a tensor go from this process; they come back when it is read."""
+        begin, size = self._place(name)
+        first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = (begin + size) // mmap.PAGESIZE * mmap.PAGESIZE
+        if last > first:
+            self._files[name].memory.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+    def read(self, name: str) -> "torch.Tensor":
         """One tensor, mapped from the file: treat it as read-only and clone before changing it.
 
         A change in place would show in later reads from this object, though not in the file.
         Raises MissingTensor.
         """
         spec = self.spec(name)
-        tensor: torch.Tensor = self._handles[name].get_tensor(name)
+        tensor: torch.Tensor = self._files[name].handle.get_tensor(name)
         return tensor.reshape(spec.shape)
+
+    @property
+    def specs(self) -> dict[str, TensorSpec]:
+        """dtype and shape of every tensor."""
+        return dict(self._specs)
 
     @property
     def size_bytes(self) -> int:
@@ -128,16 +165,40 @@ class Checkpoint:
         return total.hexdigest()
 
     def _tensor_digest(self, name: str) -> str:
-        return hashlib.sha256(raw_bytes(self.read(name)).data).hexdigest()
+        return hashlib.sha256(self.raw(name).data).hexdigest()
+
+    def _place(self, name: str) -> tuple[int, int]:
+        """Where a tensor begins in its file, and its bytes. Raises MissingTensor."""
+        size = self.spec(name).size_bytes
+        return self._offsets[name], size
+
+
+class _Mapped:
+    """A file of tensors, mapped when it is first read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with path.open("rb") as file:
+            self.data_begin = 8 + int.from_bytes(file.read(8), "little")
+
+    @cached_property
+    def memory(self) -> mmap.mmap:
+        with self._path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    @cached_property
+    def handle(self) -> Any:
+        """For torch."""
+        return open_tensors(self._path)
 
 
 def _shards(path: Path) -> Iterator[tuple[str, set[str] | None]]:
     """Weight files of a directory with the names each must hold (None: whatever it holds)."""
-    if (path / SINGLE_NAME).is_file():
-        yield SINGLE_NAME, None
+    if (path / WEIGHTS_NAME).is_file():
+        yield WEIGHTS_NAME, None
         return
     if not (path / INDEX_NAME).is_file():
-        raise NotACheckpoint(f"neither {SINGLE_NAME} nor {INDEX_NAME} here", file=path)
+        raise NotACheckpoint(f"neither {WEIGHTS_NAME} nor {INDEX_NAME} here", file=path)
     wanted: dict[str, set[str]] = {}
     for name, shard in _weight_map(path / INDEX_NAME).items():
         wanted.setdefault(shard, set()).add(name)

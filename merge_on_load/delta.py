@@ -15,7 +15,8 @@ from merge_on_load import manifest
 from merge_on_load.checkpoint import open_tensors
 from merge_on_load.errors import CorruptPayload, MissingTensor, NotADelta
 from merge_on_load.hashing import file_digest, parallel_map
-from merge_on_load.manifest import MANIFEST_NAME, Entry, Manifest, Stored
+from merge_on_load.manifest import Entry, Manifest, Stored
+from merge_on_load.names import MANIFEST_NAME
 from merge_on_load.specs import TensorSpec
 
 FILES_NAME = "files"

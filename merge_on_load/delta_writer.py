@@ -7,8 +7,8 @@ from merge_on_load.codecs import Payload
 from merge_on_load.delta import payload_key
 from merge_on_load.hashing import file_digest, parallel_map
 from merge_on_load.manifest import Stored
-from merge_on_load.specs import TensorSpec
 from merge_on_load.tensorfile import TensorFileWriter
+from merge_on_load.tensors import spec_of
 
 FILE_LIMIT_BYTES = 1 << 30  # beyond it the next file begins, so that many threads can verify
 _LONGEST_PART = "." + "x" * 16
@@ -41,7 +41,7 @@ class PayloadWriter:
         """Append the parts of one tensor; returns part -> file name."""
         places = {}
         for part, tensor in payload.items():
-            places[part], writer = self._writer(TensorSpec.of(tensor).dtype.lower())
+            places[part], writer = self._writer(spec_of(tensor).dtype.lower())
             writer.append(payload_key(name, part), tensor)
         return places
 

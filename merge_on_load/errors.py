@@ -83,5 +83,13 @@ class NonFinite(MergeError):
     """A lossy codec or an adapter met NaN or infinity; it would spread through the tensor."""
 
 
+class BadRecipe(MergeError):
+    """A merge recipe says what cannot be read, is not known here or contradicts itself."""
+
+
+class DiskFull(MergeError):
+    """There is no room for the output; nothing of it was left behind."""
+
+
 class OutputExists(MergeError):
     """Something already stands under the output's name."""

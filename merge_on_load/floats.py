@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from merge_on_load.specs import raw_bytes, row_count_and_width
+from merge_on_load.specs import row_count_and_width
+from merge_on_load.tensors import raw_bytes
 
 Float32 = npt.NDArray[np.float32]
 

@@ -7,8 +7,7 @@ from merge_on_load.checkpoint import Checkpoint
 from merge_on_load.delta import Delta
 from merge_on_load.errors import CorruptPayload
 from merge_on_load.lora import Lora
-from merge_on_load.lora_config import CONFIG_NAME
-from merge_on_load.manifest import MANIFEST_NAME
+from merge_on_load.names import ADAPTER_NAME, MANIFEST_NAME
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -20,7 +19,7 @@ def inspect(path: Path) -> dict[str, Any]:
     path = Path(path)
     if (path / MANIFEST_NAME).is_file():
         return _describe_delta(Delta.open(path))
-    if (path / CONFIG_NAME).is_file():
+    if (path / ADAPTER_NAME).is_file():
         return _describe_lora(Lora.open(path))
     return _describe_checkpoint(Checkpoint.open(path))
 

@@ -30,7 +30,7 @@ _CACHE_LINE_BYTES = 64
 _LARGE_BYTES = 1 << 21  # more than stays in a core's cache until it is read again
 
 
-def _compiled(function: Callable[..., None]) -> Any:
+def compiled(function: Callable[..., None]) -> Any:
     """Compiled for each combination of dtypes on its first call; kept on disk where that can be."""
     try:
         return njit(function, nogil=True, cache=True)
@@ -38,17 +38,17 @@ def _compiled(function: Callable[..., None]) -> Any:
         return njit(function, nogil=True)
 
 
-def _load(row: Any, i: int) -> Any:
+def load(row: Any, i: int) -> Any:
     """row[i] as float32, exactly."""
     raise NotImplementedError("exists in compiled code only")
 
 
-def _store(row: Any, i: int, value: Any) -> None:
+def store(row: Any, i: int, value: Any) -> None:
     """row[i] = value, rounded to the nearest even."""
     raise NotImplementedError("exists in compiled code only")
 
 
-@overload(_load)
+@overload(load)
 def _load_as(row: Any, i: Any) -> Any:
     if row.dtype == types.uint16:
         return _load_bfloat16
@@ -57,7 +57,7 @@ def _load_as(row: Any, i: Any) -> Any:
     return _load_float32
 
 
-@overload(_store)
+@overload(store)
 def _store_as(row: Any, i: Any, value: Any) -> Any:
     if row.dtype == types.uint16:
         return _store_bfloat16
@@ -200,7 +200,7 @@ def _add_signs(base: Any, signs: Any, scale: Any, out: Any) -> None:
             for j in range(_LANES):
                 minus = np.uint32(bits << np.uint32(31 - j)) & np.uint32(0x80000000)
                 change = np.uint32(magnitude ^ minus).view(np.float32)
-                _store(line, j, np.float32(_load(from_row, begin + j) + change))
+                store(line, j, np.float32(load(from_row, begin + j) + change))
             if is_streamed:
                 _stream(line, to_row, begin)
             else:
@@ -212,7 +212,7 @@ def _add_signs(base: Any, signs: Any, scale: Any, out: Any) -> None:
         for c in range(whole, width):
             minus = np.uint32((~np.uint32(signs[r, c // 8]) >> np.uint32(c % 8)) & np.uint32(1))
             change = np.uint32(magnitude ^ np.uint32(minus << np.uint32(31))).view(np.float32)
-            _store(out[r], c, np.float32(_load(base[r], c) + change))
+            store(out[r], c, np.float32(load(base[r], c) + change))
 
 
 def _add_scaled(base: Any, values: Any, scale: Any, group_size: int, out: Any) -> None:
@@ -231,7 +231,7 @@ def _add_scaled(base: Any, values: Any, scale: Any, group_size: int, out: Any) -
             step = scale[r, begin // group_size]
             for j in range(_LANES):
                 change = np.float32(step * np.float32(steps[begin + j]))
-                _store(line, j, np.float32(_load(from_row, begin + j) + change))
+                store(line, j, np.float32(load(from_row, begin + j) + change))
             if is_streamed:
                 _stream(line, to_row, begin)
             else:
@@ -241,7 +241,7 @@ def _add_scaled(base: Any, values: Any, scale: Any, group_size: int, out: Any) -
     for r in range(rows if whole < width else 0):
         for c in range(whole, width):
             change = np.float32(scale[r, c // group_size] * np.float32(values[r, c]))
-            _store(out[r], c, np.float32(_load(base[r], c) + change))
+            store(out[r], c, np.float32(load(base[r], c) + change))
 
 
 def _add_planes(base: Any, planes: Any, out: Any) -> None:
@@ -265,10 +265,10 @@ def _copy_lines(source: Any, out: Any) -> None:
     _fence()
 
 
-add_signs = _compiled(_add_signs)
-add_scaled = _compiled(_add_scaled)
-add_planes = _compiled(_add_planes)
-_copy = _compiled(_copy_lines)
+add_signs = compiled(_add_signs)
+add_scaled = compiled(_add_scaled)
+add_planes = compiled(_add_planes)
+_copy = compiled(_copy_lines)
 
 
 def copy_bytes(source: Any, out: Any) -> None:

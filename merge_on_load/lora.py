@@ -29,7 +29,8 @@ from merge_on_load.errors import (
 )
 from merge_on_load.floats import FLOAT32_DTYPES, row_blocks
 from merge_on_load.hashing import file_digest, parallel_map
-from merge_on_load.lora_config import CONFIG_NAME, LoraConfig
+from merge_on_load.lora_config import LoraConfig
+from merge_on_load.names import ADAPTER_NAME
 from merge_on_load.specs import TensorSpec
 
 TENSORS_NAME = "adapter_model.safetensors"
@@ -207,9 +208,9 @@ class Lora:
 
 def _files(path: Path) -> tuple[Path, Path]:
     """Config and tensors. Raises NotADelta, UnsupportedAdapter."""
-    config, tensors = path / CONFIG_NAME, path / TENSORS_NAME
+    config, tensors = path / ADAPTER_NAME, path / TENSORS_NAME
     if not config.is_file():
-        raise NotADelta(f"no {CONFIG_NAME} here", file=path)
+        raise NotADelta(f"no {ADAPTER_NAME} here", file=path)
     pickled = tensors.with_suffix(".bin")
     if pickled.is_file() and not tensors.is_file():
         raise UnsupportedAdapter(

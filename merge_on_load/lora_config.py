@@ -14,8 +14,6 @@ from typing import Any, TypeVar
 
 from merge_on_load.errors import CorruptPayload, UnsupportedAdapter
 
-CONFIG_NAME = "adapter_config.json"
-
 T = TypeVar("T")
 
 _READ = {

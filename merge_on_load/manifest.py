@@ -21,7 +21,6 @@ from merge_on_load.errors import (
 )
 from merge_on_load.specs import TensorSpec
 
-MANIFEST_NAME = "delta.json"
 FORMAT = "deltafleet.delta"
 VERSION = 1
 

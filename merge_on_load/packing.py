@@ -1,24 +1,24 @@
 """Fine-tuned checkpoint + base -> delta, one tensor at a time."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
 from merge_on_load import __version__
-from merge_on_load.aside import written_aside
+from merge_on_load.aside import check_output_apart, written_aside
 from merge_on_load.checkpoint import Checkpoint
 from merge_on_load.codecs import CODEC_NAMES, SAME, CodecSettings, codec_for, make_codec
 from merge_on_load.delta import FILES_NAME, Delta
 from merge_on_load.delta_writer import PayloadWriter
-from merge_on_load.errors import MissingTensor, OutputExists, ShapeMismatch
+from merge_on_load.errors import MissingTensor, ShapeMismatch
 from merge_on_load.hashing import file_digest
-from merge_on_load.manifest import MANIFEST_NAME, Entry, Manifest, Stored, render
+from merge_on_load.manifest import Entry, Manifest, Stored, render
 from merge_on_load.measure import ErrorSums
+from merge_on_load.names import MANIFEST_NAME
+from merge_on_load.progress import Progress, silent
 from merge_on_load.specs import TensorSpec
-
-Progress = Callable[[int, int], None]  # done bytes, total bytes
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
 
@@ -129,13 +129,6 @@ class _Packer:
         }
 
 
-def check_output_apart(out: Path, inputs: tuple[Path, ...]) -> None:
-    """Raise OutputExists when the output would replace one of its own inputs."""
-    for path in inputs:
-        if out.resolve() == path.resolve():
-            raise OutputExists("output would replace its own input", file=out)
-
-
 def _check_same_tensors(base: Checkpoint, model: Checkpoint) -> None:
     """Raise MissingTensor or ShapeMismatch unless both hold the same names and shapes."""
     base_names, model_names = set(base.names), set(model.names)
@@ -175,8 +168,3 @@ def _write_side_files(
         copyfile(source, directory / name)
         kept[name] = stored
     return kept, from_base
-
-
-def silent(done_bytes: int, total_bytes: int) -> None:
-    """Progress that nobody watches."""
-    del done_bytes, total_bytes

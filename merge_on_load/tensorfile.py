@@ -7,10 +7,12 @@ Layout: https://github.com/huggingface/safetensors#format
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from merge_on_load.specs import TensorSpec
 
-from merge_on_load.specs import TensorSpec, raw_bytes
+if TYPE_CHECKING:
+    import torch
 
 _LENGTH_BYTES = 8
 # `"":{"dtype":"","shape":[],"data_offsets":[,]},` with a long dtype, six axes, 2 wide offsets.
@@ -22,10 +24,12 @@ def render_header(
     metadata: Mapping[str, str] | None = None,
     *,
     room_bytes: int = 0,
+    multiple_bytes: int = 8,
 ) -> bytes:
     """Length word and header of a file that holds `specs` back to back, in order.
 
-    room_bytes: pad the JSON to at least that many bytes, a multiple of 8.
+    room_bytes: pad the JSON to at least that many bytes, a multiple of 8. multiple_bytes: pad it so
+    that the tensors begin at a multiple of this, which is one of 8.
     """
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     begin = 0
@@ -35,7 +39,8 @@ def render_header(
         header[name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": offsets}
         begin = end
     text = json.dumps(header, separators=(",", ":")).encode()
-    padded = text.ljust(max(room_bytes, -(-len(text) // 8) * 8))
+    whole = -(-(len(text) + _LENGTH_BYTES) // multiple_bytes) * multiple_bytes
+    padded = text.ljust(max(room_bytes, whole - _LENGTH_BYTES))
     return len(padded).to_bytes(_LENGTH_BYTES, "little") + padded
 
 
@@ -57,9 +62,11 @@ class TensorFileWriter:
         """Bytes of data so far."""
         return sum(spec.size_bytes for spec in self._specs.values())
 
-    def append(self, name: str, tensor: torch.Tensor) -> None:
+    def append(self, name: str, tensor: "torch.Tensor") -> None:
         """Write one CPU tensor after the last."""
-        self._specs[name] = TensorSpec.of(tensor)
+        from merge_on_load.tensors import raw_bytes, spec_of  # here: torch is slow to import
+
+        self._specs[name] = spec_of(tensor)
         self._file.write(raw_bytes(tensor).data)
 
     def close(self) -> None:

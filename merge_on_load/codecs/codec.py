@@ -12,6 +12,7 @@ from merge_on_load.errors import CorruptPayload, NonFinite, UnknownCodec, Unsupp
 from merge_on_load.floats import FLOAT32_DTYPES, Rows, matrix, row_blocks
 from merge_on_load.hashing import parallel_map
 from merge_on_load.specs import TensorSpec
+from merge_on_load.tensors import spec_of
 
 Payload = Mapping[str, torch.Tensor]  # part name -> tensor; at most one part of each dtype
 
@@ -104,7 +105,7 @@ def cut(parts: Payload, rows: slice) -> dict[str, torch.Tensor]:
 
 def check_lossy_decode(base: torch.Tensor, spec: TensorSpec) -> None:
     """Raise CorruptPayload unless a lossy codec could have made `spec` from such a base."""
-    found = TensorSpec.of(base)
+    found = spec_of(base)
     if not {found.dtype, spec.dtype} <= set(FLOAT32_DTYPES) or found.shape != spec.shape:
         raise CorruptPayload("payload is not for this base", expected=spec, found=found)
 
@@ -112,7 +113,7 @@ def check_lossy_decode(base: torch.Tensor, spec: TensorSpec) -> None:
 def lossy_rows(name: str, base: torch.Tensor, tuned: torch.Tensor) -> tuple[Rows, Rows]:
     """Both tensors as rows. Raises UnsupportedDtype unless float32 holds their values."""
     for tensor in (base, tuned):
-        found = TensorSpec.of(tensor).dtype
+        found = spec_of(tensor).dtype
         if found not in FLOAT32_DTYPES:
             expected = FLOAT32_DTYPES
             raise UnsupportedDtype("not for lossy", tensor=name, expected=expected, found=found)
@@ -128,7 +129,7 @@ def check_finite(name: str, magnitudes: npt.NDArray[np.floating]) -> None:
 def part(payload: Payload, name: str, expected: TensorSpec) -> torch.Tensor:
     """One part of a payload. Raises CorruptPayload unless it is there as expected."""
     found = payload.get(name)
-    if found is None or TensorSpec.of(found) != expected:
-        told = "nothing" if found is None else TensorSpec.of(found)
+    if found is None or spec_of(found) != expected:
+        told = "nothing" if found is None else spec_of(found)
         raise CorruptPayload(f"payload part {name!r} is off", expected=expected, found=told)
     return found

@@ -8,7 +8,8 @@ import zstandard
 
 from merge_on_load.codecs.codec import Payload
 from merge_on_load.errors import CorruptPayload
-from merge_on_load.specs import Bytes, raw_bytes
+from merge_on_load.specs import Bytes
+from merge_on_load.tensors import raw_bytes
 
 
 def compress(data: Bytes, level: int) -> bytes:

@@ -16,7 +16,8 @@ from merge_on_load.codecs.codec import (
 )
 from merge_on_load.floats import Float32, row_blocks, subtract, words
 from merge_on_load.hashing import parallel_map
-from merge_on_load.specs import TensorSpec, raw_bytes, row_count_and_width
+from merge_on_load.specs import TensorSpec, row_count_and_width
+from merge_on_load.tensors import raw_bytes
 
 _LARGEST = 127
 _FRAME_BYTES = 1 << 20

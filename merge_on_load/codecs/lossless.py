@@ -15,7 +15,8 @@ from merge_on_load.codecs.codec import CodecSettings, Payload
 from merge_on_load.errors import CorruptPayload
 from merge_on_load.floats import copy_words, matrix
 from merge_on_load.hashing import parallel_map
-from merge_on_load.specs import Bytes, TensorSpec, raw_bytes, row_count_and_width
+from merge_on_load.specs import Bytes, TensorSpec, row_count_and_width
+from merge_on_load.tensors import raw_bytes, spec_of
 
 _BLOCK_BYTES = 1 << 20
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -49,7 +50,7 @@ class LosslessCodec:
         from merge_on_load import kernels
 
         if tuple(base.shape) != spec.shape:
-            found = TensorSpec.of(base)
+            found = spec_of(base)
             raise CorruptPayload("payload is not for this base", expected=spec, found=found)
         tuned = torch.empty(spec.shape, dtype=spec.torch_dtype)
         base_words, tuned_words = _words(_cast(base, tuned.dtype)), _words(tuned)

@@ -17,7 +17,7 @@ import torch
 
 from merge_on_load import Checkpoint, Prepared, kernels
 from merge_on_load.floats import FLOAT32_DTYPES, copy_words, matrix, row_blocks, words
-from merge_on_load.specs import TORCH_DTYPES
+from merge_on_load.tensors import TORCH_DTYPES
 from model_pool.vllm.landing import Landing, find_landings
 
 # Elements that a thread takes at a time: enough to make the interpreter's share small.

@@ -15,10 +15,11 @@ from merge_on_load.errors import (
     OutputExists,
     ShapeMismatch,
 )
+from merge_on_load.tensors import spec_of
 
 
 def write(out, tensors, **options):
-    specs = {name: TensorSpec.of(tensor) for name, tensor in tensors.items()}
+    specs = {name: spec_of(tensor) for name, tensor in tensors.items()}
     with CheckpointWriter.open(out, specs, **options) as writer:
         for name, tensor in tensors.items():
             writer.add(name, tensor)
@@ -87,7 +88,7 @@ def test_what_is_written_reads_back_for_any_shard_limit(tmp_path, limit_bytes):
     checkpoint = Checkpoint.open(tmp_path / "out")
     for name, tensor in tensors.items():
         assert torch.equal(checkpoint.read(name), tensor)
-        assert checkpoint.spec(name) == TensorSpec.of(tensor)
+        assert checkpoint.spec(name) == spec_of(tensor)
     assert not list(tmp_path.glob(".*"))
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from merge_on_load.codecs import CODEC_NAMES, CodecSettings, codec_for, make_codec
 from merge_on_load.errors import CorruptPayload, NonFinite, UnknownCodec, UnsupportedDtype
-from merge_on_load.specs import TORCH_DTYPES, TensorSpec, raw_bytes
+from merge_on_load.specs import TensorSpec
+from merge_on_load.tensors import TORCH_DTYPES, raw_bytes, spec_of
 
 SHAPES = st.lists(st.integers(0, 9), max_size=4).map(tuple)
 LOSSY = ("BF16", "F16", "F32")
@@ -34,7 +35,7 @@ def small_floats(shape: tuple[int, ...], dtype: str, seed: int, size: float = 1)
 
 def round_trip(codec: str, base: torch.Tensor, tuned: torch.Tensor, **given: int) -> torch.Tensor:
     made = make_codec(codec, CodecSettings(**given))
-    return made.decode(base, made.encode("w", base, tuned), TensorSpec.of(tuned))
+    return made.decode(base, made.encode("w", base, tuned), spec_of(tuned))
 
 
 @settings(deadline=None)
@@ -44,7 +45,7 @@ def test_lossless_gives_every_bit_back(shape, dtype, seed):
 
     rebuilt = round_trip("lossless", base, tuned)
 
-    assert TensorSpec.of(rebuilt) == TensorSpec.of(tuned)
+    assert spec_of(rebuilt) == spec_of(tuned)
     assert np.array_equal(raw_bytes(rebuilt), raw_bytes(tuned))
 
 
@@ -223,7 +224,7 @@ def test_altered_frames_are_refused():
     payload["frames"][0] ^= 0xFF
 
     with pytest.raises(CorruptPayload, match="zstd"):
-        made.decode(base, payload, TensorSpec.of(tuned))
+        made.decode(base, payload, spec_of(tuned))
 
 
 @pytest.mark.parametrize(

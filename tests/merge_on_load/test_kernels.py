@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from merge_on_load import kernels
 from merge_on_load.codecs import on_device
 from merge_on_load.floats import copy_words, words
-from merge_on_load.specs import raw_bytes
+from merge_on_load.tensors import raw_bytes
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 SIZES = st.tuples(st.integers(0, 5), st.integers(0, 150))
