@@ -2,11 +2,12 @@
 PYTHON ?= python3.11
 VENV := .venv
 VLLM_VENV := .venv-vllm
+MERGEKIT_VENV := .venv-mergekit
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NODE_CLIENT := tests/node/node_modules/.installed
 
-.PHONY: help install demo serve test check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool clean
+.PHONY: help install demo serve test check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -55,6 +56,17 @@ test-vllm: vllm-env ## make an environment with vLLM and run the engine's tests 
 bench-pool: vllm-env ## measure the pool on a real vLLM (about 40 minutes); writes model_pool/BENCHMARK.md
 	$(VLLM_VENV)/bin/python -m benchmarks.pool
 
+mergekit-env: ## make .venv-mergekit, an environment with mergekit
+	tools/mergekit-env $(MERGEKIT_VENV)
+
+test-conformance: $(INSTALLED) mergekit-env ## compare our merges with mergekit's, tensor by tensor
+	$(BIN)/python -m pytest tests/conformance
+
+bench-merge: $(INSTALLED) mergekit-env vllm-env ## measure merges beside mergekit's (about 50 minutes); writes merge_on_load/BENCHMARK.md
+	$(BIN)/python -m benchmarks.merge --large
+	$(VLLM_VENV)/bin/python -m benchmarks.merge_engine
+	$(BIN)/python -m benchmarks.merge --report
+
 check: $(INSTALLED) ## lint, types, the import arrow, the generated code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -83,4 +95,4 @@ simulate-switching: $(INSTALLED) ## simulate many specialists on one engine; wri
 	$(BIN)/python -m simulations.switching
 
 clean: ## remove everything that was made here
-	rm -rf $(VENV) $(VLLM_VENV) build tests/node/node_modules
+	rm -rf $(VENV) $(VLLM_VENV) $(MERGEKIT_VENV) build tests/node/node_modules

@@ -17,6 +17,8 @@ MODULE_OF = {
     "pack": "weights",
     "unpack": "weights",
     "inspect": "weights",
+    "merge": "weights",
+    "tree": "weights",
 }
 
 

@@ -150,8 +150,13 @@ def check_paths(settings: Settings) -> None:
     """See that what local workers will open is there. Raises SettingsError."""
     if not any(worker.is_local for worker in settings.pool.workers):
         return
-    paths = {f"specialists.{name}.delta": one.delta for name, one in settings.specialists.items()}
-    for place, path in {"base.path": settings.base.path, **paths}.items():
+    directories: dict[str, Path] = {"base.path": settings.base.path}
+    for name, one in settings.specialists.items():
+        if one.delta is not None:
+            directories[f"specialists.{name}.delta"] = one.delta
+        elif not one.source.is_file():
+            raise SettingsError(f"specialists.{name}.recipe: there is no file {one.source}")
+    for place, path in directories.items():
         if not path.is_dir():
             raise SettingsError(f"{place}: there is no directory {path}")
 

@@ -10,6 +10,7 @@
     unpack(Path("base"), Path("tuned.delta"), Path("rebuilt"))            # delta -> checkpoint
 
 `stream`, `unpack` and `inspect` take a LoRA adapter, as PEFT writes it, for a delta (`Lora`).
+`recipes.merge` writes what a merge recipe makes; `stream` and `prepare` take that, too (`Merged`).
 
 Every expected failure is a `merge_on_load.errors.MergeError`. Names are resolved on first use,
 so that importing the package, or its errors, does not import torch.
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from merge_on_load.opening import open_delta
     from merge_on_load.packing import pack
     from merge_on_load.prepared import Prepared, prepare, prepared_size_bytes
+    from merge_on_load.recipes.merging import Merged
     from merge_on_load.specs import TensorSpec
 
 __version__ = "0.1.0"
@@ -39,6 +41,7 @@ __all__ = [
     "Delta",
     "Lora",
     "MergeError",
+    "Merged",
     "Prepared",
     "TensorSpec",
     "inspect",
@@ -57,6 +60,7 @@ _HOMES = {
     "Delta": "delta",
     "Lora": "lora",
     "MergeError": "errors",
+    "Merged": "recipes.merging",
     "Prepared": "prepared",
     "TensorSpec": "specs",
     "inspect": "inspection",

@@ -5,37 +5,95 @@ from pathlib import Path
 
 import torch
 
+from merge_on_load.aside import check_output_apart
 from merge_on_load.checkpoint import Checkpoint
 from merge_on_load.checkpoint_writer import CheckpointWriter
-from merge_on_load.codecs import CODEC_NAMES, SAME, make_codec
+from merge_on_load.codecs import CODEC_NAMES, SAME, Codec, make_codec
 from merge_on_load.delta import Delta
 from merge_on_load.errors import MergeError, MissingTensor, ShapeMismatch, WrongBase
 from merge_on_load.hashing import file_digest
 from merge_on_load.lora import Lora
 from merge_on_load.opening import open_delta
-from merge_on_load.packing import Progress, check_output_apart, silent
+from merge_on_load.progress import Progress, silent
+from merge_on_load.recipes.merging import Merged
 from merge_on_load.specs import TensorSpec
+from merge_on_load.tensors import from_bytes
 
 
-def stream(base: Checkpoint, delta: Delta | Lora | None) -> Iterator[tuple[str, torch.Tensor]]:
+class Built:
+    """A base and what changes it, checked to belong together; tensors are built when asked for."""
+
+    def __init__(self, base: Checkpoint, delta: Delta | Lora | Merged | None) -> None:
+        """None: the base itself. Raises as `stream`."""
+        self._base = base
+        self._delta = delta
+        self._codecs: dict[str, Codec] = {}
+        if isinstance(delta, Lora):
+            delta.verify()
+            delta.check_belongs(base)
+        elif isinstance(delta, Merged):
+            delta.check_belongs(base)
+        elif delta is not None:
+            check_belongs(base, delta)
+            delta.verify()
+            settings = delta.manifest.settings
+            self._codecs = {name: make_codec(name, settings) for name in CODEC_NAMES}
+
+    @property
+    def names(self) -> list[str]:
+        """All tensors, in the base's order."""
+        return self._base.names
+
+    @property
+    def side_files(self) -> dict[str, Path]:
+        """Those of the model that results. Raises WrongBase when the base's own have changed."""
+        if isinstance(self._delta, Delta):
+            return _side_files(self._base, self._delta)
+        return self._base.side_files
+
+    def spec(self, name: str) -> TensorSpec:
+        """dtype and shape of the result. Raises MissingTensor."""
+        if isinstance(self._delta, Delta | Merged):
+            return self._delta.spec(name)
+        return self._base.spec(name)
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor: treat it as read-only, it may be mapped from the base's files.
+
+        Raises MissingTensor, CorruptPayload.
+        """
+        delta = self._delta
+        if delta is None:
+            return self._base.read(name)
+        if isinstance(delta, Lora):
+            return delta.merge(name, self._base.read(name))
+        if isinstance(delta, Merged):
+            return from_bytes(delta.raw(name), delta.spec(name))
+        entry = delta.entry(name)
+        if entry.codec == SAME:
+            return self._base.read(name)
+        try:
+            return self._codecs[entry.codec].decode(
+                self._base.read(name), delta.payload(name), entry.spec
+            )
+        except MergeError as error:
+            raise error.located(file=delta.path, tensor=name) from error
+
+
+def stream(
+    base: Checkpoint, delta: Delta | Lora | Merged | None
+) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield every (name, tensor) of the model in the base's order; None yields the base itself.
 
     The base's fingerprint and every byte of the delta are checked before this returns, so that
     nothing is half-applied. Of a LoRA adapter, which names no fingerprint, names and shapes are
-    checked, and that no sum overflows. Tensors that equal the base's are mapped from its files:
-    treat all as read-only. Memory: a few tensors.
+    checked, and that no sum overflows; of a recipe's result, names and shapes. Tensors that equal
+    the base's are mapped from its files: treat all as read-only. Memory: a few tensors.
     Raises WrongBase, CorruptPayload, MissingTensor, ShapeMismatch; for a LoRA adapter also
-    UnsupportedDtype, NonFinite.
+    UnsupportedDtype, NonFinite; for a recipe also BadRecipe and NonFinite, tensor by tensor.
     """
-    if delta is None:
-        return ((name, base.read(name)) for name in base.names)
-    if isinstance(delta, Lora):
-        delta.verify()
-        delta.check_belongs(base)
-        return ((name, delta.merge(name, base.read(name))) for name in base.names)
-    check_belongs(base, delta)
-    delta.verify()
-    return _tensors(base, delta)
+    built = Built(base, delta)
+    return ((name, built.read(name)) for name in built.names)
 
 
 def check_belongs(base: Checkpoint, delta: Delta) -> None:
@@ -76,43 +134,21 @@ def unpack(
 
     delta: a delta or a LoRA adapter, which has the base's side files. progress: called with done
     and total bytes after each tensor. Raises as `stream`, `Checkpoint.open` and `open_delta` do,
-    and OutputExists; then nothing stands under `out`.
+    and OutputExists, DiskFull; then nothing stands under `out`.
     """
     opened_base, opened_delta = Checkpoint.open(base), open_delta(delta)
     check_output_apart(Path(out), (opened_base.path, opened_delta.path))
-    specs, side_files = _plan(opened_base, opened_delta)
+    built = Built(opened_base, opened_delta)
+    specs, side_files = {name: built.spec(name) for name in built.names}, built.side_files
     with CheckpointWriter.open(out, specs, overwrite=overwrite) as writer:
         total_bytes = sum(spec.size_bytes for spec in specs.values())
         done_bytes = 0
-        for name, tensor in stream(opened_base, opened_delta):
-            writer.add(name, tensor)
-            done_bytes += tensor.nbytes
+        for name in built.names:
+            writer.add(name, built.read(name))
+            done_bytes += specs[name].size_bytes
             (progress or silent)(done_bytes, total_bytes)
         for name, source in side_files.items():
             writer.add_file(name, source)
-
-
-def _plan(base: Checkpoint, delta: Delta | Lora) -> tuple[dict[str, TensorSpec], dict[str, Path]]:
-    """The tensors' specs and the side files of what will be written. Raises as `stream`."""
-    if isinstance(delta, Lora):
-        delta.check_belongs(base)
-        return {name: base.spec(name) for name in base.names}, base.side_files
-    check_belongs(base, delta)
-    return {name: delta.spec(name) for name in base.names}, _side_files(base, delta)
-
-
-def _tensors(base: Checkpoint, delta: Delta) -> Iterator[tuple[str, torch.Tensor]]:
-    codecs = {name: make_codec(name, delta.manifest.settings) for name in CODEC_NAMES}
-    for name in base.names:
-        entry = delta.entry(name)
-        if entry.codec == SAME:
-            yield name, base.read(name)
-            continue
-        try:
-            rebuilt = codecs[entry.codec].decode(base.read(name), delta.payload(name), entry.spec)
-        except MergeError as error:
-            raise error.located(file=delta.path, tensor=name) from error
-        yield name, rebuilt
 
 
 def _side_files(base: Checkpoint, delta: Delta) -> dict[str, Path]:

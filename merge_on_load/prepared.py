@@ -7,48 +7,55 @@ room. The file may be one that lives in memory (`os.memfd_create`), mapped by ma
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from merge_on_load.building import check_belongs
+from merge_on_load.building import Built
 from merge_on_load.checkpoint import Checkpoint, open_tensors
 from merge_on_load.codecs import CODEC_NAMES, SAME, CodecSettings, Payload, cut, make_codec
 from merge_on_load.delta import Delta, payload_key
 from merge_on_load.errors import CorruptPayload, MergeError, MissingTensor
 from merge_on_load.floats import copy_words, matrix
-from merge_on_load.specs import TensorSpec, raw_bytes, row_count_and_width
+from merge_on_load.recipes.merging import Merged
+from merge_on_load.specs import TensorSpec, row_count_and_width
 from merge_on_load.tensorfile import render_header
+from merge_on_load.tensors import raw_bytes
 
 _FORMAT = "deltafleet.prepared 1"
 
 
-def prepare(base: Checkpoint, delta: Delta, file: Path) -> None:
+def prepare(base: Checkpoint, delta: Delta | Merged, file: Path) -> None:
     """Write `file` for `Prepared.open`; what stands there is replaced.
 
     Everything that can be wrong is found here, not in a switch. The header is written last, so
     what an error leaves cannot be opened. Memory: one tensor.
-    Raises WrongBase, CorruptPayload, MissingTensor, ShapeMismatch.
+    Of a recipe, all tensors are computed now. Raises what `stream` raises.
     """
-    check_belongs(base, delta)
-    delta.verify()
-    specs = _part_specs(delta)
-    header = render_header(specs, _metadata(delta))
-    offsets = _offsets(specs, len(header))
+    built = Built(base, delta)
+    content = _Content.of(delta)
+    header = render_header(content.part_specs(), content.metadata())
+    offsets = _offsets(content.part_specs(), len(header))
     with file.open("wb") as out:
         for name in base.names:
-            for part, tensor in _expand(base, delta, name).items():
+            if isinstance(delta, Delta):
+                parts = _expand(base, delta, name)
+            else:
+                parts = {"tensor": matrix(built.read(name))}
+            for part, tensor in parts.items():
                 out.seek(offsets[payload_key(name, part)])
                 out.write(raw_bytes(tensor).data)
         out.seek(0)
         out.write(header)
 
 
-def prepared_size_bytes(delta: Delta) -> int:
-    """Size of the file that `prepare` will write, from the manifest alone."""
-    specs = _part_specs(delta)
-    return len(render_header(specs, _metadata(delta))) + sum(s.size_bytes for s in specs.values())
+def prepared_size_bytes(delta: Delta | Merged) -> int:
+    """Size of the file that `prepare` will write, from the manifest, or the plan, alone."""
+    content = _Content.of(delta)
+    specs = content.part_specs()
+    return len(render_header(specs, content.metadata())) + sum(s.size_bytes for s in specs.values())
 
 
 class Prepared:
@@ -166,18 +173,6 @@ def _expand(base: Checkpoint, delta: Delta, name: str) -> Payload:
         raise error.located(file=delta.path, tensor=name) from error
 
 
-def _part_specs(delta: Delta) -> dict[str, TensorSpec]:
-    """Every part by its key, widest dtype first, so that each lies aligned."""
-    settings = delta.manifest.settings
-    specs = {
-        payload_key(name, part): spec
-        for name, entry in delta.manifest.tensors.items()
-        if entry.codec != SAME
-        for part, spec in make_codec(entry.codec, settings).parts(entry.spec).items()
-    }
-    return dict(sorted(specs.items(), key=lambda item: -item[1].torch_dtype.itemsize))
-
-
 def _offsets(specs: Mapping[str, TensorSpec], begin: int) -> dict[str, int]:
     offsets = {}
     for key, spec in specs.items():
@@ -186,10 +181,36 @@ def _offsets(specs: Mapping[str, TensorSpec], begin: int) -> dict[str, int]:
     return offsets
 
 
-def _metadata(delta: Delta) -> dict[str, str]:
-    tensors: dict[str, Any] = {
-        name: [entry.codec, entry.spec.dtype, list(entry.spec.shape)]
-        for name, entry in delta.manifest.tensors.items()
-    }
-    told = {"settings": delta.manifest.settings.to_dict(), "tensors": tensors}
-    return {_FORMAT: json.dumps(told, separators=(",", ":"))}
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What a prepared file holds. entries: tensor name -> codec, spec of the result."""
+
+    settings: CodecSettings
+    entries: Mapping[str, tuple[str, TensorSpec]]
+
+    @classmethod
+    def of(cls, delta: Delta | Merged) -> "_Content":
+        if isinstance(delta, Delta):
+            told = delta.manifest
+            entries = {name: (entry.codec, entry.spec) for name, entry in told.tensors.items()}
+            return cls(told.settings, entries)
+        return cls(CodecSettings(), {name: ("lossless", delta.spec(name)) for name in delta.names})
+
+    def part_specs(self) -> dict[str, TensorSpec]:
+        """Every part by its key, widest dtype first, so that each lies aligned."""
+        specs = {
+            payload_key(name, part): part_spec
+            for name, (codec, spec) in self.entries.items()
+            if codec != SAME
+            for part, part_spec in make_codec(codec, self.settings).parts(spec).items()
+        }
+        return dict(sorted(specs.items(), key=lambda item: -item[1].item_bytes))
+
+    def metadata(self) -> dict[str, str]:
+        """For the header: what `Prepared.open` reads."""
+        tensors: dict[str, Any] = {
+            name: [codec, spec.dtype, list(spec.shape)]
+            for name, (codec, spec) in self.entries.items()
+        }
+        told = {"settings": self.settings.to_dict(), "tensors": tensors}
+        return {_FORMAT: json.dumps(told, separators=(",", ":"))}

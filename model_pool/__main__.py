@@ -118,7 +118,7 @@ def _make_vllm_engine(settings: PoolSettings) -> Engine:
     return VllmEngine(
         settings.base.path,
         pool.vllm,
-        specialists=[settings.specialists[name].delta for name in settings.by_recency()],
+        specialists=[settings.specialists[name].source for name in settings.by_recency()],
         policy=Policy(
             max_wait_s=pool.switching.max_wait_s,
             amortisation=pool.switching.amortisation,

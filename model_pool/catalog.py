@@ -13,7 +13,7 @@ from model_pool.errors import SpecialistUnloadable, UnknownModel
 from model_pool.settings import BASE_MODEL, PoolSettings
 
 if TYPE_CHECKING:  # torch is slow to import
-    from merge_on_load import Checkpoint, Delta, Lora
+    from merge_on_load import Checkpoint, Delta, Lora, Merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,11 @@ class Catalog:
 
 
 def read_catalog(settings: PoolSettings) -> Catalog:
-    """Open the base, every delta's manifest and every adapter. Blocking: it hashes the base.
+    """Open the base, every delta's manifest, every adapter and recipe. Blocking: it hashes the base
+    and what recipes merge.
 
-    Raises MergeError where the base cannot be read; a delta or an adapter that cannot be is kept
-    with its fault, so that the others serve.
+    Raises MergeError where the base cannot be read; a specialist that cannot be is kept with its
+    fault, so that the others serve.
     """
     from merge_on_load import Checkpoint  # here: torch is slow to import
 
@@ -88,12 +89,12 @@ def read_catalog(settings: PoolSettings) -> Catalog:
         )
     ]
     for name, specialist in settings.specialists.items():
-        models.append(_read_specialist(name, specialist.delta, base))
+        models.append(_read_specialist(name, specialist.source, base))
     return Catalog(models)
 
 
 def _read_specialist(name: str, path: Path, base: Checkpoint) -> ModelFiles:
-    from merge_on_load import Lora, open_delta
+    from merge_on_load import Lora, Merged, open_delta
 
     try:
         stored = open_delta(path)
@@ -101,6 +102,8 @@ def _read_specialist(name: str, path: Path, base: Checkpoint) -> ModelFiles:
         return ModelFiles(name, "", 0, base.size_bytes, Weights(name, "", path), fault=str(error))
     if isinstance(stored, Lora):
         return _of_lora(name, stored, base)
+    if isinstance(stored, Merged):
+        return _of_recipe(name, stored, base)
     return _of_delta(name, stored, base)
 
 
@@ -136,4 +139,22 @@ def _of_lora(name: str, lora: Lora, base: Checkpoint) -> ModelFiles:
         lineage=json.dumps(lora.lineage, sort_keys=True),
         fault=fault,
         lora_rank=lora.rank,
+    )
+
+
+def _of_recipe(name: str, merged: Merged, base: Checkpoint) -> ModelFiles:
+    fault, digest = "", ""
+    try:
+        merged.check_belongs(base)
+        digest = merged.fingerprint()
+    except MergeError as error:
+        fault = str(error)
+    return ModelFiles(
+        model=name,
+        codec="recipe",
+        stored_size_bytes=merged.stored_size_bytes(base),
+        full_size_bytes=base.size_bytes,
+        weights=Weights(name, digest, merged.path),
+        lineage=json.dumps(merged.lineage, sort_keys=True),
+        fault=fault,
     )

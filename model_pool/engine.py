@@ -14,11 +14,10 @@ from model_pool.switching import Priority
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What a model is made of: the base alone, the base and one delta, or the base and one LoRA
-    adapter.
+    """What a model is made of: the base alone, or the base and one delta or one LoRA adapter.
 
     digest names the content (the base's fingerprint, the delta's or the adapter's digest), so that
-    an answer can say which weights made it.
+    an answer can say which weights made it. delta: a delta's directory, or a merge recipe's file.
     """
 
     model: str

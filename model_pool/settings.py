@@ -66,13 +66,27 @@ class Base(Section):
 
 
 class Specialist(Section):
-    """A model that is stored as a delta, and the prompts that it is for."""
+    """A model that is stored as a delta or a merge recipe, and the prompts that it is for."""
 
     description: str
-    delta: FleetPath  # a delta's directory, or a LoRA adapter's
+    delta: FleetPath | None = None  # a delta's directory, or a LoRA adapter's
+    recipe: FleetPath | None = None  # mergekit's YAML; what it makes has the base's architecture
     quality: float = Field(1.0, ge=0, le=1)  # share of right answers to expect on its task
     examples: tuple[str, ...] = ()
     examples_file: FleetPath | None = None  # one prompt per line
+
+    @property
+    def source(self) -> Path:
+        """What it is stored as: its delta or its recipe."""
+        source = self.delta or self.recipe
+        assert source is not None, "validated"
+        return source
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if bool(self.delta) == bool(self.recipe):
+            raise ValueError("give exactly one of delta and recipe")
+        return self
 
     @model_validator(mode="after")
     def _has_examples(self) -> Self:

@@ -153,7 +153,7 @@ def _sizes_of(settings: Settings) -> tuple[tuple[DeltaSizes, ...], tuple[DeltaSi
 
     deltas, adapters = [], []
     for name in settings.by_recency():
-        found = open_delta(settings.specialists[name].delta)
+        found = open_delta(settings.specialists[name].source)
         if isinstance(found, Lora):
             adapters.append(DeltaSizes(name, found.size_bytes, found.size_bytes))
         else:

@@ -1,4 +1,4 @@
-"""deltafleet pack, unpack, inspect."""
+"""deltafleet pack, unpack, inspect, merge, tree."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 NEW = click.Path(path_type=Path)
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what is at --out.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what is at the output.")
 
 
 @click.command(
@@ -54,6 +54,39 @@ def unpack(base: Path, delta: Path, out: Path, overwrite: bool) -> None:
     click.echo(str(out))
 
 
+@click.command(epilog="Example: deltafleet merge recipe.yaml merged")
+@click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("out", type=NEW)
+@click.option("--random-seed", default=0, help="Of DARE, DELLA and random gates.")
+@click.option("--allow-nan", is_flag=True, help="Let NaN and infinity in the models through.")
+@click.option("--threads", type=click.IntRange(1), help="Default: two for each processor.")
+@overwrite_option
+def merge(
+    recipe: Path,
+    out: Path,
+    random_seed: int,
+    allow_nan: bool,
+    threads: int | None,
+    overwrite: bool,
+) -> None:
+    """Write the checkpoint that a merge recipe, in mergekit's YAML, makes of its models."""
+    from gateway import hub
+    from merge_on_load.recipes import merge as write_merged
+
+    with _failures(), _progress("merging") as progress:
+        write_merged(
+            recipe,
+            out,
+            seed=random_seed,
+            allow_nan=allow_nan,
+            fetch=hub.fetch,
+            overwrite=overwrite,
+            threads=threads,
+            progress=progress,
+        )
+    click.echo(str(out))
+
+
 @click.command(epilog="Example: deltafleet inspect sql.delta")
 @click.argument("path", type=DIRECTORY)
 def inspect(path: Path) -> None:
@@ -65,6 +98,20 @@ def inspect(path: Path) -> None:
     click.echo(json.dumps(found, indent=2, ensure_ascii=False))
     if found.get("problem"):
         raise click.ClickException(str(found["problem"]))
+
+
+@click.command(epilog="Example: deltafleet tree merged --svg family.svg")
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option("--svg", type=NEW, help="Write a picture of it, too.")
+def tree(path: Path, svg: Path | None) -> None:
+    """Show the family of a merged model, a delta or a recipe: parents, methods, weights."""
+    from merge_on_load.recipes.tree import family_of, to_svg, to_text
+
+    with _failures():
+        family = family_of(path)
+        if svg is not None:
+            svg.write_text(to_svg(family))
+    click.echo(to_text(family))
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from merge_on_load import Checkpoint, Delta, Lora, open_delta, prepare, prepared_size_bytes
+from merge_on_load import Checkpoint, Delta, Lora, Merged, open_delta, prepare, prepared_size_bytes
 from merge_on_load.errors import CorruptPayload, MergeError, NotADelta
 from model_pool.capacity import DeltaSizes
 from model_pool.engine import Weights
@@ -94,7 +94,7 @@ class DeltaShelf:
         """
         if weights.lora is not None:
             return Lora.open(weights.lora).size_bytes
-        return 0 if weights.delta is None else prepared_size_bytes(Delta.open(weights.delta))
+        return 0 if weights.delta is None else prepared_size_bytes(_open_full(weights.delta))
 
     def prepare(self, weights: Weights) -> HeldDelta | HeldAdapter:
         """Check every byte of the specialist and make it ready. Close what it returns when done.
@@ -106,7 +106,7 @@ class DeltaShelf:
             return self._hold_adapter(weights.lora)
         if weights.delta is None:
             raise ValueError(f"{weights.model} is the base")
-        delta = Delta.open(weights.delta)
+        delta = _open_full(weights.delta)
         held = HeldDelta(weights.model)
         try:
             prepare(self._base, delta, held.path)
@@ -126,6 +126,14 @@ class DeltaShelf:
             held.close()
             raise
         return held
+
+
+def _open_full(path: Path) -> Delta | Merged:
+    """What a switch writes. Raises MergeError; NotADelta for an adapter."""
+    found = open_delta(path)
+    if isinstance(found, Lora):
+        raise NotADelta("an adapter needs no switch", file=path)
+    return found
 
 
 def read_needs(specialists: Iterable[Path]) -> Needs:

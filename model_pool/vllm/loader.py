@@ -13,7 +13,7 @@ import torch
 from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
-from merge_on_load import Checkpoint, Delta, stream
+from merge_on_load import Checkpoint, open_delta, stream
 from merge_on_load.errors import MissingTensor
 
 
@@ -40,7 +40,7 @@ class MergedLoader(BaseModelLoader):  # type: ignore[misc] # vLLM publishes no t
         """Stream the weights in. Raises MergeError; MissingTensor where a parameter gets none."""
         keep_linears_live(model)
         base = Checkpoint.open(Path(model_config.model))
-        delta = None if self._delta is None else Delta.open(self._delta)
+        delta = None if self._delta is None else open_delta(self._delta)
         loaded = model.load_weights(stream(base, delta))
         for name, _ in model.named_parameters():
             if loaded is not None and name not in loaded:

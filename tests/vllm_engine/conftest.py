@@ -20,6 +20,7 @@ NEEDS_VLLM = (
     "test_contract.py",
     "test_lora.py",
     "test_openai_server.py",
+    "test_recipe.py",
     "test_serving.py",
     "test_storm.py",
     "test_switching.py",
