@@ -5,20 +5,18 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("torch", "transformers", "numba", "grpcio")
 
-
-def facts() -> dict[str, str]:
-    """Name -> what it is here and now."""
+def facts(packages: Iterable[str]) -> dict[str, str]:
+    """Name -> what it is here and now. packages: whose versions matter."""
     return {
         "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "vLLM": _vllm(),
-        **{name: version(name) for name in PACKAGES},
+        **{name: version(name) for name in packages},
         "load average before": f"{os.getloadavg()[0]:.1f}",
         "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
@@ -30,7 +28,8 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _vllm() -> str:
+def vllm_build() -> str:
+    """vLLM's version, and for what it was built."""
     import torch
     import vllm
 

@@ -47,7 +47,7 @@ def main() -> int:
 
 def measure(part: str) -> int:
     """One part, here: its figures and the machine's facts."""
-    from benchmarks.machine import facts
+    from benchmarks.machine import facts, vllm_build
     from model_pool.vllm.options import environment
 
     os.environ.update(environment(THREAD_COUNTS[part]))
@@ -55,7 +55,8 @@ def measure(part: str) -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # functions are sent into vLLM's worker
     ROOT.mkdir(parents=True, exist_ok=True)
-    machine, began = facts(), time.perf_counter()
+    machine = {"vLLM": vllm_build(), **facts(("torch", "transformers", "numba", "grpcio"))}
+    began = time.perf_counter()
     run: Callable[[], Awaitable[dict[str, Any]]] = import_module(f"benchmarks.{part}").measure
     figures = asyncio.run(_awaited(run))
     seconds = time.perf_counter() - began
