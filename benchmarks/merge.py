@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def _method(method: str, repeat: int) -> dict[str, Any]:
         last = (ours if which == "ours" else theirs)[-1]
         say(f"{method}, {which}: {last.seconds:.1f} s, {last.anonymous_bytes / 2**20:.0f} MiB")
     shutil.rmtree(HOME / "out", ignore_errors=True)
-    return {"ours": [vars(one) for one in ours], "theirs": [vars(one) for one in theirs]}
+    return {"ours": [asdict(one) for one in ours], "theirs": [asdict(one) for one in theirs]}
 
 
 def _turns(repeat: int) -> Iterator[str]:
@@ -112,7 +113,7 @@ def _large() -> dict[str, Any]:
         shutil.rmtree(home / "out", ignore_errors=True)
         done = run([OURS, "merge", recipe, home / "out"], cwd=home, limit_bytes=2 << 30)
         say(f"7B, {method}: {done.seconds:.0f} s, {done.anonymous_bytes / 2**20:.0f} MiB")
-        found[method] = vars(done)
+        found[method] = asdict(done)
     shutil.rmtree(home)
     return {"parameter_count": merge_models.parameter_count(merge_models.LLAMA_7B), **found}
 
