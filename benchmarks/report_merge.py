@@ -29,6 +29,7 @@ def render(figures: Figures, engine: Figures | None) -> str:
         parameters=figures["parameter_count"] / 1e9,
         copy_s=figures["copy_s"],
         methods=_methods(methods),
+        missing=_missing(methods),
         large=_large(figures.get("large")),
         engine=_engine(engine),
         machine=table(("", "here"), list(figures["machine"].items())),
@@ -65,6 +66,11 @@ def _methods(methods: Mapping[str, Figures]) -> str:
     ]
     head = ("method", "deltafleet", "mergekit", "faster", "our memory", "mergekit's")
     return table(head, rows)
+
+
+def _missing(methods: Mapping[str, Figures]) -> str:
+    names = [name for name in RECIPES if name not in methods]
+    return f"Not measured yet: {', '.join(names)}." if names else ""
 
 
 def _large(found: Figures | None) -> str:

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from merge_on_load.errors import BadRecipe
-from merge_on_load.moe.rounding import Float32
+from merge_on_load.rounding import Float32
 
 
 def summed_hidden_states(

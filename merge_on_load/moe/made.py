@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from merge_on_load.errors import MissingTensor, NonFinite
-from merge_on_load.moe.rounding import Float32, to_bytes
+from merge_on_load.rounding import Float32, from_float32
 from merge_on_load.specs import Bytes, TensorSpec
 
 
@@ -81,7 +81,9 @@ class Gates:
         weights = mode.weights(gate)
         if not np.isfinite(weights).all():
             raise NonFinite("a gate with NaN or infinity", file=self.path, tensor=name)
-        return to_bytes(weights, self._dtype)
+        return from_float32(
+            np.ascontiguousarray(weights, np.float32).reshape(-1), self._dtype
+        ).view(np.uint8)
 
     def held_bytes(self, name: str) -> int:
         gate, mode = self._find(name)

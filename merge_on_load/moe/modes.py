@@ -11,8 +11,8 @@ from merge_on_load.errors import BadRecipe, UnsupportedDtype
 from merge_on_load.moe.dense import EMBEDDING
 from merge_on_load.moe.made import Gate
 from merge_on_load.moe.prompts import Prompts, tokenize, tokenizer_directory
-from merge_on_load.moe.rounding import Float32, to_float32
 from merge_on_load.recipes.sources import WORDS, CheckpointSource, Source
+from merge_on_load.rounding import Float32, as_words, to_float32
 
 
 class RandomMode:
@@ -67,7 +67,7 @@ class EmbeddingMode:
         raw = self._base.raw(EMBEDDING).reshape(spec.shape[0], -1)
         rows = []
         for ids in tokenize(self._directory, texts, spec.shape[0]):
-            found = to_float32(raw[ids].reshape(-1), spec.dtype)
+            found = to_float32(as_words(raw[ids].reshape(-1), spec.item_bytes), spec.dtype)
             rows.append(found.reshape(len(ids), -1).sum(axis=0))
         self._base.release(EMBEDDING)
         return np.stack(rows)[:, None]

@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from merge_on_load.errors import MergeError, NonFinite, ShapeMismatch
+from merge_on_load.errors import MergeError, NonFinite, ShapeMismatch, UnsupportedDtype
+from merge_on_load.rounding import FLOATS, Float32, Words, as_words, from_float32, to_float32
 from merge_on_load.vocabulary.names import counterpart
-from merge_on_load.vocabulary.rounding import (
-    Float32,
-    Words,
-    as_words,
-    check_float,
-    from_float32,
-    to_float32,
-)
 from merge_on_load.vocabulary.rows import LACKS, MEAN, Numbers, Rows
 
 if TYPE_CHECKING:
@@ -98,7 +91,7 @@ class Filling:
         if part.spec.dtype != self._spec.dtype or self._rows.has_means(self._member):
             for spec in (part.spec, self._spec):
                 try:
-                    check_float(spec.dtype)
+                    _check_float(spec.dtype)
                 except MergeError as error:
                     raise error.located(file=part.source.path, tensor=part.tensor) from error
 
@@ -154,3 +147,13 @@ def _finite(part: Part, values: Float32) -> Float32:
             tensor=part.tensor,
         )
     return values
+
+
+def _check_float(dtype: str) -> None:
+    """dtype: a safetensors name. Raises UnsupportedDtype for what has no rows to be averaged."""
+    if dtype not in FLOATS:
+        raise UnsupportedDtype(
+            "embeddings of another model, or a mean of several, cannot be had in this dtype",
+            expected=", ".join(FLOATS),
+            found=dtype,
+        )

@@ -17,8 +17,6 @@ from support.method_runs import Run, Values
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-mergekit" / "bin" / "python"
 
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-mergekit")
-
 NAMES = ("a", "b", "c")
 
 

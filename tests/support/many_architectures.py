@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_file
 
 from merge_on_load import Checkpoint
 
@@ -76,11 +75,5 @@ def load(path: Path, kind: str = "AutoModelForCausalLM") -> Any:
 
 
 def digest(path: Path) -> dict[str, bytes]:
-    """Every file's content but what tells of the making."""
+    """Every file's content, by name."""
     return {one.name: one.read_bytes() for one in path.iterdir() if one.is_file()}
-
-
-def single(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a checkpoint in one file, read by safetensors itself."""
-    found: dict[str, torch.Tensor] = load_file(path / "model.safetensors")
-    return found

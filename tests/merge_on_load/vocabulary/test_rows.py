@@ -256,7 +256,7 @@ def test_rows_of_another_dtype_are_rounded_to_the_model_s(kit):
 def test_rounding_is_torch_s_to_the_last_bit():
     import numpy as np
 
-    from merge_on_load.vocabulary.rounding import from_float32, to_float32
+    from merge_on_load.rounding import from_float32, to_float32
 
     bits = np.random.default_rng(0).integers(0, 1 << 32, 200_000, np.uint32)
     edges = np.array([0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x80000000, 1], np.uint32)

@@ -1,26 +1,14 @@
-"""Rows of one dtype as float32, and back with one rounding, to nearest, ties to even. No torch."""
+"""Words of one dtype as float32, and back with one rounding, to nearest, ties to even. No torch."""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from merge_on_load.errors import UnsupportedDtype
-
 Float32 = npt.NDArray[np.float32]
 Words = npt.NDArray[Any]
 
-_FLOATS = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
-
-
-def check_float(dtype: str) -> None:
-    """dtype: a safetensors name. Raises UnsupportedDtype for what has no rows to be averaged."""
-    if dtype not in _FLOATS:
-        raise UnsupportedDtype(
-            "embeddings of another model, or a mean of several, cannot be had in this dtype",
-            expected=", ".join(_FLOATS),
-            found=dtype,
-        )
+FLOATS = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 
 
 def to_float32(words: Words, dtype: str) -> Float32:
@@ -29,18 +17,18 @@ def to_float32(words: Words, dtype: str) -> Float32:
         bits = words.astype(np.uint32)
         bits <<= 16
         return bits.view(np.float32)
-    return words.view(_FLOATS[dtype]).astype(np.float32, copy=False)
+    return words.view(FLOATS[dtype]).astype(np.float32, copy=False)
 
 
 def from_float32(values: Float32, dtype: str) -> Words:
-    """As words of the dtype. What is too large becomes infinity."""
+    """As words of the dtype. values: contiguous. What is too large becomes infinity."""
     if dtype == "BF16":
         bits = values.view(np.uint32)
         odd = (bits >> 16) & 1
         rounded: Words = ((bits + (odd + 0x7FFF)) >> 16).astype(np.uint16)
         return rounded
     with np.errstate(over="ignore"):
-        made = values.astype(_FLOATS[dtype])
+        made = values.astype(FLOATS[dtype])
     return made.view(f"u{made.itemsize}")
 
 
