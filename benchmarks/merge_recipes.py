@@ -80,8 +80,8 @@ RECIPES: dict[str, Recipe] = {
     "model_stock": _over_base("model_stock", 5),
     "slerp": _of_two("slerp", 8, {"t": 0.4}),
     "ties": _over_base("ties", 15, weight=0.5, density=0.5),
-    "dare_linear": _over_base("dare_linear", 15, weight=0.5, density=0.5),
-    "dare_ties": _over_base("dare_ties", 15, weight=0.5, density=0.5),
+    "dare_linear": _over_base("dare_linear", 15, weight=0.5, density=0.6),
+    "dare_ties": _over_base("dare_ties", 15, weight=0.5, density=0.6),
     "della": _over_base("della", 15, weight=0.5, density=0.5, epsilon=0.1),
     "della_linear": _over_base("della_linear", 15, weight=0.5, density=0.5, epsilon=0.1),
     "passthrough": _STACK,
@@ -93,4 +93,6 @@ RECIPES: dict[str, Recipe] = {
     "karcher": _of_all("karcher", 2),
     "nearswap": _of_two("nearswap", 2, {"t": 0.001}),
     "arcee_fusion": _of_two("arcee_fusion", 2, {}),
+    "ram": _over_base("ram", 2),
+    "ramplus_tl": _over_base("ramplus_tl", 2),
 }

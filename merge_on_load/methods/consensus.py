@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from merge_on_load.methods.pruning import apply, count, draw, keep, uniform
+from merge_on_load.methods.pruning import apply, count, keep
 from merge_on_load.methods.selection import SKIP
 from merge_on_load.methods.tiles import (
     LANES,
@@ -19,12 +19,19 @@ from merge_on_load.methods.tiles import (
 )
 
 
-def _agree(change: Any, weight: Any, votes: Any, total: Any, divisor: Any) -> None:
-    """total += weight * change and divisor += weight, where the product has the vote's sign."""
+def _agree(change: Any, weight: Any, votes: Any, total: Any) -> None:
+    """total += weight * change, where that has the vote's sign."""
+    for j in range(votes.size):
+        value = np.float32(weight * change[j])
+        agrees = (value > np.float32(0)) == (votes[j] >= np.float32(0))
+        total[j] = np.float32(total[j] + (value if agrees else np.float32(0)))
+
+
+def _divide(change: Any, weight: Any, votes: Any, divisor: Any) -> None:
+    """divisor += weight, where `agree` adds something."""
     for j in range(votes.size):
         value = np.float32(weight * change[j])
         agrees = ((value > np.float32(0)) == (votes[j] >= np.float32(0))) & (value != np.float32(0))
-        total[j] = np.float32(total[j] + (value if agrees else np.float32(0)))
         divisor[j] = np.float32(divisor[j] + (weight if agrees else np.float32(0)))
 
 
@@ -46,42 +53,54 @@ def _settle(
     """
     size = total.size
     total[:] = np.float32(0)
-    for i in range(weights.size):
-        add_scaled(total, changes[i, :size], votes_of[i])
     if elects:
         votes, divisor = work[0, :size], work[1, :size]
-        votes[:] = total
-        total[:] = np.float32(0)
-        divisor[:] = np.float32(0)
+        votes[:] = np.float32(0)  # not a copy of the sum: that would take as long as making it
         for i in range(weights.size):
-            agree(changes[i, :size], weights[i], votes, total, divisor)
+            add_scaled(votes, changes[i, :size], votes_of[i])
+        for i in range(weights.size):
+            agree(changes[i, :size], weights[i], votes, total)
         if normalizes:
+            divisor[:] = np.float32(0)
+            for i in range(weights.size):
+                divide(changes[i, :size], weights[i], votes, divisor)
             for j in range(size):
                 is_small = abs(divisor[j]) < np.float32(1e-8)
                 total[j] = np.float32(total[j] / (np.float32(1) if is_small else divisor[j]))
-    for j in range(size):
-        total[j] = np.float32(scale * total[j])
+    else:
+        for i in range(weights.size):
+            add_scaled(total, changes[i, :size], votes_of[i])
+    if scale != np.float32(1):
+        for j in range(size):
+            total[j] = np.float32(scale * total[j])
 
 
 def _prune(
-    change: Any, at: int, thresholds: Any, quotas: Any, mask: Any, factor: Any, lanes: Any
+    change: Any,
+    at: int,
+    thresholds: Any,
+    quotas: Any,
+    mask: Any,
+    factor: Any,
+    work: Any,
+    lanes: Any,
 ) -> None:
     """Zero what does not stay of one model's tile, and multiply the rest by factor. lanes: where
-    they are there, add the magnitudes before and after.
+    they are there, add the magnitudes before and after. work: float32[at least a tile].
     """
     if lanes.size:
-        add_magnitudes(change, lanes[0])
+        add_magnitudes(change, work, lanes[0])
     if thresholds[0] > 0:
         keep(change, thresholds[0], quotas, 0, True)
     if thresholds[1] < 0x7FFFFFFF:
         keep(change, thresholds[1], quotas, 1, False)
     if mask.size:
-        apply(mask, at, change)
-    if lanes.size:
-        add_magnitudes(change, lanes[1])
+        apply(mask, at, factor, change)
     elif factor != np.float32(1):
         for j in range(change.size):
             change[j] = np.float32(change[j] * factor)
+    if lanes.size:
+        add_magnitudes(change, work, lanes[1])
 
 
 def _measure(
@@ -96,6 +115,7 @@ def _measure(
     """sums[i] = the sum of model i's magnitudes of differences, and of those that stay."""
     base = np.empty(TILE, np.float32)
     tile = np.empty(TILE, np.float32)
+    work = np.empty(TILE, np.float32)
     lanes = np.zeros((sums.shape[0], 2, LANES), np.float64)
     for at in range(0, element_count, TILE):
         size = min(TILE, element_count - at)
@@ -104,7 +124,7 @@ def _measure(
             change = tile[:size]
             is_finite[i + 1] &= read(sources[i + 1], at, change)
             subtract(change, base[:size])
-            prune(change, at, thresholds[i], quotas[i], masks[i], np.float32(1), lanes[i])
+            prune(change, at, thresholds[i], quotas[i], masks[i], np.float32(1), work, lanes[i])
     for i in range(sums.shape[0]):
         sums[i, 0], sums[i, 1] = lanes[i, 0].sum(), lanes[i, 1].sum()
 
@@ -143,21 +163,10 @@ def _merge(
             change = changes[i, :size]
             is_finite[i + 1] &= read(sources[i + 1], at, change)
             subtract(change, base[:size])
-            prune(change, at, thresholds[i], quotas[i], masks[i], factors[i], no_lanes)
+            prune(change, at, thresholds[i], quotas[i], masks[i], factors[i], total, no_lanes)
         settle(changes, weights, weights, elects, normalizes, scale, work, total[:size])
         add_to_base(base[:size], total[:size])
         write(total[:size], out, at - begin)
-
-
-def _draw_all(element_count: int, keys: Any, density: Any, mask: Any) -> None:
-    """One model's mask: each element with probability density. keys: uint32[ROUNDS, 2]."""
-    numbers = np.empty(TILE + 8, np.float32)
-    bounds = np.full(TILE, density, np.float32)
-    state = np.empty((4, TILE // 4 + 2), np.uint32)
-    for at in range(0, element_count, TILE):
-        size = min(TILE, element_count - at)
-        uniform(keys, at, size, state, numbers)
-        draw(numbers[:size], bounds[:size], mask, at)
 
 
 def _count_changes(
@@ -178,9 +187,9 @@ def _count_changes(
 
 
 agree = compiled(_agree)
+divide = compiled(_divide)
 settle = compiled(_settle)
 prune = compiled(_prune)
 measure = compiled(_measure)
 merge = compiled(_merge)
-draw_all = compiled(_draw_all)
 count_changes = compiled(_count_changes)

@@ -8,7 +8,12 @@ import numpy.typing as npt
 
 from merge_on_load.methods.blocks import MASK_GROUP, Filling, row_width
 from merge_on_load.methods.method import Parameter, PlainTask, Task, Values
-from merge_on_load.methods.random_numbers import plain_uniform, round_keys
+from merge_on_load.methods.random_numbers import (
+    binary_fraction,
+    plain_chances,
+    plain_uniform,
+    round_keys,
+)
 from merge_on_load.methods.values import DENSITY, number
 
 if TYPE_CHECKING:
@@ -48,7 +53,7 @@ def _probabilities(values: Values, drawing: Drawing) -> tuple[np.float32, np.flo
 
 def draw(task: Task, filling: Filling, drawing: Drawing | None) -> Masks:
     """[models, bytes], in the layout of `pruning.apply`; of no bytes where there is no drawing."""
-    from merge_on_load.methods import consensus, ranking
+    from merge_on_load.methods import pruning, ranking
 
     count = task.element_count
     byte_count = -(-count // MASK_GROUP) * (MASK_GROUP // 8)
@@ -62,7 +67,9 @@ def draw(task: Task, filling: Filling, drawing: Drawing | None) -> Masks:
         if low >= 1:
             mask[:] = 0xFF
         elif drawing is EVENLY:
-            consensus.draw_all(count, keys, low, mask)
+            n, bits = binary_fraction(float(low))
+            if bits:
+                pruning.draw_evenly(keys, n, bits, mask)
         else:
             width = row_width(task.shape)
             step = _step(span, width)
@@ -86,9 +93,10 @@ def plain_draw(
     import torch
 
     low, span = _probabilities(task.models[place].values, drawing)
-    numbers = plain_uniform(round_keys(task.seed, task.tensor, place), change)
+    keys = round_keys(task.seed, task.tensor, place)
     if drawing is EVENLY or low >= 1:
-        return numbers < float(low)
+        return plain_chances(keys, float(low), change)
+    numbers = plain_uniform(keys, change)
     width = row_width(tuple(change.shape))
     order = torch.sort(change.abs().reshape(-1, width), stable=True).indices
     places = torch.arange(width, device=change.device).expand_as(order)

@@ -8,12 +8,26 @@ from typing import Any
 import numpy as np
 
 from merge_on_load.methods.blocks import MASK_GROUP
-from merge_on_load.methods.random_numbers import MULTIPLIERS, ROUNDS
+from merge_on_load.methods.random_numbers import MULTIPLIERS, ROUNDS, STRETCH
 from merge_on_load.methods.selection import UPPER
 from merge_on_load.methods.tiles import bits_of, compiled
 
 _GROUP, _BYTES = MASK_GROUP, MASK_GROUP // 8
 _FIRST, _SECOND = (np.uint64(multiplier) for multiplier in MULTIPLIERS)
+
+
+def _philox(keys: Any, a: Any, b: Any, c: Any, d: Any) -> None:
+    """Counters -> random words, in place. keys: uint32[ROUNDS, 2]. a to d: uint32, of one size."""
+    for r in range(ROUNDS):  # outside, so that the inner loop is short enough to become vectors
+        key, other = keys[r, 0], keys[r, 1]
+        for i in range(a.size):
+            even, odd = _FIRST * np.uint64(a[i]), _SECOND * np.uint64(c[i])
+            a[i] = np.uint32(np.uint32(odd >> np.uint64(32)) ^ b[i] ^ key)
+            c[i] = np.uint32(np.uint32(even >> np.uint64(32)) ^ d[i] ^ other)
+            b[i], d[i] = np.uint32(odd), np.uint32(even)
+
+
+philox = compiled(_philox)
 
 
 def _uniform(keys: Any, begin: int, count: int, state: Any, numbers: Any) -> Any:
@@ -27,13 +41,7 @@ def _uniform(keys: Any, begin: int, count: int, state: Any, numbers: Any) -> Any
     for i in range(groups):
         a[i], b[i] = np.uint32(first + i), np.uint32((first + i) >> 32)
         c[i], d[i] = np.uint32(0), np.uint32(0)
-    for r in range(ROUNDS):  # outside, so that the inner loop is short enough to become vectors
-        key, other = keys[r, 0], keys[r, 1]
-        for i in range(groups):
-            even, odd = _FIRST * np.uint64(a[i]), _SECOND * np.uint64(c[i])
-            a[i] = np.uint32(np.uint32(odd >> np.uint64(32)) ^ b[i] ^ key)
-            c[i] = np.uint32(np.uint32(even >> np.uint64(32)) ^ d[i] ^ other)
-            b[i], d[i] = np.uint32(odd), np.uint32(even)
+    philox(keys, a, b, c, d)
     words = numbers[: 4 * groups].reshape(groups, 4)
     for i in range(groups):
         words[i, 0] = np.float32(np.int32(a[i] >> np.uint32(8))) * np.float32(2.0**-24)
@@ -65,15 +73,43 @@ def _draw(numbers: Any, bounds: Any, mask: Any, at: int) -> None:
         begin = end
 
 
-def _apply(mask: Any, at: int, tile: Any) -> None:
-    """Zero the elements, from `at` on, a group's first, whose bits are not set."""
+def _draw_evenly(keys: Any, n: int, bits: int, mask: Any) -> None:
+    """Set each bit with probability n / 2**bits: `random_numbers.plain_chances`.
+
+    keys: uint32[ROUNDS, 2]. bits: at least 1. mask: whole groups.
+    """
+    state = np.empty((4, STRETCH), np.uint32)
+    drawn = np.empty((4, STRETCH), np.uint32)
+    packed = drawn.reshape(drawn.size).view(np.uint8)
+    for begin in range(0, mask.size, packed.size):
+        first = begin // packed.size * STRETCH
+        drawn[:] = np.uint32(0)
+        for p in range(bits):
+            for i in range(STRETCH):
+                state[0, i], state[1, i] = np.uint32(first + i), np.uint32((first + i) >> 32)
+                state[2, i], state[3, i] = np.uint32(p), np.uint32(0)
+            philox(keys, state[0], state[1], state[2], state[3])
+            is_set = (n >> p) & 1 == 1
+            for word in range(4):
+                for i in range(STRETCH):
+                    found, new = drawn[word, i], state[word, i]
+                    drawn[word, i] = found | new if is_set else found & new
+        size = min(packed.size, mask.size - begin)
+        mask[begin : begin + size] = packed[:size]
+
+
+def _apply(mask: Any, at: int, factor: Any, tile: Any) -> None:
+    """Zero the elements, from `at` on, a group's first, whose bits are not set. Multiply the rest
+    by factor.
+    """
     for begin in range(0, tile.size, _BYTES):
         e = at + begin
         line = mask[e // _GROUP * _BYTES : e // _GROUP * _BYTES + _BYTES]
         bit = np.uint8(1 << (e % _GROUP // _BYTES))
         part = tile[begin : begin + _BYTES]
         for j in range(part.size):
-            part[j] = part[j] if line[j] & bit else np.float32(0)
+            value = np.float32(part[j] * factor)
+            part[j] = value if line[j] & bit else np.float32(0)
 
 
 def _least_bits(tile: Any, threshold: Any, quotas: Any, k: int) -> Any:
@@ -126,6 +162,7 @@ def _count(tile: Any, prefix: int, histogram: Any) -> None:
 
 uniform = compiled(_uniform)
 draw = compiled(_draw)
+draw_evenly = compiled(_draw_evenly)
 apply = compiled(_apply)
 least_bits = compiled(_least_bits)
 keep = compiled(_keep)

@@ -162,16 +162,23 @@ def _add_to_lanes(tile: Any, lanes: Any) -> None:
         lanes[j - whole] += np.float64(tile[j])
 
 
-def _add_magnitudes(tile: Any, lanes: Any) -> None:
-    """lanes += magnitudes; element j in lane j % LANES."""
-    rows = tile.size // LANES
-    whole = rows * LANES
-    lines = tile[:whole].reshape(rows, LANES)
-    for row in range(rows):
-        for j in range(LANES):
-            lanes[j] += np.float64(abs(lines[row, j]))
-    for j in range(whole, tile.size):
-        lanes[j - whole] += np.float64(abs(tile[j]))
+def _add_magnitudes(tile: Any, work: Any, lanes: Any) -> None:
+    """lanes += magnitudes. A tile's are summed in float32, halves upon each other, which is fast
+    and exact enough. work: float32[at least half of the tile, rounded up].
+    """
+    half = (tile.size + 1) // 2
+    first, second, sums = tile[:half], tile[half:], work[:half]
+    for j in range(half):
+        sums[j] = abs(first[j])
+    for j in range(second.size):
+        sums[j] = np.float32(sums[j] + abs(second[j]))
+    while half > LANES:
+        size, half = half, (half + 1) // 2
+        low, high = work[:half], work[half:size]
+        for j in range(high.size):
+            low[j] = np.float32(low[j] + high[j])
+    for j in range(half):
+        lanes[j] += np.float64(work[j])
 
 
 def _bits_of(value: Any) -> Any:

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from merge_on_load.methods.random_numbers import ROUNDS, plain_uniform, round_keys
+from merge_on_load.methods.random_numbers import (
+    ROUNDS,
+    binary_fraction,
+    plain_chances,
+    plain_uniform,
+    round_keys,
+)
 from support.method_runs import Run
 
 SIZE = (200, 1000)
@@ -79,3 +85,49 @@ def test_the_compiled_numbers_are_the_plain_ones() -> None:
         numbers = np.zeros(5008, np.float32)
         offset = pruning.uniform(keys, begin, count, np.zeros((4, 1300), np.uint32), numbers)
         assert (numbers[offset : offset + count] == expected[begin : begin + count]).all()
+
+
+@pytest.mark.parametrize("chance", [0.5, 0.6, 0.125, 0.9, 1e-3, 1 - 1e-3, 0.0, 1.0])
+def test_a_chance_is_a_short_binary_fraction_near_to_it(chance: float) -> None:
+    n, bits = binary_fraction(chance)
+
+    assert abs(n / 2**bits - chance) <= min(chance, 1 - chance) / 16384
+    assert n % 2 == 1 or bits == 0
+
+
+def test_the_least_chances_are_not_none() -> None:
+    n, bits = binary_fraction(1e-12)
+
+    assert (n, bits) == (1, 32)
+
+
+@pytest.mark.parametrize("chance", [0.5, 0.6, 0.3, 0.999])
+@pytest.mark.parametrize("count", [1, 31, 300, 16384, 40000])
+def test_the_compiled_bits_are_the_plain_ones(chance: float, count: int) -> None:
+    from merge_on_load.methods import pruning
+
+    keys = round_keys(7, "model.norm.weight", 2)
+    mask = np.zeros(-(-count // 256) * 32, np.uint8)
+    pruning.draw_evenly(keys, *binary_fraction(chance), mask)
+    compiled = np.ones(count, np.float32)
+    pruning.apply(mask, 0, np.float32(1), compiled)
+
+    plain = plain_chances(keys, chance, torch.empty(count))
+
+    assert (compiled != 0).tolist() == plain.tolist()
+
+
+@pytest.mark.parametrize("chance", [0.5, 0.6, 0.05, 0.97])
+def test_bits_have_their_chance_and_are_independent(chance: float) -> None:
+    """Within five standard deviations, of all and of neighbours in each direction."""
+    count = 1 << 19
+    drawn = plain_chances(round_keys(1, "w", 0), chance, torch.empty(count)).double()
+    other = plain_chances(round_keys(1, "w", 1), chance, torch.empty(count)).double()
+
+    off = drawn - chance
+    deviation = (chance * (1 - chance) / count) ** 0.5
+    assert abs(off.mean()) < 5 * deviation
+    for apart in (1, 32, 256, 4096, 16384):
+        product = (off[:-apart] * off[apart:]).mean()
+        assert abs(product) < 5 * chance * (1 - chance) / count**0.5
+    assert abs((off * (other - chance)).mean()) < 5 * chance * (1 - chance) / count**0.5
