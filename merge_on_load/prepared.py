@@ -21,6 +21,7 @@ from merge_on_load.errors import CorruptPayload, MergeError, MissingTensor
 from merge_on_load.floats import copy_words, matrix
 from merge_on_load.recipes.merging import Merged
 from merge_on_load.specs import TensorSpec, row_count_and_width
+from merge_on_load.tensor_out import OutFile, TensorOut
 from merge_on_load.tensorfile import render_header
 from merge_on_load.tensors import raw_bytes
 
@@ -32,23 +33,25 @@ def prepare(base: Checkpoint, delta: Delta | Merged, file: Path) -> None:
 
     Everything that can be wrong is found here, not in a switch. The header is written last, so
     what an error leaves cannot be opened. Memory: one tensor.
-    Of a recipe, all tensors are computed now. Raises what `stream` raises.
+    Of a recipe, all tensors are computed now, on all cores. Raises what `stream` raises.
     """
-    built = Built(base, delta)
+    Built(base, delta)  # checks that they belong together
     content = _Content.of(delta)
     header = render_header(content.part_specs(), content.metadata())
     offsets = _offsets(content.part_specs(), len(header))
-    with file.open("wb") as out:
-        for name in base.names:
-            if isinstance(delta, Delta):
-                parts = _expand(base, delta, name)
-            else:
-                parts = {"tensor": matrix(built.read(name))}
-            for part, tensor in parts.items():
-                out.seek(offsets[payload_key(name, part)])
-                out.write(raw_bytes(tensor).data)
-        out.seek(0)
-        out.write(header)
+    with file.open("wb") as opened:
+        out = OutFile(opened.fileno(), direct=None)
+        if isinstance(delta, Merged):
+            delta.write(
+                lambda job: TensorOut(
+                    out, offsets[payload_key(job.tensor, "tensor")], job.words, job.spec.size_bytes
+                )
+            )
+        else:
+            for name in base.names:
+                for part, tensor in _expand(base, delta, name).items():
+                    out.write(raw_bytes(tensor).data, offsets[payload_key(name, part)])
+        out.write(memoryview(header), 0)
 
 
 def prepared_size_bytes(delta: Delta | Merged) -> int:

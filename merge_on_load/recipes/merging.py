@@ -5,7 +5,7 @@ import json
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from merge_on_load.aside import check_output_apart
 from merge_on_load.checkpoint import Checkpoint
 from merge_on_load.checkpoint_writer import CheckpointWriter
 from merge_on_load.errors import BadRecipe, MissingTensor, ShapeMismatch
+from merge_on_load.methods.method import Out
 from merge_on_load.moe import MoeRecipe, make_moe_plan
 from merge_on_load.progress import Progress, silent
 from merge_on_load.recipes import execute
@@ -128,6 +129,23 @@ class Merged:
         )
         return found
 
+    def write(
+        self,
+        out_of: Callable[[Job], Out],
+        *,
+        done: Callable[[Job], None] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Compute all tensors on threads, each into its job's `Out`. As `execute.run`."""
+        execute.run(
+            self.plan,
+            out_of,
+            seed=self.seed,
+            allow_nan=self.allow_nan,
+            done=done,
+            threads=threads,
+        )
+
     def held_bytes(self, name: str) -> int:
         """The tensor itself, and what its own inputs hold."""
         job = self._jobs[name]
@@ -178,11 +196,8 @@ def _write(merged: Merged, writer: CheckpointWriter, threads: int | None, told: 
         finished += job.spec.size_bytes
         told(finished, total)
 
-    execute.run(
-        merged.plan,
+    merged.write(
         lambda job: TensorOut(*writer.place(job.tensor), job.words, job.spec.size_bytes),
-        seed=merged.seed,
-        allow_nan=merged.allow_nan,
         done=done,
         threads=threads,
     )
