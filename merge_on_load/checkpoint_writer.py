@@ -92,9 +92,14 @@ class CheckpointWriter:
 
     def _lay_out(self, opened: ExitStack, shard_limit_bytes: int) -> None:
         needed = sum(spec.size_bytes for spec in self._specs.values())
-        free = shutil.disk_usage(self._directory).free
-        if needed > free:
-            raise DiskFull("not enough room", file=self._directory, expected=needed, found=free)
+        usage = shutil.disk_usage(self._directory)
+        if needed > usage.free and usage.total:  # some filesystems tell no size
+            raise DiskFull(
+                "not enough room",
+                file=self._directory,
+                expected=f"{needed} bytes",
+                found=f"{usage.free} bytes free",
+            )
         shards = _split(self._specs, shard_limit_bytes)
         files = {_shard_name(i, len(shards)): shard for i, shard in enumerate(shards)}
         for filename, names in files.items():

@@ -17,6 +17,7 @@ Importing this imports numba, which takes part of a second: only what decodes do
 # that fill no line have a loop of their own, without which the first one takes twice as long.
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,18 @@ _LARGE_BYTES = 1 << 21  # more than stays in a core's cache until it is read aga
 def compiled(function: Callable[..., None]) -> Any:
     """Compiled for each combination of dtypes on its first call; kept on disk where that can be."""
     try:
-        return njit(function, nogil=True, cache=True)
+        made = njit(function, nogil=True, cache=True)
     except RuntimeError:  # no directory to keep it in can be written to
         return njit(function, nogil=True)
+    cache = made._cache
+    save = cache.save_overload
+
+    def save_where_there_is_room(*arguments: Any) -> None:
+        with suppress(OSError):
+            save(*arguments)
+
+    cache.save_overload = save_where_there_is_room
+    return made
 
 
 def load(row: Any, i: int) -> Any:

@@ -9,7 +9,7 @@ import errno
 import mmap
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +36,18 @@ class OutFile:
     def create(cls, path: Path, size_bytes: int) -> "Iterator[OutFile]":
         """Yield a file of that size. Raises OSError."""
         flags = os.O_WRONLY | os.O_CLOEXEC
-        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
-        direct = None
-        try:
+        with ExitStack() as opened:  # closes both, though one says while it is closed: no room
+            descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+            opened.callback(os.close, descriptor)
             os.truncate(descriptor, size_bytes)
+            direct = None
             try:
                 direct = os.open(path, flags | os.O_DIRECT)
+                opened.callback(os.close, direct)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
             yield cls(descriptor, direct)
-        finally:
-            os.close(descriptor)
-            if direct is not None:
-                os.close(direct)
 
     def write(self, content: memoryview, offset: int) -> None:
         """Write all of it at offset. Raises OSError."""

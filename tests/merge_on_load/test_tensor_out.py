@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,3 +82,22 @@ def test_a_filesystem_without_direct_writes(tmp_path, monkeypatch, refuses):
         write_blocks(file, 0, content, [100])
 
     assert (tmp_path / "file").read_bytes() == content.tobytes()
+
+
+def test_a_file_that_tells_of_a_full_disk_when_it_is_closed(tmp_path, monkeypatch):
+    """A disk on a network may. What stays open there cannot be removed."""
+    path, left_open, close = tmp_path / "file", set(), os.close
+
+    def close_and_tell(descriptor):
+        close(descriptor)
+        if descriptor in left_open:
+            left_open.remove(descriptor)
+            raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(os, "close", close_and_tell)
+    with pytest.raises(OSError, match="no room"), OutFile.create(path, 5):
+        mine = [one for one in Path("/proc/self/fd").iterdir() if one.exists()]
+        left_open |= {int(one.name) for one in mine if one.samefile(path)}
+        assert left_open
+
+    assert not left_open
