@@ -165,12 +165,14 @@ class Recipe(Section):
 
     @property
     def references(self) -> tuple[Reference, ...]:
-        """Every model that is merged, each once, the base first."""
+        """Every model that is merged, each once. The first one's config and side files are the
+        result's: the base, or the first that is listed.
+        """
         listed = [self.base_model] if self.base_model else []
         listed += [one.model for one in self.models or ()]
         for part in self.slices or ():
-            listed += [part.base_model] if part.base_model else []
             listed += [one.model for one in part.sources]
+            listed += [part.base_model] if part.base_model else []
         return tuple(dict.fromkeys(listed))
 
     def digest(self) -> str:

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -232,7 +233,7 @@ def _planned(recipe: AnyRecipe, sources: Mapping[Reference, Source], file: Path,
         plan = make_plan(recipe, revised, file)
         plan = replace(
             plan,
-            config={**plan.config, **vocabulary.config},
+            config=_changed(plan.config, vocabulary.config),
             files=vocabulary.files,
             dropped=vocabulary.dropped,
         )
@@ -243,3 +244,9 @@ def _planned(recipe: AnyRecipe, sources: Mapping[Reference, Source], file: Path,
         told = chat_template_files(recipe.chat_template, list(sources.values()), files)
         plan = replace(plan, files={**plan.files, **told})
     return plan
+
+
+def _changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with changes, those of a config inside it among them."""
+    inside = {key: {**config[key], **one} for key, one in changes.items() if isinstance(one, dict)}
+    return {**config, **changes, **inside}

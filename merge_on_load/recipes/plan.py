@@ -122,7 +122,7 @@ class _Planner:
 
     def plan(self) -> Plan:
         slices = self._slices()
-        primary = self._recipe.base_model or slices[0].sources[0].model
+        primary = self._recipe.references[0]
         jobs: list[Job] = []
         first, last = slices[0], slices[-1]
         jobs += self._loose(first, wants_before=True)

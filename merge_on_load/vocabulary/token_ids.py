@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from merge_on_load.vocabulary.rows import Member
 
 GENERATION_NAME = "generation_config.json"
+_KEY_ENDS = ("_token_id", "_token_index")  # of images, some say index
 _MAIN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -27,7 +28,7 @@ class Renumbering:
     ids: Mapping[str, int]
 
     def config(self, size: int) -> dict[str, Any]:
-        """Changes to config.json. size: rows of the embeddings."""
+        """Changes to config.json; in `text_config`, to that. size: rows of the embeddings."""
         config = self.primary.source.config
         if not config:
             return {}
@@ -42,7 +43,7 @@ class Renumbering:
         if "vocab_size" in config or "vocab_size" not in inner:
             changes["vocab_size"] = size
         if inner:
-            changes["text_config"] = {**config["text_config"], **inner}
+            changes["text_config"] = inner
         return changes
 
     def generation_files(self) -> dict[str, bytes]:
@@ -65,7 +66,7 @@ class Renumbering:
         def moved(number: int) -> int | None:  # the primary's
             return number if number < 0 else self.ids.get(texts.get(number, ""))
 
-        keys = [key for key in config if key.endswith("_token_id")]
+        keys = [key for key in config if key.endswith(_KEY_ENDS)]
         if self.owner is self.primary:
             found = {key: _each(config[key], kept) for key in keys}
         else:

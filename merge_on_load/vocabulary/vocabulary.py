@@ -35,7 +35,7 @@ class Vocabulary:
     files, the chat template that belongs to them, and generation_config.json where it changes.
     dropped: side files of the primary model (the base, or the first) that the result must not have:
     another tokenizer's, or forms of it that cannot be brought up to date. config: changes to the
-    primary's config.json.
+    primary's config.json, a `text_config` among them to that of it.
     """
 
     size: int

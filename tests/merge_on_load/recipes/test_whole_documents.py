@@ -116,3 +116,23 @@ def test_a_later_document_sees_the_vocabulary_of_an_earlier_one(models):
     tokenizer = AutoTokenizer.from_pretrained(out)
     assert tokenizer.convert_tokens_to_ids("<|tool|>") == len(tensors(out)["lm_head.weight"]) - 1
     load(out)
+
+
+def stack(*parts, **more):
+    """parts: (model, [first, last))."""
+    slices = [{"sources": [{"model": model, "layer_range": part}]} for model, part in parts]
+    return {"merge_method": "passthrough", "slices": slices, **more}
+
+
+def test_a_stack_of_a_model_with_a_text_config_has_all_its_layers(models):
+    for name in "ac":
+        file = models / name / "config.json"
+        told = json.loads(file.read_text())
+        file.write_text(json.dumps({"architectures": told["architectures"], "text_config": told}))
+    count = json.loads((models / "a" / "config.json").read_text())["text_config"]
+
+    out = run(models, stack(("a", [0, 2]), ("c", [0, 2]), tokenizer_source="union"))
+
+    told = json.loads((out / "config.json").read_text())["text_config"]
+    assert told["num_hidden_layers"] == 4
+    assert told["vocab_size"] == count["vocab_size"] + 1

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from merge_on_load.recipes import merge
 from merge_on_load.recipes.document import Tokenizer as Told
 from merge_on_load.recipes.references import Reference
 from merge_on_load.vocabulary import make_vocabulary
@@ -47,6 +48,14 @@ def test_with_another_model_s_tokenizer_its_numbers_come_first(kit):
     assert json.loads(vocabulary.files["tokenizer_config.json"])["eos_token"] == "<end>"
 
 
+def test_the_token_of_an_image_is_moved_under_either_name(kit):
+    models = pair(kit, image_token_id=260, image_token_index=260)
+    vocabulary = make_vocabulary(Told(source=OTHER), BASE, models)
+
+    moved = {key: vocabulary.config[key] for key in ("image_token_id", "image_token_index")}
+    assert moved == {"image_token_id": 261, "image_token_index": 261}
+
+
 def test_generation_config_is_moved_likewise(kit):
     models = pair(kit, eos_token_id=260, pad_token_id=261)
     file = models[BASE].path / "generation_config.json"
@@ -77,9 +86,27 @@ def test_a_text_config_is_changed_inside(kit, has_size_outside):
     }
     vocabulary = make_vocabulary(Told(source="base"), BASE, {BASE: model})
 
-    inside = {"vocab_size": 260, "eos_token_id": None, "hidden_size": 8}
+    inside = {"vocab_size": 260, "eos_token_id": None}
     outside = {"vocab_size": 260} if has_size_outside else {}
     assert vocabulary.config == {"text_config": inside, **outside}
+
+
+def test_the_numbers_are_of_the_model_whose_config_the_result_has(kit):
+    """Which is the first that is listed: the base of a slice is not the recipe's."""
+    opened = pair(kit)[OTHER].path
+    config = json.loads((opened / "config.json").read_text())
+    (opened / "config.json").write_text(json.dumps({**config, "eos_token_id": 261}))
+    sources = [{"model": "b", "layer_range": [0, 1], "parameters": {"weight": 1}}]
+    slices = [{"sources": sources, "base_model": "base"}]
+    (opened.parent / "a").rename(opened.parent / "base")
+    told = {"merge_method": "task_arithmetic", "slices": slices, "tokenizer_source": "union"}
+    (opened.parent / "recipe.yaml").write_text(json.dumps(told))
+
+    merge(opened.parent / "recipe.yaml", opened.parent / "out")
+
+    number = json.loads((opened.parent / "out" / "config.json").read_text())["eos_token_id"]
+    tokenizer = AutoTokenizer.from_pretrained(opened.parent / "out")
+    assert tokenizer.convert_ids_to_tokens(number) == "</s>"
 
 
 def test_a_model_without_a_config_has_none_to_change(kit):
