@@ -77,7 +77,7 @@ class Draft:
         for text in sorted(other.ids, key=other.ids.__getitem__):
             self._join_token(text, other.added.get(text), scores.get(text, 0.0))
         for left, right in other.merges():
-            made = left + right.removeprefix(owner.kind.prefix)
+            made = self._made(left, right)
             if made not in owner.ids and {made, left, right} <= self.ids.keys():
                 self._merges[left, right] = None
 
@@ -97,6 +97,9 @@ class Draft:
     def _written(self) -> bytes:
         vocab = self.owner.vocab
         placed = {text: self.ids[text] for text in self._pieces}
+        # A merge is of tokens of the model proper, which another may have as added ones alone.
+        merged = {part for one in self._merges for part in (*one, self._made(*one))}
+        placed |= {text: self.ids[text] for text in merged if text not in vocab}
         if not _follow(vocab | placed, self._added_by_number()):
             # An added token that is also the model's gets its number from there.
             placed |= {text: self.ids[text] for text in self.added if text not in vocab}
@@ -120,6 +123,9 @@ class Draft:
         elif flags is not None and flags["special"]:
             mine = self.added.get(text)
             self.added[text] = flags if mine is None else {**mine, "special": True}
+
+    def _made(self, left: str, right: str) -> str:
+        return left + right.removeprefix(self.owner.kind.prefix)
 
     def _number(self, text: str) -> None:
         self.ids[text] = self._next

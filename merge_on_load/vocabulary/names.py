@@ -9,11 +9,13 @@ from merge_on_load.recipes.layers import embedding_of, is_head
 if TYPE_CHECKING:
     from merge_on_load.recipes.sources import Source
 
-# What `layers` does not know: embeddings that an encoder and a decoder share, heads of encoders.
+# What `layers` does not know: embeddings that an encoder and a decoder share, heads of encoders
+# and of ChatGLM.
 _SHARED = re.compile(r"(^|\.)shared\.weight$")
-_ENCODER_HEAD = re.compile(
-    r"(^|\.)(vocab_projector|lm_head\.decoder|cls\.predictions\.decoder)\.weight$"
+_OTHER_HEAD = re.compile(
+    r"(^|\.)(vocab_projector|lm_head\.decoder|cls\.predictions\.decoder|output_layer)\.weight$"
 )
+_CLASSIFIER = re.compile(r"(^|\.)output\.(weight|bias)$")  # a head, if it has the tokens' rows
 _BIAS = re.compile(
     r"(^|\.)(lm_head(\.decoder)?|embed_out|output_projection|output|vocab_projector"
     r"|cls\.predictions(\.decoder)?)\.bias$"
@@ -37,13 +39,17 @@ def row_count(source: "Source") -> int:
 
 
 def token_tensors(source: "Source") -> list[str]:
-    """Embeddings, head and the head's bias: what is so called and has as many rows."""
+    """Embeddings, head and the head's bias.
+
+    Embeddings of another number of rows are of another vocabulary. A head of another number is not:
+    its padding is another.
+    """
     rows = row_count(source)
     return [
         name
         for name in source.names
-        if (_is_embedding(name) or _is_head(name) or _BIAS.search(name))
-        and source.spec(name).shape[:1] == (rows,)
+        if (_is_head(name) or _BIAS.search(name) or _is_embedding(name))
+        and (source.spec(name).shape[:1] == (rows,) or _is_head_by_name(name))
     ]
 
 
@@ -63,9 +69,14 @@ def counterpart(source: "Source", name: str) -> str | None:
     return main_embedding(source)
 
 
+def _is_head_by_name(name: str) -> bool:
+    """Whether it can be nothing else than the head of tokens, or the head's bias."""
+    return not (_is_embedding(name) or _CLASSIFIER.search(name))
+
+
 def _is_embedding(name: str) -> bool:
     return embedding_of((name,)) is not None or bool(_SHARED.search(name))
 
 
 def _is_head(name: str) -> bool:
-    return is_head(name) or bool(_ENCODER_HEAD.search(name))
+    return is_head(name) or bool(_OTHER_HEAD.search(name))

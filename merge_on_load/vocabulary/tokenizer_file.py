@@ -78,10 +78,12 @@ class TokenizerFile:
         return {piece: float(score) for piece, score in self.model["vocab"]}
 
     def merges(self) -> Iterator[Merge]:
-        """Of BPE, in their order; of other models none."""
+        """Of BPE, in their order; of other models none. Raises BadRecipe for what is no pair."""
         for one in self.model.get("merges") or ():
-            left, right = one.split(" ") if isinstance(one, str) else one
-            yield left, right
+            pair = one.split(" ") if isinstance(one, str) else one
+            if not isinstance(pair, list) or [type(part) for part in pair] != [str, str]:
+                raise BadRecipe("a merge that is not of two tokens", file=self.path, found=one)
+            yield pair[0], pair[1]
 
 
 def read_tokenizer(source: "Source") -> TokenizerFile:

@@ -77,9 +77,20 @@ class Named:
                 "vocab_projector.bias",
             ],
         ),
+        (
+            {
+                "transformer__embedding__word_embeddings__weight": (50, 4),
+                "transformer__output_layer__weight": (50, 4),
+            },
+            ["transformer.embedding.word_embeddings.weight", "transformer.output_layer.weight"],
+        ),
         (  # a head of two classes
             {"model__embed_tokens__weight": (50, 4), "output__weight": (2, 4)},
             ["model.embed_tokens.weight"],
+        ),
+        (  # a head without the embeddings' padding
+            {"model__embed_tokens__weight": (56, 4), "lm_head__weight": (50, 4)},
+            ["model.embed_tokens.weight", "lm_head.weight"],
         ),
     ],
 )

@@ -138,6 +138,22 @@ def test_padding_rows_of_models_are_dropped_and_those_of_the_result_are_zeros(ki
         assert not found[260:].any()
 
 
+def test_a_head_may_have_other_padding_but_needs_every_token(kit):
+    models = three(kit)
+    own = models[OTHER]
+    head = own.tensors[kit.HEAD]
+    own.tensors[kit.HEAD] = torch.cat([head, torch.ones_like(head[:9])])
+    _, revised = make(models)
+    found = kit.rows_of(revised[OTHER], kit.HEAD)
+
+    assert found.shape[0] == 264
+    assert torch.equal(found[262:], head[260:].float())
+    own.tensors[kit.HEAD] = head[:261]
+    with pytest.raises(ShapeMismatch, match="fewer rows") as refused:
+        make(models)
+    assert (refused.value.file, refused.value.tensor) == (str(own.path), kit.HEAD)
+
+
 def test_tokens_without_an_embedding_count_as_lacking(kit):
     with_row = kit.bpe("hello", special=("<s>",))
     models = {

@@ -124,6 +124,18 @@ def test_merges_of_bpe_are_the_base_s_and_then_those_that_make_new_tokens(kit):
     assert [tuple(one) for one in made["model"]["merges"]] == merges(first) + new
 
 
+def test_a_merge_of_tokens_that_another_has_only_as_added_ones_is_kept(kit):
+    models = (
+        kit.model("a", kit.bpe("abc")),
+        kit.model("b", kit.bpe("abc", "worl", added=("world",))),
+        kit.model("c", kit.bpe("abc", "world")),
+    )
+    made = tokenizer_of(union(*models))
+
+    assert made.encode("worldly").tokens == ["world", "l", "y"]
+    assert ["worl", "d"] in json.loads(made.to_str())["model"]["merges"]
+
+
 def test_the_base_s_or_a_model_s_tokenizer_is_taken_as_it_is(kit):
     models = {
         BASE: kit.model("a", kit.bpe("hello", special=("<s>",))),
@@ -259,6 +271,17 @@ def test_a_malformed_tokenizer_is_refused(kit, content):
         union(base)
 
     assert refused.value.file == str(base.side_files["tokenizer.json"])
+
+
+@pytest.mark.parametrize("merge", ["a b c", "ab", ["a"], ["a", 3], None])
+def test_a_merge_that_is_not_of_two_tokens_is_refused(kit, change, merge):
+    other = kit.model("b", kit.bpe("world"))
+    file = other.side_files["tokenizer.json"]
+    change(file, lambda told: told["model"].update(merges=[merge]))
+    with pytest.raises(BadRecipe, match="two tokens") as refused:
+        union(kit.model("a", kit.bpe("hello")), other)
+
+    assert refused.value.file == str(file)
 
 
 def test_a_source_that_is_no_model_of_the_recipe_is_refused(kit):
