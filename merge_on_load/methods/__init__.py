@@ -1,7 +1,7 @@
 """Merge methods, by mergekit's names. Importing this imports neither torch nor numba.
 
 Each family has a file, with the papers in its docstrings. How a method differs from mergekit's of
-that name, where it does, is in DIFFERENCES.md.
+that name, where it does, is in ../DIFFERENCES.md.
 """
 
 from collections.abc import Mapping

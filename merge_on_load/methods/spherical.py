@@ -69,7 +69,7 @@ def merge_nuslerp(task: Task, out: Out) -> None:
     """slerp of two models by their weights' shares; with a base, of their differences from it.
 
     Of the flattened tensors, or without `nuslerp_flatten` of each vector along the last axis, and
-    with `nuslerp_row_wise` of each along the first: see DIFFERENCES.md.
+    with `nuslerp_row_wise` of each along the first: see ../DIFFERENCES.md.
     """
     weights, has_base = _nuslerp(task), task.base is not None
     if is_set(task.values, FLATTEN):

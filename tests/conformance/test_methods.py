@@ -1,6 +1,5 @@
 """Each merge method against mergekit's, tensor by tensor. Needs tools/mergekit-env."""
 
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,12 @@ from typing import Any
 import pytest
 import torch
 from conformance import tiny_llamas
+from conformance.peer import failure, run_mergekit
 from conformance.tiny_llamas import Tensors
 
 from merge_on_load.methods import METHODS
 from merge_on_load.methods.method import BaseUse
 from support.method_runs import Run, Values
-
-ROOT = Path(__file__).parents[2]
-PYTHON = ROOT / ".venv-mergekit" / "bin" / "python"
 
 NAMES = ("a", "b", "c")
 
@@ -132,8 +129,7 @@ class Merged:
     folder: Path
 
     def result(self, name: str) -> Tensors:
-        failure = self.folder / f"{name}.error"
-        assert not failure.exists(), failure.read_text()
+        assert not failure(self.folder, name)
         return tiny_llamas.read(self.folder / name)
 
 
@@ -152,11 +148,7 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> Merged:
     for name, case in RANDOM.items():
         recipe = case.recipe(folder, "zeros", ("ramps",))
         tiny_llamas.write_recipe(folder / f"random-{name}.yaml", recipe | {"out_dtype": "float32"})
-    subprocess.run(
-        [PYTHON, Path(__file__).with_name("run_mergekit.py"), folder],
-        check=True,
-        capture_output=True,
-    )
+    run_mergekit(folder)
     return Merged(base, models, folder)
 
 
