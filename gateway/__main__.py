@@ -19,6 +19,7 @@ MODULE_OF = {
     "inspect": "weights",
     "merge": "weights",
     "tree": "weights",
+    "router": "router",
 }
 
 

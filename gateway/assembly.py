@@ -25,7 +25,7 @@ from deltafleet.v1 import (
     routing_pb2_grpc,
 )
 from gateway.answering import Sources
-from gateway.classifier import Classifier
+from gateway.classifier import Classifier, FittedClassifier, NearestExamples
 from gateway.closed_api import ClosedApiClient
 from gateway.cost_service import CostServicer
 from gateway.encoder import SentenceEncoder
@@ -36,6 +36,7 @@ from gateway.ledger_store import LedgerStore
 from gateway.metrics import Metrics, WorkerCollector
 from gateway.pricing import TokenPrice, to_nano_usd
 from gateway.router import ModelKind, Router, Target
+from gateway.routing.head import BadRouter
 from gateway.service import InferenceServicer, RoutePlanner, RoutingServicer
 from gateway.settings import (
     PriceList,
@@ -43,6 +44,7 @@ from gateway.settings import (
     closed_api_key,
     load_examples,
     load_prices,
+    load_router,
 )
 from gateway.worker_lives import LifeRecorder
 from model_pool.local_workers import LocalWorkers
@@ -74,6 +76,7 @@ class Gateway:
         self._settings = settings
         self._prices = load_prices(settings)
         self._examples = load_examples(settings)
+        self._head = load_router(settings)
         self._health = health.aio.HealthServicer()
         self._changed = asyncio.Event()
         self.targets = make_targets(settings)
@@ -131,17 +134,26 @@ class Gateway:
 
     async def _start_classifier(self, stack: contextlib.AsyncExitStack) -> Classifier:
         routing = self._settings.routing
-        encoder = SentenceEncoder(routing.encoder, routing.encoder_thread_count)
+        head = self._head
+        name = head.facts.get("encoder") if head else routing.encoder
+        encoder = SentenceEncoder(name, routing.encoder_thread_count)
         stack.push_async_callback(encoder.stop)
         try:
             await encoder.start()
         except (OSError, ValueError, ImportError) as error:
             raise SettingsError(f"routing.encoder: cannot be loaded: {error}") from error
-        classifier = Classifier(
+        if head:
+            fitted = FittedClassifier(encoder, head)
+            try:
+                await fitted.start()
+            except BadRouter as error:
+                raise SettingsError(f"routing.router: {error}") from error
+            return fitted
+        nearest = NearestExamples(
             encoder, min_similarity=routing.min_similarity, nearest_count=routing.nearest_count
         )
-        await classifier.start(self._examples)
-        return classifier
+        await nearest.start(self._examples)
+        return nearest
 
     async def _open_door(
         self,

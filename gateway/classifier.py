@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from gateway.encoder import Encoder, Rows
+from gateway.routing.gloss import Gloss
+from gateway.routing.head import Head
+from gateway.routing.labelled import OUT_OF_SCOPE
+from gateway.routing.task_router import read_text
 
 
 @dataclass(frozen=True, slots=True)
 class Classification:
     """What a prompt is most like.
 
-    task: the nearest one. similarity: cosine, -1 to 1. is_in_scope: similarity reaches the
-    threshold. scores: every task's similarity, the nearest first.
+    task: the nearest one. similarity: cosine, -1 to 1, or of a fitted router the task's
+    probability. is_in_scope: as the threshold tells. scores: every task's similarity, the nearest
+    first.
     """
 
     task: str
@@ -24,7 +30,41 @@ class Classification:
     scores: tuple[tuple[str, float], ...]
 
 
-class Classifier:
+class Classifier(Protocol):
+    """Tells what a prompt is for."""
+
+    async def classify(self, prompt: str) -> Classification:
+        """What the prompt is most like."""
+        ...
+
+
+class FittedClassifier:
+    """A router that `deltafleet router fit` made."""
+
+    def __init__(self, encoder: Encoder, head: Head) -> None:
+        """encoder: what the head was fitted with."""
+        self._encoder = encoder
+        self._head = head
+        self._gloss = Gloss()
+
+    async def start(self) -> None:
+        """Raises BadRouter where the head was fitted with another encoder."""
+        width = (await self._encoder.encode([""])).shape[1]
+        self._head.check_width(width)
+
+    async def classify(self, prompt: str) -> Classification:
+        """What the prompt is most like."""
+        row = (await self._encoder.encode([read_text(prompt, self._gloss)]))[0]
+        decision = self._head.decide(row)
+        listed = zip(self._head.tasks, decision.probabilities.tolist(), strict=True)
+        scores = sorted(
+            ((task, score) for task, score in listed if task != OUT_OF_SCOPE),
+            key=lambda score: (-score[1], score[0]),
+        )
+        return Classification(*scores[0], decision.is_in_scope, tuple(scores))
+
+
+class NearestExamples:
     """Nearest examples by embedding.
 
     A task's similarity is the mean cosine over its nearest_count nearest examples: one odd example

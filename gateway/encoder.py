@@ -40,7 +40,7 @@ class SentenceEncoder:
         """Load the model. Raises OSError or ValueError where there is none of that name."""
         loop = asyncio.get_running_loop()
         self._model = await loop.run_in_executor(
-            self._thread, _load, self._name, self._thread_count
+            self._thread, SentenceModel, self._name, self._thread_count
         )
 
     async def stop(self) -> None:
@@ -83,6 +83,18 @@ class SentenceEncoder:
         return batch
 
     def _encode(self, texts: list[str]) -> Rows:
+        return self._model.encode(texts)
+
+
+class SentenceModel:
+    """The same, called directly. Slow to make; see SentenceEncoder."""
+
+    def __init__(self, name: str | None, thread_count: int | None = None) -> None:
+        """Raises OSError, ValueError or ImportError where there is none of that name."""
+        self._model = _load(name, thread_count)
+
+    def encode(self, texts: list[str]) -> Rows:
+        """float32[n, dim], each row of Euclidean length 1."""
         if not texts:
             return np.zeros((0, 1), np.float32)
         rows = self._model.encode(texts, normalize_embeddings=True, show_progress_bar=False)

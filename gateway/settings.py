@@ -11,6 +11,8 @@ from typing import Self
 import yaml
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
+from gateway.routing.head import BadRouter, Head
+from gateway.routing.labelled import OUT_OF_SCOPE
 from model_pool.settings import (
     BASE_MODEL,
     FleetPath,
@@ -37,6 +39,7 @@ class Server(Section):
 class Routing(Section):
     """How a prompt finds its model."""
 
+    router: FleetPath | None = None  # made by `deltafleet router fit`; default: by the examples
     encoder: str | None = None  # a sentence-transformers name or path; default: embedded MiniLM
     encoder_thread_count: int | None = Field(None, ge=1)  # default: torch's own
     min_similarity: float = Field(0.35, ge=-1, le=1)  # cosine; below it: out of scope
@@ -144,6 +147,20 @@ def load_examples(settings: Settings) -> dict[str, tuple[str, ...]]:
             raise SettingsError(f"specialists.{name}: no routing examples")
         examples[name] = prompts
     return examples
+
+
+def load_router(settings: Settings) -> Head | None:
+    """The fitted router that fleet.yaml names. Raises SettingsError."""
+    if settings.routing.router is None:
+        return None
+    try:
+        head = Head.load(settings.routing.router)
+    except BadRouter as error:
+        raise SettingsError(f"routing.router: {error}") from None
+    strange = set(head.tasks) - {OUT_OF_SCOPE, *settings.specialists}
+    if strange:
+        raise SettingsError(f"routing.router: no specialists for its tasks {sorted(strange)}")
+    return head
 
 
 def check_paths(settings: Settings) -> None:
