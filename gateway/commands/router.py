@@ -21,7 +21,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 _ENCODER = click.option("--encoder", help="A sentence-transformers name or path; default: MiniLM.")
 
 
-@click.group()
+@click.group(epilog="Example: deltafleet router fit prompts.jsonl --out router")
 def router() -> None:
     """Learn which task a prompt belongs to, from labelled prompts."""
 
