@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,20 +31,10 @@ def read_labelled(path: Path) -> list[Labelled]:
     Raises BadLabels, naming file and line; OSError.
     """
     found = []
-    try:
-        lines = path.read_text().splitlines()
-    except UnicodeDecodeError as error:
-        raise BadLabels(f"{path}: not UTF-8 at byte {error.start}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            told = json.loads(line)
-            text, task = told["text"], told["task"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise BadLabels(f'{path}, line {number}: not {{"text": ..., "task": ...}}') from error
-        if not isinstance(text, str) or not isinstance(task, str) or not task:
-            raise BadLabels(f"{path}, line {number}: text and task are strings, the task not empty")
+    for place, line in _lines(path):
+        text, task = _strings(line, ("text", "task"), place)
+        if not task:
+            raise BadLabels(f"{place}: the task is empty")
         found.append(Labelled(text, task))
     if not found:
         raise BadLabels(f"{path}: no labelled prompts in it")
@@ -53,17 +43,29 @@ def read_labelled(path: Path) -> list[Labelled]:
 
 def read_texts(path: Path) -> list[str]:
     """Lines of `{"text": ...}`. Raises BadLabels, OSError."""
-    found = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            text = json.loads(line)["text"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise BadLabels(f'{path}, line {number}: not {{"text": ...}}') from error
-        if not isinstance(text, str):
-            raise BadLabels(f"{path}, line {number}: text is a string")
-        found.append(text)
+    return [_strings(line, ("text",), place)[0] for place, line in _lines(path)]
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """What is in each line, and where it is. JSON's strings may hold what else ends lines."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise BadLabels(f"{path}: not UTF-8 at byte {error.start}") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield f"{path}, line {number}", line
+
+
+def _strings(line: str, keys: tuple[str, ...], place: str) -> list[str]:
+    try:
+        told = json.loads(line)
+        found = [told[key] for key in keys]
+    except (ValueError, TypeError, KeyError) as error:
+        wanted = ", ".join(f'"{key}": ...' for key in keys)
+        raise BadLabels(f"{place}: not {{{wanted}}}") from error
+    if not all(isinstance(one, str) for one in found):
+        raise BadLabels(f"{place}: {' and '.join(keys)} must be strings")
     return found
 
 

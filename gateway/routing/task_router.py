@@ -69,7 +69,9 @@ class TaskRouter:
 
 
 def read_text(text: str, gloss: Gloss) -> str:
-    """What of a text the encoder reads."""
+    """What of a text the encoder reads. Halves of surrogate pairs are no text."""
+    text = text.encode("utf-8", "replace").decode()
+    text = text.encode("utf-8", "replace").decode()
     words = text.split()
     if len(words) > _FIRST_WORDS + _LAST_WORDS:
         text = " ".join([*words[:_FIRST_WORDS], "...", *words[-_LAST_WORDS:]])

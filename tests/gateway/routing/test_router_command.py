@@ -58,8 +58,10 @@ def test_prompts_that_it_has_not_seen(router: Path, tmp_path: Path) -> None:
 
 def test_the_same_text_has_the_same_decision(router: Path, tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
-    odd = ["", " ", "\0\x01\x02", "🎂" * 3, "word " * 5000, "मिठाई", "\ud7ff\n\n"]
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*odd, *odd]))
+    odd = ["", " ", "\0\x01\x02", "a\u2028b\x85c", "🎂" * 3, "word " * 5000, "मिठाई", "\ud7ff\n\n"]
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in odd]
+    lines = 2 * [*lines, '{"text": "half of a pair: \\ud800"}']
+    file.write_text("\n".join(lines))
 
     done = run("predict", router, file)
 
@@ -67,8 +69,9 @@ def test_the_same_text_has_the_same_decision(router: Path, tmp_path: Path) -> No
     told = [json.loads(line) for line in done.output.splitlines()]
     for one in told:
         del one["decision_us"]
-    assert len(told) == 2 * len(odd)
-    assert told[: len(odd)] == told[len(odd) :]
+    half = len(odd) + 1
+    assert len(told) == 2 * half
+    assert told[:half] == told[half:]
 
 
 def test_eval_measures(router: Path, tmp_path: Path) -> None:
@@ -97,11 +100,12 @@ def test_eval_refuses_tasks_that_the_router_does_not_know(router: Path, tmp_path
     ("content", "told"),
     [
         ('{"text": "a", "task": "b"}\n{"text": "a"}\n', "line 2: not"),
-        ('{"text": 1, "task": "b"}\n', "line 1: text and task are strings"),
+        ('{"text": 1, "task": "b"}\n', "line 1: text and task must be strings"),
         ("", "no labelled prompts"),
         ('{"text": "a", "task": "b"}\n', "at least two tasks"),
         ('{"text": "a", "task": "b"}\n{"text": "a", "task": "c"}\n', "has 1 prompt"),
         ('["text"]\n', "line 1: not"),
+        ('{"text": "a", "task": ""}\n', "line 1: the task is empty"),
     ],
 )
 def test_bad_labels_are_refused(tmp_path: Path, content: str, told: str) -> None:
@@ -112,6 +116,15 @@ def test_bad_labels_are_refused(tmp_path: Path, content: str, told: str) -> None
     assert done.exit_code == 1
     assert told in done.output
     assert not (tmp_path / "router").exists()
+
+
+def test_what_is_no_text_is_refused(tmp_path: Path, router: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_bytes(b'{"text": "\xff"}')
+
+    done = run("predict", router, tmp_path / "prompts.jsonl")
+
+    assert done.exit_code == 1
+    assert "not UTF-8 at byte 10" in done.output
 
 
 def test_what_is_no_router_is_refused(tmp_path: Path, router: Path) -> None:
