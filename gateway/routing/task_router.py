@@ -10,7 +10,9 @@ from gateway.routing.gloss import Gloss
 from gateway.routing.head import Decision, Floats, Head
 from gateway.routing.labelled import Labelled, library_for
 
-_FIRST_WORDS, _LAST_WORDS = 160, 60  # requests stand at the beginning of a text, or at its end
+# Requests stand at the beginning of a text, or at its end. Not all languages part words.
+_FIRST_WORDS, _LAST_WORDS = 160, 60
+_FIRST_CHARACTERS, _LAST_CHARACTERS = 3000, 1000
 
 
 class Embedding(Protocol):
@@ -71,6 +73,8 @@ class TaskRouter:
 def read_text(text: str, gloss: Gloss) -> str:
     """What of a text the encoder reads. Halves of surrogate pairs are no text."""
     text = text.encode("utf-8", "replace").decode()
+    if len(text) > _FIRST_CHARACTERS + _LAST_CHARACTERS:
+        text = f"{text[:_FIRST_CHARACTERS]} ... {text[-_LAST_CHARACTERS:]}"
     text = text.encode("utf-8", "replace").decode()
     words = text.split()
     if len(words) > _FIRST_WORDS + _LAST_WORDS:

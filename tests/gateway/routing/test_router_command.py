@@ -10,6 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gateway.__main__ import main
+from gateway.routing.gloss import Gloss
+from gateway.routing.task_router import read_text
 
 COLOURS = ["red", "green", "blue", "yellow", "violet", "orange", "brown", "white", "black", "pink"]
 PROMPTS = {
@@ -72,6 +74,15 @@ def test_the_same_text_has_the_same_decision(router: Path, tmp_path: Path) -> No
     half = len(odd) + 1
     assert len(told) == 2 * half
     assert told[:half] == told[half:]
+
+
+@pytest.mark.parametrize("filling", ["lorem ipsum dolor ", "翻译", "x"])
+def test_of_a_long_text_the_beginning_and_the_end_are_read(filling: str) -> None:
+    read = read_text(f"Bake a cake. {filling * 20_000} Paint the wall.", Gloss())
+
+    assert read.startswith("Bake ")
+    assert "Paint" in read[-20:]
+    assert len(read) < 40_000
 
 
 def test_eval_measures(router: Path, tmp_path: Path) -> None:
