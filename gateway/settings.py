@@ -47,6 +47,12 @@ class Routing(Section):
     fallback: str = BASE_MODEL  # for what is out of scope: base, a specialist or the closed API
     min_quality: float = Field(0, ge=0, le=1)  # where the request does not say
 
+    @model_validator(mode="after")
+    def _one_encoder(self) -> Self:
+        if self.router and self.encoder:
+            raise ValueError("a router has the encoder that it was fitted with: leave encoder out")
+        return self
+
 
 class Baseline(Section):
     """A closed API that we compare with.

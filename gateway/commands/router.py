@@ -56,10 +56,11 @@ def fit_command(
             with_library=library,
             expected_out_of_scope=expected_out_of_scope,
         )
-        made.head.facts["encoder"] = encoder
+        is_local = encoder is not None and Path(encoder).is_dir()
+        made.head.facts["encoder"] = str(Path(encoder or "").absolute()) if is_local else encoder
         with written_aside(out) as directory:
             made.head.save(directory)
-    except (BadLabels, MergeError, OSError) as error:
+    except (BadLabels, BadRouter, MergeError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{out}: {len(made.head.tasks)} tasks")
     _show(made.head.facts["held_out"])

@@ -38,6 +38,7 @@ WRONG = {
     "unknown section": ({"rooting": {}}, "rooting"),
     "unknown key": ({"routing": {"min_simlarity": 0.4}}, "routing.min_simlarity"),
     "out of range": ({"routing": {"min_similarity": 2}}, "routing.min_similarity"),
+    "two encoders": ({"routing": {"router": "r", "encoder": "e"}}, "leave encoder out"),
     "dangling fallback": ({"routing": {"fallback": "poetry"}}, "poetry"),
     "dangling preload": ({"pool": {"preload": ["poetry"]}}, "poetry"),
     "no base": ({"base": None}, "base"),

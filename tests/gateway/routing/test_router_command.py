@@ -129,6 +129,15 @@ def test_bad_labels_are_refused(tmp_path: Path, content: str, told: str) -> None
     assert not (tmp_path / "router").exists()
 
 
+def test_an_encoder_that_is_not_there(tmp_path: Path) -> None:
+    labelled = write_labelled(tmp_path / "labelled.jsonl", PROMPTS)
+    done = run("fit", labelled, "--out", tmp_path / "router", "--encoder", tmp_path / "none")
+
+    assert done.exit_code == 1
+    assert "the encoder cannot be loaded" in done.output
+    assert not (tmp_path / "router").exists()
+
+
 def test_what_is_no_text_is_refused(tmp_path: Path, router: Path) -> None:
     (tmp_path / "prompts.jsonl").write_bytes(b'{"text": "\xff"}')
 
