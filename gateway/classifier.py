@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -21,13 +21,18 @@ class Classification:
 
     task: the nearest one. similarity: cosine, -1 to 1, or of a fitted router the task's
     probability. is_in_scope: as the threshold tells. scores: every task's similarity, the nearest
-    first.
+    first. decided_by: which step told it: "static", "full", "cache", "fallback". note: why an
+    earlier step than usual had to. row: float32[dim], the unit embedding, where the full encoder
+    made one.
     """
 
     task: str
     similarity: float
     is_in_scope: bool
     scores: tuple[tuple[str, float], ...]
+    decided_by: str = ""
+    note: str = ""
+    row: Rows | None = field(default=None, compare=False, repr=False)
 
 
 class Classifier(Protocol):
