@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deltafleet.v1 import routing_pb2
-from gateway.router import ModelKind, Route, RouteReason
+from gateway.router import Candidate, ModelKind, Route, RouteReason
 
 KINDS = {
     ModelKind.SPECIALIST: routing_pb2.MODEL_KIND_SPECIALIST,
@@ -18,8 +18,8 @@ REASONS = {
 }
 
 
-def to_decision(route: Route) -> routing_pb2.Decision:
-    """A route as callers see it."""
+def to_decision(route: Route, *, explain: bool) -> routing_pb2.Decision:
+    """A route as callers see it. explain: with every model that was weighed."""
     return routing_pb2.Decision(
         model=route.target.name,
         kind=KINDS[route.target.kind],
@@ -27,13 +27,17 @@ def to_decision(route: Route) -> routing_pb2.Decision:
         similarity=route.similarity,
         reason=REASONS[route.reason],
         explanation=route.explanation,
-        candidates=[
-            routing_pb2.Candidate(
-                model=one.target.name,
-                similarity=one.similarity,
-                quality=one.quality,
-                expected_cost_nano_usd=one.expected_cost_nano_usd,
-            )
-            for one in route.candidates
-        ],
+        candidates=map(_to_candidate, route.candidates if explain else ()),
+        decided_by=route.decided_by,
+        note=route.note,
+    )
+
+
+def _to_candidate(one: Candidate) -> routing_pb2.Candidate:
+    return routing_pb2.Candidate(
+        model=one.target.name,
+        similarity=one.similarity,
+        quality=one.quality,
+        expected_cost_nano_usd=one.expected_cost_nano_usd,
+        qualifies=one.qualifies,
     )

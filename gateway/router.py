@@ -51,17 +51,24 @@ class Constraints:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model that was weighed for one prompt."""
+    """A model that was weighed for one prompt.
+
+    qualifies: whether it may answer, is as good and as cheap as asked.
+    """
 
     target: Target
     similarity: float
     quality: float
     expected_cost_nano_usd: int
+    qualifies: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a request goes and why. task is empty where the prompt is out of scope."""
+    """Where a request goes and why.
+
+    task: empty where the prompt is out of scope. decided_by, note: see Classification.
+    """
 
     target: Target
     reason: RouteReason
@@ -69,6 +76,8 @@ class Route:
     similarity: float
     explanation: str
     candidates: tuple[Candidate, ...]
+    decided_by: str = ""
+    note: str = ""
 
 
 class Router:
@@ -101,15 +110,11 @@ class Router:
         expected_cost_nano_usd: what the answer will probably cost on a target. Raises
         NoModelQualifies.
         """
-        candidates = self._candidates(classification, expected_cost_nano_usd)
+        candidates = self._candidates(classification, constraints, expected_cost_nano_usd)
         first = self._first_choice(classification, candidates)
         chosen, reason = first, self._plain_reason(classification)
-        if not self._meets(first, constraints):
-            able = [
-                one
-                for one in candidates
-                if self._may_answer(one.target, classification) and self._meets(one, constraints)
-            ]
+        if not first.qualifies:
+            able = [one for one in candidates if one.qualifies]
             if not able:
                 raise NoModelQualifies(self._why_none(constraints, candidates))
             chosen = min(able, key=lambda one: (one.expected_cost_nano_usd, -one.quality))
@@ -121,6 +126,8 @@ class Router:
             similarity=classification.similarity,
             explanation=_explain(classification, chosen, first, reason),
             candidates=candidates,
+            decided_by=classification.decided_by,
+            note=classification.note,
         )
 
     def _plain_reason(self, classification: Classification) -> RouteReason:
@@ -133,43 +140,56 @@ class Router:
         return next(one for one in candidates if one.target.name == name)
 
     def _candidates(
-        self, classification: Classification, expected_cost_nano_usd: Callable[[Target], int]
+        self,
+        classification: Classification,
+        constraints: Constraints,
+        expected_cost_nano_usd: Callable[[Target], int],
     ) -> tuple[Candidate, ...]:
-        similarities = dict(classification.scores)
         rank = {task: place for place, (task, _) in enumerate(classification.scores)}
         found = [
-            Candidate(
-                target=target,
-                similarity=similarities.get(name, 0.0),
-                quality=self._quality(target, classification),
-                expected_cost_nano_usd=expected_cost_nano_usd(target),
-            )
-            for name, target in self._targets.items()
+            self._candidate(target, classification, constraints, expected_cost_nano_usd(target))
+            for target in self._targets.values()
         ]
         return tuple(sorted(found, key=lambda one: rank.get(one.target.name, len(rank))))
+
+    def _candidate(
+        self,
+        target: Target,
+        classification: Classification,
+        constraints: Constraints,
+        cost_nano_usd: int,
+    ) -> Candidate:
+        may_answer = self._may_answer(target, classification)
+        quality = target.quality if may_answer else 0.0
+        return Candidate(
+            target=target,
+            similarity=dict(classification.scores).get(target.name, 0.0),
+            quality=quality,
+            expected_cost_nano_usd=cost_nano_usd,
+            qualifies=may_answer and self._meets(quality, cost_nano_usd, constraints),
+        )
 
     def _may_answer(self, target: Target, classification: Classification) -> bool:
         is_own_task = classification.is_in_scope and target.name == classification.task
         return target.kind is not ModelKind.SPECIALIST or is_own_task or target == self._fallback
 
-    def _quality(self, target: Target, classification: Classification) -> float:
-        return target.quality if self._may_answer(target, classification) else 0.0
-
-    def _meets(self, candidate: Candidate, constraints: Constraints) -> bool:
-        floor = self._min_quality if constraints.min_quality is None else constraints.min_quality
+    def _meets(self, quality: float, cost_nano_usd: int, constraints: Constraints) -> bool:
         ceiling = constraints.max_cost_nano_usd
-        is_cheap = ceiling is None or candidate.expected_cost_nano_usd <= ceiling
-        return is_cheap and candidate.quality >= floor
+        is_cheap = ceiling is None or cost_nano_usd <= ceiling
+        return is_cheap and quality >= self._floor(constraints)
+
+    def _floor(self, constraints: Constraints) -> float:
+        asked = constraints.min_quality
+        return self._min_quality if asked is None else asked
 
     def _why_none(self, constraints: Constraints, candidates: tuple[Candidate, ...]) -> str:
         best = max(one.quality for one in candidates)
         least = min(one.expected_cost_nano_usd for one in candidates)
-        floor = self._min_quality if constraints.min_quality is None else constraints.min_quality
         ceiling = constraints.max_cost_nano_usd
         limit = "at any cost" if ceiling is None else f"for at most {ceiling} nano-dollars"
         return (
-            f"no model answers with a quality of {floor:g} {limit}: the best expected quality "
-            f"is {best:g}, the least expected cost {least} nano-dollars"
+            f"no model answers with a quality of {self._floor(constraints):g} {limit}: the best "
+            f"expected quality is {best:g}, the least expected cost {least} nano-dollars"
         )
 
 

@@ -111,7 +111,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             default_output_token_count=self._default_output_token_count,
         )
         async with self._ledger.entry(name, route, conversation.character_count) as entry:
-            yield Event(decision=to_decision(route))
+            yield Event(decision=to_decision(route, explain=request.explain))
             async with (
                 self._sources.lease(route.target) as source,
                 contextlib.aclosing(source.generate(run, time_left_s())) as pieces,
@@ -138,7 +138,7 @@ class RoutingServicer(routing_pb2_grpc.RoutingServiceServicer):
         route = await self._planner.plan(
             read_conversation(request), read_constraints(request.constraints)
         )
-        return routing_pb2.RouteResponse(decision=to_decision(route))
+        return routing_pb2.RouteResponse(decision=to_decision(route, explain=True))
 
 
 def check_whole(entry: Entry) -> AnswerPiece:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import click
@@ -10,25 +11,47 @@ import grpc
 
 from deltafleet.v1 import inference_pb2, inference_pb2_grpc, routing_pb2, routing_pb2_grpc
 from gateway.commands.connection import call, json_option, plain_usd, saving, server_option, usd
+from gateway.commands.decision import (
+    as_dict,
+    constraint_options,
+    explained,
+    show,
+    to_constraints,
+)
 
 
 @click.command(epilog='Example: deltafleet ask "What is 37 plus 45?"')
 @server_option
 @click.option("--model", default="", help="Use this model instead of the one that fits.")
 @click.option("--max-tokens", type=int, default=0, help="Longest answer, in tokens.")
+@constraint_options
+@click.option("--explain", is_flag=True, help="Say which models were weighed.")
 @json_option
 @click.argument("text")
-def ask(server: str, model: str, max_tokens: int, as_json: bool, text: str) -> None:
+def ask(
+    server: str,
+    model: str,
+    max_tokens: int,
+    min_quality: float | None,
+    max_cost_usd: Decimal | None,
+    explain: bool,
+    as_json: bool,
+    text: str,
+) -> None:
     """Answer TEXT, streaming, with the model that fits it."""
     request = inference_pb2.GenerateRequest(
-        prompt=text, model=model, max_output_token_count=max_tokens
+        prompt=text,
+        model=model,
+        max_output_token_count=max_tokens,
+        constraints=to_constraints(min_quality, max_cost_usd),
+        explain=explain,
     )
 
     async def stream(channel: grpc.aio.Channel) -> dict[str, Any]:
         answer: dict[str, Any] = {"text": ""}
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         async for event in stub.StreamGenerate(request):
-            _take(event, answer, is_quiet=as_json)
+            _take(event, answer, explain=explain, is_quiet=as_json)
         return answer
 
     answer = call(server, stream)
@@ -40,25 +63,22 @@ def ask(server: str, model: str, max_tokens: int, as_json: bool, text: str) -> N
 
 
 def _take(
-    event: inference_pb2.StreamGenerateResponse, answer: dict[str, Any], *, is_quiet: bool
+    event: inference_pb2.StreamGenerateResponse,
+    answer: dict[str, Any],
+    *,
+    explain: bool,
+    is_quiet: bool,
 ) -> None:
     if event.HasField("decision"):
-        answer |= _decided(event.decision)
+        answer |= explained(event.decision) if explain else as_dict(event.decision)
+        if explain and not is_quiet:
+            show(event.decision, to_errors=True)
     elif event.HasField("summary"):
         answer |= _summarised(event.summary)
     else:
         answer["text"] += event.text
         if not is_quiet:
             click.echo(event.text, nl=False)
-
-
-def _decided(decision: routing_pb2.Decision) -> dict[str, Any]:
-    return {
-        "model": decision.model,
-        "task": decision.task,
-        "similarity": round(decision.similarity, 4),
-        "reason": routing_pb2.RouteReason.Name(decision.reason),
-    }
 
 
 def _summarised(summary: inference_pb2.Summary) -> dict[str, Any]:
@@ -86,27 +106,26 @@ def _in_short(answer: dict[str, Any]) -> str:
 
 @click.command(epilog='Example: deltafleet route "Translate into Spanish: the red house"')
 @server_option
+@constraint_options
 @json_option
 @click.argument("text")
-def route(server: str, as_json: bool, text: str) -> None:
+def route(
+    server: str,
+    min_quality: float | None,
+    max_cost_usd: Decimal | None,
+    as_json: bool,
+    text: str,
+) -> None:
     """Say which model TEXT would go to, and why, without answering it."""
+    request = routing_pb2.RouteRequest(
+        prompt=text, constraints=to_constraints(min_quality, max_cost_usd)
+    )
 
     async def decide(channel: grpc.aio.Channel) -> routing_pb2.Decision:
-        stub = routing_pb2_grpc.RoutingServiceStub(channel)
-        return (await stub.Route(routing_pb2.RouteRequest(prompt=text))).decision
+        return (await routing_pb2_grpc.RoutingServiceStub(channel).Route(request)).decision
 
     decision = call(server, decide)
     if as_json:
-        candidates = [
-            {
-                "model": one.model,
-                "similarity": round(one.similarity, 4),
-                "quality": one.quality,
-                "expected_cost_usd": plain_usd(one.expected_cost_nano_usd),
-            }
-            for one in decision.candidates
-        ]
-        shown = {**_decided(decision), "explanation": decision.explanation}
-        click.echo(json.dumps({**shown, "candidates": candidates}, ensure_ascii=False))
+        click.echo(json.dumps(explained(decision), ensure_ascii=False))
     else:
-        click.echo(f"{decision.model}: {decision.explanation}")
+        show(decision)

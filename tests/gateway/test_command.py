@@ -29,7 +29,8 @@ async def test_ask_json_is_one_object(fleet: Fleet) -> None:
     answer = json.loads(ended.output)
 
     assert set(answer) == {
-        *("model", "task", "similarity", "reason", "text", "prompt_token_count"),
+        *("model", "task", "similarity", "reason", "decided_by", "note"),
+        *("text", "prompt_token_count"),
         *("output_token_count", "cost_usd", "baseline_usd", "ttft_s", "total_s"),
     }
     assert answer["model"] == "translation"
@@ -54,6 +55,39 @@ async def test_route_models_and_costs(fleet: Fleet) -> None:
         table = await run(command, "--server", fleet.address)
         assert table.code == 0
         assert "worker-0" in table.output
+
+
+async def test_route_shows_what_was_weighed(fleet: Fleet) -> None:
+    ended = await run("route", "--server", fleet.address, PROMPT)
+    line = next(line for line in ended.output.splitlines() if "chosen" in line)
+
+    assert ended.code == 0
+    assert ended.output.startswith("translation: ")
+    assert "translation" in line
+    assert "yes" in line
+    assert all(model in ended.output for model in ("base", *TASKS))
+
+
+async def test_route_asks_within_limits(fleet: Fleet) -> None:
+    asked = ("route", "--server", fleet.address, "--json")
+    found = await run(*asked, "--min-quality", "0.5", "--max-cost-usd", "1.5", PROMPT)
+    refused = await run(*asked, "--min-quality", "1", "--max-cost-usd", "0", "Who is Napoleon?")
+
+    qualify = [one["model"] for one in json.loads(found.output)["candidates"] if one["qualifies"]]
+    assert qualify == ["translation"]
+    assert refused.code == 1
+    assert "ERROR_REASON_NO_MODEL_QUALIFIES" in refused.errors
+    for wrong in ("--min-quality=2", "--max-cost-usd=-1", "--max-cost-usd=much"):
+        assert (await run(*asked, wrong, PROMPT)).code == 2
+
+
+async def test_ask_explains_beside_the_answer(fleet: Fleet) -> None:
+    ended = await run("ask", "--explain", "--server", fleet.address, PROMPT)
+    told = await run("ask", "--explain", "--json", "--server", fleet.address, PROMPT)
+
+    assert ended.output.strip() == (await fleet.ask(PROMPT)).text.strip()
+    assert "chosen" in ended.errors
+    assert {one["model"] for one in json.loads(told.output)["candidates"]} == {"base", *TASKS}
 
 
 async def test_a_refused_call_ends_with_1_and_its_reason(fleet: Fleet) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.classifier import Classification
+from gateway.decisions import to_decision
 from gateway.errors import NoModelQualifies
 from gateway.forecast import CostForecast
 from gateway.pricing import TokenPrice, baseline_costs_nano_usd, time_cost_nano_usd
@@ -59,6 +60,24 @@ def test_another_tasks_specialist_is_never_the_way_to_save() -> None:
 def test_what_nothing_meets_is_refused_with_the_best_there_is() -> None:
     with pytest.raises(NoModelQualifies, match=r"0\.99"):
         route(constraints=Constraints(min_quality=1.0))
+
+
+def test_a_route_says_who_decided_and_what_was_wrong() -> None:
+    told = Classification(
+        "sql", 0.8, True, (("sql", 0.8),), decided_by="static", note="the encoder took too long"
+    )
+    found = Router(TARGETS, fallback="base", min_quality=0).route(told, FREE, lambda _: 0)
+
+    decision = to_decision(found, explain=False)
+    assert (decision.decided_by, decision.note) == ("static", "the encoder took too long")
+    assert not decision.candidates
+    assert len(to_decision(found, explain=True).candidates) == len(TARGETS)
+
+
+def test_candidates_say_whether_they_qualify() -> None:
+    found = route(constraints=Constraints(max_cost_nano_usd=11))
+    qualify = {one.target.name for one in found.candidates if one.qualifies}
+    assert qualify == {"base"}
 
 
 def test_a_pinned_model_must_exist() -> None:

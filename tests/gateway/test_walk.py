@@ -147,6 +147,17 @@ async def test_route_decides_and_explains_without_generating(fleet: Fleet) -> No
     assert "sql" in decision.explanation
     assert decision.candidates[0].model == "sql"
     assert {one.model for one in decision.candidates} == {"base", *TASKS}
+    assert [one.model for one in decision.candidates if one.qualifies] == ["sql", "base"]
+
+
+async def test_generate_tells_what_was_weighed_where_asked(fleet: Fleet) -> None:
+    prompt = problem_of("sql").prompt
+    plain = (await fleet.ask(prompt)).decision
+    told = (await fleet.ask(prompt, explain=True)).decision
+
+    assert not plain.candidates
+    assert {one.model for one in told.candidates} == {"base", *TASKS}
+    assert told.candidates[0].quality > 0.9
 
 
 async def test_a_quality_that_only_the_specialist_has_keeps_it(fleet: Fleet) -> None:

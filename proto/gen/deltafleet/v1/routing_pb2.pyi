@@ -179,6 +179,8 @@ class Decision(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model, as in ListModels."""
     kind: Global___ModelKind.ValueType
@@ -191,9 +193,16 @@ class Decision(_message.Message):
     """Why."""
     explanation: _builtins.str
     """The same in a sentence for people. Not for parsing."""
+    decided_by: _builtins.str
+    """Which step told the task: "static" (static embeddings), "full" (the full encoder), "cache" (an
+    earlier decision on such a prompt), "fallback" (none could). Empty: the caller named the model.
+    More may come.
+    """
+    note: _builtins.str
+    """Why a step before the usual one had to do, for people. Empty: nothing was wrong."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
-        """Every model that was weighed, the best task first."""
+        """Every model that was weighed, the best task first. Only where asked for; Route always tells."""
 
     def __init__(
         self,
@@ -205,10 +214,12 @@ class Decision(_message.Message):
         reason: Global___RouteReason.ValueType = ...,
         explanation: _builtins.str = ...,
         candidates: _abc.Iterable[Global___Candidate] | None = ...,
+        decided_by: _builtins.str = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "explanation", b"explanation", "kind", b"kind", "model", b"model", "reason", b"reason", "similarity", b"similarity", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "decided_by", b"decided_by", "explanation", b"explanation", "kind", b"kind", "model", b"model", "note", b"note", "reason", b"reason", "similarity", b"similarity", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -224,14 +235,17 @@ class Candidate(_message.Message):
     SIMILARITY_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
     EXPECTED_COST_NANO_USD_FIELD_NUMBER: _builtins.int
+    QUALIFIES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     similarity: _builtins.float
     """Cosine similarity of the prompt to its examples, -1 to 1; 0 where it has none."""
     quality: _builtins.float
-    """Expected share of right answers for this prompt's task, 0 to 1."""
+    """Expected share of right answers for this prompt, 0 to 1."""
     expected_cost_nano_usd: _builtins.int
     """Expected cost in nano-dollars."""
+    qualifies: _builtins.bool
+    """Whether it may answer, is as good and as cheap as asked."""
     def __init__(
         self,
         *,
@@ -239,10 +253,11 @@ class Candidate(_message.Message):
         similarity: _builtins.float = ...,
         quality: _builtins.float = ...,
         expected_cost_nano_usd: _builtins.int = ...,
+        qualifies: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_cost_nano_usd", b"expected_cost_nano_usd", "model", b"model", "quality", b"quality", "similarity", b"similarity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_cost_nano_usd", b"expected_cost_nano_usd", "model", b"model", "qualifies", b"qualifies", "quality", b"quality", "similarity", b"similarity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
