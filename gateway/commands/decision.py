@@ -15,22 +15,15 @@ from gateway.commands.connection import plain_usd, usd
 from gateway.pricing import to_nano_usd
 
 
-class Usd(click.ParamType[Decimal]):
-    """Dollars, exactly as typed."""
-
-    name = "usd"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Decimal:
-        """At least 0."""
-        try:
-            dollars = Decimal(str(value))
-        except InvalidOperation:
-            self.fail(f"{value!r} is no number of dollars", param, ctx)
-        if not (dollars.is_finite() and 0 <= dollars <= 10**9):
-            self.fail(f"{value!r} is not between 0 and a billion dollars", param, ctx)
-        return dollars
+def dollars(text: str) -> Decimal:
+    """Dollars, exactly as typed. Raises ValueError unless between 0 and a billion."""
+    try:
+        found = Decimal(text)
+    except InvalidOperation as error:
+        raise ValueError from error
+    if not (found.is_finite() and 0 <= found <= 10**9):
+        raise ValueError
+    return found
 
 
 def constraint_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,7 +33,7 @@ def constraint_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.FloatRange(0, 1),
         help="Lowest expected share of right answers; default: the fleet's.",
     )
-    cost = click.option("--max-cost-usd", type=Usd(), help="Highest expected cost of the answer.")
+    cost = click.option("--max-cost-usd", type=dollars, help="Highest expected cost of the answer.")
     return quality(cost(command))
 
 
