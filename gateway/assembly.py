@@ -30,12 +30,12 @@ from gateway.closed_api import ClosedApiClient
 from gateway.cost_service import CostServicer
 from gateway.encoder import SentenceEncoder
 from gateway.fleet_service import FleetServicer
-from gateway.forecast import CostForecast
+from gateway.forecast import AnswerForecast, CostForecast
 from gateway.ledger import Ledger
 from gateway.ledger_store import LedgerStore
 from gateway.metrics import Metrics, WorkerCollector
 from gateway.pricing import TokenPrice, to_nano_usd
-from gateway.router import ModelKind, Router, Target
+from gateway.router import Constraints, ModelKind, Router, Target
 from gateway.routing.head import BadRouter
 from gateway.service import InferenceServicer, RoutePlanner, RoutingServicer
 from gateway.settings import (
@@ -175,7 +175,8 @@ class Gateway:
             fallback=settings.routing.fallback,
             min_quality=settings.routing.min_quality,
         )
-        planner = RoutePlanner(classifier, router, forecast)
+        answers = AnswerForecast(forecast, None)
+        planner = RoutePlanner(classifier, router, answers, _caller_defaults(settings))
         server = self._server()
         inference = InferenceServicer(
             planner,
@@ -260,6 +261,15 @@ def make_targets(settings: Settings) -> dict[str, Target]:
     if closed:
         targets[closed.name] = Target(closed.name, ModelKind.CLOSED_API, closed.quality)
     return targets
+
+
+def _caller_defaults(settings: Settings) -> dict[str, Constraints]:
+    return {
+        name: Constraints(
+            one.min_quality, None if one.max_cost_usd is None else to_nano_usd(one.max_cost_usd)
+        )
+        for name, one in settings.callers.items()
+    }
 
 
 def _descriptions(settings: Settings) -> dict[str, str]:

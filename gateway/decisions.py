@@ -15,6 +15,8 @@ REASONS = {
     RouteReason.CLASSIFIED: routing_pb2.ROUTE_REASON_CLASSIFIED,
     RouteReason.OUT_OF_SCOPE: routing_pb2.ROUTE_REASON_OUT_OF_SCOPE,
     RouteReason.CONSTRAINED: routing_pb2.ROUTE_REASON_CONSTRAINED,
+    RouteReason.CHEAPEST: routing_pb2.ROUTE_REASON_CHEAPEST,
+    RouteReason.BEST: routing_pb2.ROUTE_REASON_BEST,
 }
 
 

@@ -1,10 +1,21 @@
-"""What an answer will probably cost, from what answers did cost."""
+"""What an answer will probably be worth and cost, from what answers were and did."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
 
-from gateway.pricing import TokenPrice
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.classifier import Classification
+from gateway.encoder import Rows
+from gateway.pricing import NANO, TokenPrice
+from gateway.router import Expectations, Target
+
+log = logging.getLogger(__name__)
 
 # One new answer moves a model's mean by this share of the difference.
 SMOOTHING = 0.1
@@ -17,7 +28,7 @@ class CostForecast:
 
     Our own models: an exponentially weighted mean of what their answers cost, the whole fleet's
     mean before a model's first, 0 before any. Closed APIs: their list price for the prompt and the
-    longest answer.
+    longest answer. What else is known of a model's cost counts until its first answer.
     """
 
     def __init__(self, closed: Mapping[str, TokenPrice]) -> None:
@@ -30,14 +41,104 @@ class CostForecast:
         self._means[model] = mean + SMOOTHING * (cost_nano_usd - mean)
 
     def expected_nano_usd(
-        self, model: str, prompt_character_count: int, max_output_token_count: int
+        self,
+        model: str,
+        prompt_character_count: int,
+        max_output_token_count: int,
+        learned_nano_usd: int | None = None,
     ) -> int:
-        """What the answer will probably cost. max_output_token_count: 0 where not limited."""
+        """What the answer will probably cost.
+
+        max_output_token_count: 0 where not limited. learned_nano_usd: what such answers of the
+        model cost elsewhere, where that is known.
+        """
         price = self._closed.get(model)
         if price is not None:
             longest = max_output_token_count or USUAL_OUTPUT_TOKEN_COUNT
             return price.cost_nano_usd(price.token_count(prompt_character_count), longest)
+        if model not in self._means and learned_nano_usd is not None:
+            return learned_nano_usd
         if not self._means:
             return 0
         everyone = sum(self._means.values()) / len(self._means)
         return round(self._means.get(model, everyone))
+
+
+class Estimates(Protocol):
+    """What a quality model expects of one prompt's answers, in the order of its models."""
+
+    @property
+    def quality(self) -> NDArray[np.floating]:
+        """float[models]: share of right answers, 0 to 1."""
+        ...
+
+    @property
+    def cost_usd(self) -> NDArray[np.floating]:
+        """float[models]. NaN: not known."""
+        ...
+
+
+class QualityModel(Protocol):
+    """Learned from what models did on prompts."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that it has learned of."""
+        ...
+
+    def estimate(self, text: str, row: Rows | None) -> Estimates:
+        """row: float32[dim], the text's unit embedding; None: there is none."""
+        ...
+
+
+class AnswerForecast:
+    """What to expect of each model's answer to one prompt.
+
+    qualities: None where nothing was learned from outcomes.
+    """
+
+    def __init__(self, costs: CostForecast, qualities: QualityModel | None) -> None:
+        self._costs = costs
+        self._qualities = qualities
+
+    def expectations(
+        self,
+        text: str,
+        classification: Classification,
+        *,
+        prompt_character_count: int,
+        max_output_token_count: int,
+    ) -> tuple[Classification, Expectations]:
+        """The same classification, with a note where nothing could be estimated.
+
+        text: what was classified. prompt_character_count: of all that the model will read.
+        """
+        learned: dict[str, tuple[float, int | None]] | None = None
+        try:
+            learned = self._learned(text, classification.row)
+        except Exception:  # a decision never fails a request
+            log.exception("estimate_failed")
+            note = "; ".join(filter(None, [classification.note, "no quality could be estimated"]))
+            classification = replace(classification, note=note)
+
+        def cost_nano_usd(target: Target) -> int:
+            _, cost = (learned or {}).get(target.name, (0.0, None))
+            return self._costs.expected_nano_usd(
+                target.name, prompt_character_count, max_output_token_count, cost
+            )
+
+        qualities = None if learned is None else {name: one for name, (one, _) in learned.items()}
+        return classification, Expectations(cost_nano_usd, qualities)
+
+    def _learned(self, text: str, row: Rows | None) -> dict[str, tuple[float, int | None]] | None:
+        """Quality and nano-dollars by model; no model costs less than nothing."""
+        if self._qualities is None:
+            return None
+        found = self._qualities.estimate(text, row)
+        costs = np.maximum(0, found.cost_usd * float(NANO))
+        return {
+            name: (float(quality), round(float(cost)) if np.isfinite(cost) else None)
+            for name, quality, cost in zip(
+                self._qualities.models, np.clip(found.quality, 0, 1), costs, strict=True
+            )
+        }

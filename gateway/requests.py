@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from deltafleet.v1 import inference_pb2, routing_pb2, worker_pb2
@@ -11,6 +11,7 @@ from gateway.errors import EmptyPrompt
 from gateway.router import Constraints
 from model_pool.errors import InvalidParameter
 
+CALLER_KEY = "deltafleet-caller"
 LARGEST_MESSAGE_COUNT = 256
 LARGEST_OUTPUT_TOKEN_COUNT = 1_000_000
 LARGEST_STOP_COUNT = 16
@@ -62,15 +63,31 @@ def _check_messages(messages: Sequence[routing_pb2.ChatMessage]) -> None:
         raise _invalid("messages.role", "the last message must be the user's")
 
 
-def read_constraints(constraints: routing_pb2.Constraints) -> Constraints:
-    """Raises InvalidParameter."""
+def read_caller(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    """The caller's name as it gives it; empty: it gives none. Nobody checks it yet."""
+    for key, value in metadata or ():
+        if key == CALLER_KEY and isinstance(value, str):
+            return value
+    return ""
+
+
+def read_constraints(constraints: routing_pb2.Constraints, caller: Constraints) -> Constraints:
+    """What is asked; where the request does not say, what fleet.yaml says of its caller.
+
+    Raises InvalidParameter.
+    """
     quality = constraints.min_quality if constraints.HasField("min_quality") else None
     cost = constraints.max_cost_nano_usd if constraints.HasField("max_cost_nano_usd") else None
     if quality is not None and not 0 <= quality <= 1:
         raise _invalid("constraints.min_quality", f"0 to 1, not {quality:g}")
     if cost is not None and cost < 0:
         raise _invalid("constraints.max_cost_nano_usd", f"at least 0, not {cost}")
-    return Constraints(quality, cost)
+    return Constraints(
+        min_quality=caller.min_quality if quality is None else quality,
+        max_cost_nano_usd=caller.max_cost_nano_usd if cost is None else cost,
+        quality_is_default=quality is None,
+        accepts_less=constraints.accepts_less,
+    )
 
 
 def check_sampling(request: inference_pb2.GenerateRequest) -> None:

@@ -8,6 +8,7 @@ from enum import Enum
 
 from gateway.classifier import Classification
 from gateway.errors import NoModelQualifies
+from gateway.routing.quality.choice import Option, choose
 from model_pool.errors import UnknownModel
 
 
@@ -26,6 +27,8 @@ class RouteReason(Enum):
     CLASSIFIED = "classified"
     OUT_OF_SCOPE = "out_of_scope"
     CONSTRAINED = "constrained"
+    CHEAPEST = "cheapest"
+    BEST = "best"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +46,50 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
-    """What the caller asks. None: no limit."""
+    """What is asked. None: nothing, of which for quality the fleet's default takes the place.
+
+    quality_is_default: min_quality is fleet.yaml's word on this caller, not the request's.
+    accepts_less: the best within the cost where no model has min_quality.
+    """
 
     min_quality: float | None = None
     max_cost_nano_usd: int | None = None
+    quality_is_default: bool = False
+    accepts_less: bool = False
+
+
+def no_change(model: str, quality: float) -> float:
+    """The quality as it is."""
+    return quality
+
+
+@dataclass(frozen=True, slots=True)
+class Expectations:
+    """What is known of the answers to one prompt.
+
+    cost_nano_usd: what the answer will probably cost on a target. qualities: share of right
+    answers by model, learned from outcomes; a target that is not in it has what fleet.yaml says of
+    it. None: nothing was learned. corrected: a model's quality after what callers said of answers.
+    """
+
+    cost_nano_usd: Callable[[Target], int]
+    qualities: Mapping[str, float] | None = None
+    corrected: Callable[[str, float], float] = no_change
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A model that was weighed for one prompt.
 
-    qualifies: whether it may answer, is as good and as cheap as asked.
+    may_answer: its quality is known for such a prompt. qualifies: besides, it is as good and as
+    cheap as asked.
     """
 
     target: Target
     similarity: float
     quality: float
     expected_cost_nano_usd: int
+    may_answer: bool
     qualifies: bool
 
 
@@ -83,8 +113,8 @@ class Route:
 class Router:
     """Chooses among the fleet's models.
 
-    A specialist answers its own task only, unless it is the fallback: for others its quality is
-    not known, so it is weighed as 0.
+    A specialist answers its own task only, unless it is the fallback or something was learned of
+    its answers to any prompt: otherwise its quality is not known, so it is weighed as 0.
     """
 
     def __init__(self, targets: Mapping[str, Target], *, fallback: str, min_quality: float) -> None:
@@ -100,54 +130,79 @@ class Router:
         return Route(target, RouteReason.PINNED, "", 0.0, f"the caller named {model}", ())
 
     def route(
-        self,
-        classification: Classification,
-        constraints: Constraints,
-        expected_cost_nano_usd: Callable[[Target], int],
+        self, classification: Classification, constraints: Constraints, expected: Expectations
     ) -> Route:
-        """The first choice where it meets the constraints, else the cheapest model that does.
+        """Where the prompt goes.
 
-        expected_cost_nano_usd: what the answer will probably cost on a target. Raises
-        NoModelQualifies.
+        Where nothing was learned: to its task's specialist, out of scope to the fallback, and if
+        that does not meet the constraints, to the cheapest model that does. Else to the cheapest
+        that does, whatever its task; if only a default asked for more than any model has, to the
+        best. Raises NoModelQualifies.
         """
-        candidates = self._candidates(classification, constraints, expected_cost_nano_usd)
-        first = self._first_choice(classification, candidates)
-        chosen, reason = first, self._plain_reason(classification)
-        if not first.qualifies:
-            able = [one for one in candidates if one.qualifies]
-            if not able:
-                raise NoModelQualifies(self._why_none(constraints, candidates))
-            chosen = min(able, key=lambda one: (one.expected_cost_nano_usd, -one.quality))
-            reason = RouteReason.CONSTRAINED
+        candidates = self._candidates(classification, constraints, expected)
+        if expected.qualities is None:
+            chosen, reason = self._by_task(classification, constraints, candidates)
+        else:
+            chosen, reason = self._by_quality(constraints, candidates)
         return Route(
             target=chosen.target,
             reason=reason,
             task=classification.task if classification.is_in_scope else "",
             similarity=classification.similarity,
-            explanation=_explain(classification, chosen, first, reason),
+            explanation=self._explain(classification, constraints, chosen, reason),
             candidates=candidates,
             decided_by=classification.decided_by,
             note=classification.note,
         )
 
-    def _plain_reason(self, classification: Classification) -> RouteReason:
-        return RouteReason.CLASSIFIED if classification.is_in_scope else RouteReason.OUT_OF_SCOPE
-
-    def _first_choice(
-        self, classification: Classification, candidates: tuple[Candidate, ...]
-    ) -> Candidate:
-        name = classification.task if classification.is_in_scope else self._fallback.name
-        return next(one for one in candidates if one.target.name == name)
-
-    def _candidates(
+    def _by_task(
         self,
         classification: Classification,
         constraints: Constraints,
-        expected_cost_nano_usd: Callable[[Target], int],
+        candidates: tuple[Candidate, ...],
+    ) -> tuple[Candidate, RouteReason]:
+        is_in_scope = classification.is_in_scope
+        name = classification.task if is_in_scope else self._fallback.name
+        first = next(one for one in candidates if one.target.name == name)
+        if first.qualifies:
+            return first, RouteReason.CLASSIFIED if is_in_scope else RouteReason.OUT_OF_SCOPE
+        able = [one for one in candidates if one.qualifies]
+        if able:
+            cheapest = min(able, key=lambda one: (one.expected_cost_nano_usd, -one.quality))
+            return cheapest, RouteReason.CONSTRAINED
+        if constraints.accepts_less:
+            return self._by_quality(constraints, candidates)
+        raise self._none_qualifies(constraints, candidates)
+
+    def _by_quality(
+        self, constraints: Constraints, candidates: tuple[Candidate, ...]
+    ) -> tuple[Candidate, RouteReason]:
+        options = [
+            Option(one.target.name, one.quality, one.expected_cost_nano_usd)
+            for one in candidates
+            if one.may_answer
+        ]
+        chosen = choose(
+            options,
+            min_quality=self._floor(constraints),
+            max_cost_nano_usd=constraints.max_cost_nano_usd,
+        )
+        found = next(
+            (one for one in candidates if chosen and one.target.name == chosen.model), None
+        )
+        if found and found.qualifies:
+            return found, RouteReason.CHEAPEST
+        asked_for_it = constraints.min_quality is not None and not constraints.quality_is_default
+        if found is None or (asked_for_it and not constraints.accepts_less):
+            raise self._none_qualifies(constraints, candidates)
+        return found, RouteReason.BEST
+
+    def _candidates(
+        self, classification: Classification, constraints: Constraints, expected: Expectations
     ) -> tuple[Candidate, ...]:
         rank = {task: place for place, (task, _) in enumerate(classification.scores)}
         found = [
-            self._candidate(target, classification, constraints, expected_cost_nano_usd(target))
+            self._candidate(target, classification, constraints, expected)
             for target in self._targets.values()
         ]
         return tuple(sorted(found, key=lambda one: rank.get(one.target.name, len(rank))))
@@ -157,51 +212,72 @@ class Router:
         target: Target,
         classification: Classification,
         constraints: Constraints,
-        cost_nano_usd: int,
+        expected: Expectations,
     ) -> Candidate:
-        may_answer = self._may_answer(target, classification)
-        quality = target.quality if may_answer else 0.0
+        quality = self._quality(target, classification, expected)
+        cost = expected.cost_nano_usd(target)
+        ceiling = constraints.max_cost_nano_usd
+        is_cheap = ceiling is None or cost <= ceiling
         return Candidate(
             target=target,
             similarity=dict(classification.scores).get(target.name, 0.0),
-            quality=quality,
-            expected_cost_nano_usd=cost_nano_usd,
-            qualifies=may_answer and self._meets(quality, cost_nano_usd, constraints),
+            quality=quality or 0.0,
+            expected_cost_nano_usd=cost,
+            may_answer=quality is not None,
+            qualifies=quality is not None and is_cheap and quality >= self._floor(constraints),
         )
 
-    def _may_answer(self, target: Target, classification: Classification) -> bool:
-        is_own_task = classification.is_in_scope and target.name == classification.task
-        return target.kind is not ModelKind.SPECIALIST or is_own_task or target == self._fallback
-
-    def _meets(self, quality: float, cost_nano_usd: int, constraints: Constraints) -> bool:
-        ceiling = constraints.max_cost_nano_usd
-        is_cheap = ceiling is None or cost_nano_usd <= ceiling
-        return is_cheap and quality >= self._floor(constraints)
+    def _quality(
+        self, target: Target, classification: Classification, expected: Expectations
+    ) -> float | None:
+        quality = (expected.qualities or {}).get(target.name)
+        if quality is None:
+            is_own_task = classification.is_in_scope and target.name == classification.task
+            if target.kind is ModelKind.SPECIALIST and not is_own_task and target != self._fallback:
+                return None
+            quality = target.quality
+        return expected.corrected(target.name, quality)
 
     def _floor(self, constraints: Constraints) -> float:
         asked = constraints.min_quality
         return self._min_quality if asked is None else asked
 
-    def _why_none(self, constraints: Constraints, candidates: tuple[Candidate, ...]) -> str:
+    def _none_qualifies(
+        self, constraints: Constraints, candidates: tuple[Candidate, ...]
+    ) -> NoModelQualifies:
         best = max(one.quality for one in candidates)
         least = min(one.expected_cost_nano_usd for one in candidates)
         ceiling = constraints.max_cost_nano_usd
         limit = "at any cost" if ceiling is None else f"for at most {ceiling} nano-dollars"
-        return (
+        return NoModelQualifies(
             f"no model answers with a quality of {self._floor(constraints):g} {limit}: the best "
             f"expected quality is {best:g}, the least expected cost {least} nano-dollars"
         )
 
-
-def _explain(
-    classification: Classification, chosen: Candidate, first: Candidate, reason: RouteReason
-) -> str:
-    nearest = f"{classification.task} is nearest at {classification.similarity:.2f}"
-    if reason is RouteReason.CLASSIFIED:
-        return nearest
-    if reason is RouteReason.OUT_OF_SCOPE:
-        return f"{nearest}, below the threshold: out of scope, to {chosen.target.name}"
-    return (
-        f"{nearest}; {first.target.name} does not meet the constraints, "
-        f"{chosen.target.name} is the cheapest that does"
-    )
+    def _explain(
+        self,
+        classification: Classification,
+        constraints: Constraints,
+        chosen: Candidate,
+        reason: RouteReason,
+    ) -> str:
+        nearest = f"{classification.task} is nearest at {classification.similarity:.2f}"
+        nearest = nearest if classification.task else "the task is not known"
+        name, floor = chosen.target.name, self._floor(constraints)
+        match reason:
+            case RouteReason.CLASSIFIED:
+                return nearest
+            case RouteReason.OUT_OF_SCOPE:
+                return f"{nearest}, below the threshold: out of scope, to {name}"
+            case RouteReason.CHEAPEST:
+                return (
+                    f"{nearest}; {name} is the cheapest with an expected quality of at least "
+                    f"{floor:.2f}: {chosen.quality:.2f}"
+                )
+            case RouteReason.BEST:
+                return (
+                    f"{nearest}; no model that is cheap enough has an expected quality of "
+                    f"{floor:.2f}, {name} has the best: {chosen.quality:.2f}"
+                )
+        first = classification.task if classification.is_in_scope else self._fallback.name
+        return f"{nearest}; {first} does not meet the constraints, {name} is the cheapest that does"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -12,11 +12,12 @@ from deltafleet.v1 import inference_pb2, inference_pb2_grpc, routing_pb2, routin
 from gateway.answering import Sources
 from gateway.classifier import Classifier
 from gateway.decisions import to_decision
-from gateway.forecast import CostForecast
+from gateway.forecast import AnswerForecast
 from gateway.ledger import AnswerPiece, Entry, Ledger
 from gateway.requests import (
     Conversation,
     check_sampling,
+    read_caller,
     read_constraints,
     read_conversation,
     to_run,
@@ -29,32 +30,48 @@ Event = inference_pb2.StreamGenerateResponse
 
 
 class RoutePlanner:
-    """Classify and route: what every call begins with."""
+    """Classify and route: what every call begins with.
 
-    def __init__(self, classifier: Classifier, router: Router, forecast: CostForecast) -> None:
+    callers: what holds for each where its request does not say.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        router: Router,
+        forecast: AnswerForecast,
+        callers: Mapping[str, Constraints],
+    ) -> None:
         self._classifier = classifier
         self._router = router
         self._forecast = forecast
+        self._callers = callers
 
     async def plan(
         self,
+        request: inference_pb2.GenerateRequest | routing_pb2.RouteRequest,
         conversation: Conversation,
-        constraints: Constraints,
-        *,
-        model: str = "",
-        max_output_token_count: int = 0,
+        context: Any,
     ) -> Route:
-        """The route of a conversation; to `model` where it is named."""
-        if model:
-            return self._router.pinned(model)
-        classification = await self._classifier.classify(conversation.question)
-        return self._router.route(
-            classification,
-            constraints,
-            lambda target: self._forecast.expected_nano_usd(
-                target.name, conversation.character_count, max_output_token_count
-            ),
+        """The route of a conversation. Raises InvalidParameter, NoModelQualifies."""
+        caller = self._callers.get(read_caller(context.invocation_metadata()), Constraints())
+        constraints = read_constraints(request.constraints, caller)
+        longest = (
+            request.max_output_token_count
+            if isinstance(request, inference_pb2.GenerateRequest)
+            else 0
         )
+        classification, expected = self._forecast.expectations(
+            conversation.question,
+            await self._classifier.classify(conversation.question),
+            prompt_character_count=conversation.character_count,
+            max_output_token_count=longest,
+        )
+        return self._router.route(classification, constraints, expected)
+
+    def pinned(self, model: str) -> Route:
+        """The route to the model that the caller named. Raises UnknownModel."""
+        return self._router.pinned(model)
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
@@ -96,12 +113,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         """Stream the answer of the model that fits the prompt."""
         conversation = read_conversation(request)
         check_sampling(request)
-        route = await self._planner.plan(
-            conversation,
-            read_constraints(request.constraints),
-            model=request.model,
-            max_output_token_count=request.max_output_token_count,
-        )
+        if request.model:
+            route = self._planner.pinned(request.model)
+        else:
+            route = await self._planner.plan(request, conversation, context)
         name = request_id.get()
         run = to_run(
             request,
@@ -135,9 +150,7 @@ class RoutingServicer(routing_pb2_grpc.RoutingServiceServicer):
         self, request: routing_pb2.RouteRequest, context: Any
     ) -> routing_pb2.RouteResponse:
         """The decision, without generating."""
-        route = await self._planner.plan(
-            read_conversation(request), read_constraints(request.constraints)
-        )
+        route = await self._planner.plan(request, read_conversation(request), context)
         return routing_pb2.RouteResponse(decision=to_decision(route, explain=True))
 
 

@@ -16,6 +16,7 @@ from gateway.routing.labelled import OUT_OF_SCOPE
 from model_pool.settings import (
     BASE_MODEL,
     FleetPath,
+    Name,
     PoolSettings,
     Section,
     SettingsError,
@@ -45,13 +46,20 @@ class Routing(Section):
     min_similarity: float = Field(0.35, ge=-1, le=1)  # cosine; below it: out of scope
     nearest_count: int = Field(3, ge=1)  # a task's similarity: mean over that many examples
     fallback: str = BASE_MODEL  # for what is out of scope: base, a specialist or the closed API
-    min_quality: float = Field(0, ge=0, le=1)  # where the request does not say
+    min_quality: float = Field(0, ge=0, le=1)  # where neither request nor caller says
 
     @model_validator(mode="after")
     def _one_encoder(self) -> Self:
         if self.router and self.encoder:
             raise ValueError("a router has the encoder that it was fitted with: leave encoder out")
         return self
+
+
+class Caller(Section):
+    """What holds for one caller where its request does not say."""
+
+    min_quality: float | None = Field(None, ge=0, le=1)  # default: routing.min_quality
+    max_cost_usd: Decimal | None = Field(None, ge=0)  # default: no limit
 
 
 class Baseline(Section):
@@ -105,6 +113,7 @@ class Settings(PoolSettings):
 
     server: Server = Server()
     routing: Routing = Routing()
+    callers: dict[Name, Caller] = {}  # by what they say in the metadata deltafleet-caller
     baselines: dict[str, Baseline] = {}
     closed_api: ClosedApi | None = None
     ledger: Ledger = Ledger()

@@ -34,6 +34,7 @@ def ask(
     max_tokens: int,
     min_quality: float | None,
     max_cost_usd: Decimal | None,
+    accepts_less: bool,
     explain: bool,
     as_json: bool,
     text: str,
@@ -43,7 +44,7 @@ def ask(
         prompt=text,
         model=model,
         max_output_token_count=max_tokens,
-        constraints=to_constraints(min_quality, max_cost_usd),
+        constraints=to_constraints(min_quality, max_cost_usd, accepts_less=accepts_less),
         explain=explain,
     )
 
@@ -113,12 +114,14 @@ def route(
     server: str,
     min_quality: float | None,
     max_cost_usd: Decimal | None,
+    accepts_less: bool,
     as_json: bool,
     text: str,
 ) -> None:
     """Say which model TEXT would go to, and why, without answering it."""
     request = routing_pb2.RouteRequest(
-        prompt=text, constraints=to_constraints(min_quality, max_cost_usd)
+        prompt=text,
+        constraints=to_constraints(min_quality, max_cost_usd, accepts_less=accepts_less),
     )
 
     async def decide(channel: grpc.aio.Channel) -> routing_pb2.Decision:

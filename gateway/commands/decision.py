@@ -27,24 +27,33 @@ def dollars(text: str) -> Decimal:
 
 
 def constraint_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --min-quality and --max-cost-usd."""
+    """Add --min-quality, --max-cost-usd and --accept-less."""
     quality = click.option(
         "--min-quality",
         type=click.FloatRange(0, 1),
         help="Lowest expected share of right answers; default: the fleet's.",
     )
     cost = click.option("--max-cost-usd", type=dollars, help="Highest expected cost of the answer.")
-    return quality(cost(command))
+    less = click.option(
+        "--accept-less",
+        "accepts_less",
+        is_flag=True,
+        help="The best within the cost where no model has the quality.",
+    )
+    return quality(cost(less(command)))
 
 
 def to_constraints(
-    min_quality: float | None, max_cost_usd: Decimal | None
+    min_quality: float | None, max_cost_usd: Decimal | None, *, accepts_less: bool
 ) -> routing_pb2.Constraints | None:
     """What was asked; None: nothing was."""
-    if min_quality is None and max_cost_usd is None:
+    if min_quality is None and max_cost_usd is None and not accepts_less:
         return None
-    cost = None if max_cost_usd is None else to_nano_usd(max_cost_usd)
-    return routing_pb2.Constraints(min_quality=min_quality, max_cost_nano_usd=cost)
+    return routing_pb2.Constraints(
+        min_quality=min_quality,
+        max_cost_nano_usd=None if max_cost_usd is None else to_nano_usd(max_cost_usd),
+        accepts_less=accepts_less,
+    )
 
 
 def as_dict(decision: routing_pb2.Decision) -> dict[str, Any]:

@@ -73,6 +73,9 @@ async def test_route_asks_within_limits(fleet: Fleet) -> None:
     found = await run(*asked, "--min-quality", "0.5", "--max-cost-usd", "1.5", PROMPT)
     refused = await run(*asked, "--min-quality", "1", "--max-cost-usd", "0", "Who is Napoleon?")
 
+    modest = await run(*asked, "--min-quality", "1", "--accept-less", "Who is Napoleon?")
+
+    assert json.loads(modest.output)["reason"] == "ROUTE_REASON_BEST"
     qualify = [one["model"] for one in json.loads(found.output)["candidates"] if one["qualifies"]]
     assert qualify == ["translation"]
     assert refused.code == 1

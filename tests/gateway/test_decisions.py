@@ -13,7 +13,15 @@ from gateway.decisions import to_decision
 from gateway.errors import NoModelQualifies
 from gateway.forecast import CostForecast
 from gateway.pricing import TokenPrice, baseline_costs_nano_usd, time_cost_nano_usd
-from gateway.router import Constraints, ModelKind, Route, Router, RouteReason, Target
+from gateway.router import (
+    Constraints,
+    Expectations,
+    ModelKind,
+    Route,
+    Router,
+    RouteReason,
+    Target,
+)
 from model_pool.errors import UnknownModel
 
 TARGETS = {
@@ -33,7 +41,7 @@ def route(task: str = "sql", similarity: float = 0.8, constraints: Constraints =
     return router.route(
         Classification(task, similarity, similarity >= 0.5, ranked),
         constraints,
-        lambda target: COSTS[target.name],
+        Expectations(lambda target: COSTS[target.name]),
     )
 
 
@@ -66,7 +74,9 @@ def test_a_route_says_who_decided_and_what_was_wrong() -> None:
     told = Classification(
         "sql", 0.8, True, (("sql", 0.8),), decided_by="static", note="the encoder took too long"
     )
-    found = Router(TARGETS, fallback="base", min_quality=0).route(told, FREE, lambda _: 0)
+    found = Router(TARGETS, fallback="base", min_quality=0).route(
+        told, FREE, Expectations(lambda _: 0)
+    )
 
     decision = to_decision(found, explain=False)
     assert (decision.decided_by, decision.note) == ("static", "the encoder took too long")
@@ -125,7 +135,11 @@ def test_parts_of_time_cost_what_the_whole_costs(parts: list[float], price: int)
 def test_a_forecast_learns_and_knows_list_prices() -> None:
     forecast = CostForecast({"closed-api": TokenPrice(Decimal(1), Decimal(5))})
     assert forecast.expected_nano_usd("sql", 40, 0) == 0
+    assert forecast.expected_nano_usd("sql", 40, 0, 300) == 300
     forecast.learn("sql", 500)
+    assert forecast.expected_nano_usd("sql", 40, 0, 300) == 500
+    assert forecast.expected_nano_usd("math", 40, 0, 300) == 300
+    assert forecast.expected_nano_usd("closed-api", 40, 100, 300) == 10 * 1000 + 100 * 5000
     assert forecast.expected_nano_usd("sql", 40, 0) == 500
     assert forecast.expected_nano_usd("math", 40, 0) == 500
     assert forecast.expected_nano_usd("closed-api", 40, 100) == 10 * 1000 + 100 * 5000

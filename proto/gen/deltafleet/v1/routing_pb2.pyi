@@ -91,6 +91,10 @@ class _RouteReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RouteReas
     """The prompt is like no specialist's examples: the configured fallback."""
     ROUTE_REASON_CONSTRAINED: _RouteReason.ValueType  # 4
     """The task's specialist does not meet the constraints; this is the cheapest model that does."""
+    ROUTE_REASON_CHEAPEST: _RouteReason.ValueType  # 5
+    """The cheapest model whose expected quality is what is asked, whatever the task."""
+    ROUTE_REASON_BEST: _RouteReason.ValueType  # 6
+    """No model has the quality that is asked; this one has the best within the cost."""
 
 class RouteReason(_RouteReason, metaclass=_RouteReasonEnumTypeWrapper):
     """Why this model."""
@@ -105,6 +109,10 @@ ROUTE_REASON_OUT_OF_SCOPE: RouteReason.ValueType  # 3
 """The prompt is like no specialist's examples: the configured fallback."""
 ROUTE_REASON_CONSTRAINED: RouteReason.ValueType  # 4
 """The task's specialist does not meet the constraints; this is the cheapest model that does."""
+ROUTE_REASON_CHEAPEST: RouteReason.ValueType  # 5
+"""The cheapest model whose expected quality is what is asked, whatever the task."""
+ROUTE_REASON_BEST: RouteReason.ValueType  # 6
+"""No model has the quality that is asked; this one has the best within the cost."""
 Global___RouteReason: _TypeAlias = RouteReason  # noqa: Y015
 
 @_typing.final
@@ -135,25 +143,33 @@ Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
 
 @_typing.final
 class Constraints(_message.Message):
-    """What the caller asks of the model that answers."""
+    """What the caller asks of the model that answers. What is unset is as fleet.yaml says of the caller
+    that the metadata `deltafleet-caller` names (unauthenticated), else as it says of all.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MIN_QUALITY_FIELD_NUMBER: _builtins.int
     MAX_COST_NANO_USD_FIELD_NUMBER: _builtins.int
+    ACCEPTS_LESS_FIELD_NUMBER: _builtins.int
     min_quality: _builtins.float
-    """Lowest expected share of right answers, 0 to 1. Unset: the fleet's default. Outside: refused."""
+    """Lowest expected share of right answers, 0 to 1. Unset: the default. Outside: refused."""
     max_cost_nano_usd: _builtins.int
-    """Highest expected cost of the answer, in nano-dollars (1e-9 USD), at least 0. Unset: no limit."""
+    """Highest expected cost of the answer, in nano-dollars (1e-9 USD), at least 0. Unset: the
+    default, which is no limit.
+    """
+    accepts_less: _builtins.bool
+    """Where no model has min_quality: the best one within max_cost_nano_usd rather than a refusal."""
     def __init__(
         self,
         *,
         min_quality: _builtins.float | None = ...,
         max_cost_nano_usd: _builtins.int | None = ...,
+        accepts_less: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd", "_min_quality", b"_min_quality", "max_cost_nano_usd", b"max_cost_nano_usd", "min_quality", b"min_quality"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd", "_min_quality", b"_min_quality", "max_cost_nano_usd", b"max_cost_nano_usd", "min_quality", b"min_quality"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd", "_min_quality", b"_min_quality", "accepts_less", b"accepts_less", "max_cost_nano_usd", b"max_cost_nano_usd", "min_quality", b"min_quality"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_cost_nano_usd: _TypeAlias = _typing.Literal["max_cost_nano_usd"]  # noqa: Y015
     _WhichOneofArgType__max_cost_nano_usd: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd"]  # noqa: Y015
