@@ -17,6 +17,7 @@ REASONS = {
     RouteReason.CONSTRAINED: routing_pb2.ROUTE_REASON_CONSTRAINED,
     RouteReason.CHEAPEST: routing_pb2.ROUTE_REASON_CHEAPEST,
     RouteReason.BEST: routing_pb2.ROUTE_REASON_BEST,
+    RouteReason.EXPLORED: routing_pb2.ROUTE_REASON_EXPLORED,
 }
 
 

@@ -22,3 +22,15 @@ class ClosedApiFailed(FleetError):
     """The closed API that the request was sent to failed."""
 
     reason = ErrorReason.ERROR_REASON_CLOSED_API_FAILED
+
+
+class UnknownRequest(FleetError):
+    """No answer to a request of that id is remembered."""
+
+    reason = ErrorReason.ERROR_REASON_UNKNOWN_REQUEST
+
+
+class FeedbackOff(FleetError):
+    """The fleet keeps no feedback."""
+
+    reason = ErrorReason.ERROR_REASON_FEEDBACK_OFF

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from gateway.classifier import Classification
+from gateway.encoder import Rows
 from gateway.errors import NoModelQualifies
 from gateway.routing.quality.choice import Option, choose
 from model_pool.errors import UnknownModel
@@ -29,6 +30,7 @@ class RouteReason(Enum):
     CONSTRAINED = "constrained"
     CHEAPEST = "cheapest"
     BEST = "best"
+    EXPLORED = "explored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class Candidate:
 class Route:
     """Where a request goes and why.
 
-    task: empty where the prompt is out of scope. decided_by, note: see Classification.
+    task: empty where the prompt is out of scope. decided_by, note, row: see Classification.
     """
 
     target: Target
@@ -108,6 +110,7 @@ class Route:
     candidates: tuple[Candidate, ...]
     decided_by: str = ""
     note: str = ""
+    row: Rows | None = field(default=None, compare=False, repr=False)
 
 
 class Router:
@@ -153,6 +156,7 @@ class Router:
             candidates=candidates,
             decided_by=classification.decided_by,
             note=classification.note,
+            row=classification.row,
         )
 
     def _by_task(

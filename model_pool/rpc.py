@@ -53,6 +53,8 @@ STATUS_OF: dict[ErrorReason.ValueType, grpc.StatusCode] = {
     ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED: Code.DEADLINE_EXCEEDED,
     ErrorReason.ERROR_REASON_CLOSED_API_FAILED: Code.UNAVAILABLE,
     ErrorReason.ERROR_REASON_INTERNAL: Code.INTERNAL,
+    ErrorReason.ERROR_REASON_UNKNOWN_REQUEST: Code.NOT_FOUND,
+    ErrorReason.ERROR_REASON_FEEDBACK_OFF: Code.FAILED_PRECONDITION,
 }
 
 REASON_NAMES = {ErrorReason.Name(reason) for reason in STATUS_OF}

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deltafleet.v1 import routing_pb2
 from gateway.classifier import Classification
-from gateway.decisions import to_decision
+from gateway.decisions import REASONS, to_decision
 from gateway.errors import NoModelQualifies
 from gateway.forecast import CostForecast
 from gateway.pricing import TokenPrice, baseline_costs_nano_usd, time_cost_nano_usd
@@ -82,6 +83,12 @@ def test_a_route_says_who_decided_and_what_was_wrong() -> None:
     assert (decision.decided_by, decision.note) == ("static", "the encoder took too long")
     assert not decision.candidates
     assert len(to_decision(found, explain=True).candidates) == len(TARGETS)
+
+
+def test_every_reason_has_a_word_on_the_wire() -> None:
+    assert set(REASONS) == set(RouteReason)
+    words = set(routing_pb2.RouteReason.values()) - {routing_pb2.ROUTE_REASON_UNSPECIFIED}
+    assert set(REASONS.values()) == words
 
 
 def test_candidates_say_whether_they_qualify() -> None:

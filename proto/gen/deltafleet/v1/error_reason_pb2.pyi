@@ -62,6 +62,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE: the closed API that the request was sent to failed. Metadata: baseline."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 16
     """INTERNAL: a fault of the server. Its log has the request id."""
+    ERROR_REASON_UNKNOWN_REQUEST: _ErrorReason.ValueType  # 17
+    """NOT_FOUND: no answer to a request of that id is remembered: none was given, by this gateway, or
+    too many were since. Metadata: request_id.
+    """
+    ERROR_REASON_FEEDBACK_OFF: _ErrorReason.ValueType  # 18
+    """FAILED_PRECONDITION: the fleet keeps no feedback."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason for which a call can fail. A failed call carries one google.rpc.ErrorInfo whose
@@ -109,4 +115,10 @@ ERROR_REASON_CLOSED_API_FAILED: ErrorReason.ValueType  # 15
 """UNAVAILABLE: the closed API that the request was sent to failed. Metadata: baseline."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
 """INTERNAL: a fault of the server. Its log has the request id."""
+ERROR_REASON_UNKNOWN_REQUEST: ErrorReason.ValueType  # 17
+"""NOT_FOUND: no answer to a request of that id is remembered: none was given, by this gateway, or
+too many were since. Metadata: request_id.
+"""
+ERROR_REASON_FEEDBACK_OFF: ErrorReason.ValueType  # 18
+"""FAILED_PRECONDITION: the fleet keeps no feedback."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

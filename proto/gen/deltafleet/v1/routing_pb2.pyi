@@ -95,6 +95,8 @@ class _RouteReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RouteReas
     """The cheapest model whose expected quality is what is asked, whatever the task."""
     ROUTE_REASON_BEST: _RouteReason.ValueType  # 6
     """No model has the quality that is asked; this one has the best within the cost."""
+    ROUTE_REASON_EXPLORED: _RouteReason.ValueType  # 7
+    """A small share of requests goes to another model that would do, so that its answers are known."""
 
 class RouteReason(_RouteReason, metaclass=_RouteReasonEnumTypeWrapper):
     """Why this model."""
@@ -113,6 +115,8 @@ ROUTE_REASON_CHEAPEST: RouteReason.ValueType  # 5
 """The cheapest model whose expected quality is what is asked, whatever the task."""
 ROUTE_REASON_BEST: RouteReason.ValueType  # 6
 """No model has the quality that is asked; this one has the best within the cost."""
+ROUTE_REASON_EXPLORED: RouteReason.ValueType  # 7
+"""A small share of requests goes to another model that would do, so that its answers are known."""
 Global___RouteReason: _TypeAlias = RouteReason  # noqa: Y015
 
 @_typing.final
@@ -336,3 +340,63 @@ class RouteResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RouteResponse: _TypeAlias = RouteResponse  # noqa: Y015
+
+@_typing.final
+class RecordFeedbackRequest(_message.Message):
+    """How good an answer was."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The Summary's. The gateway that answered remembers its last answers only."""
+    score: _builtins.float
+    """0: useless, to 1: as good as can be. Unset or outside: refused. Said again of the same request,
+    it takes the place of what was said before.
+    """
+    model: _builtins.str
+    """The model that answered, if you want it checked. Another than it: refused."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        score: _builtins.float | None = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "score", b"score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "model", b"model", "request_id", b"request_id", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
+    _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
+
+Global___RecordFeedbackRequest: _TypeAlias = RecordFeedbackRequest  # noqa: Y015
+
+@_typing.final
+class RecordFeedbackResponse(_message.Message):
+    """It is kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model that answered."""
+    replaced: _builtins.bool
+    """Whether it took the place of an earlier score."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        replaced: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "replaced", b"replaced"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordFeedbackResponse: _TypeAlias = RecordFeedbackResponse  # noqa: Y015

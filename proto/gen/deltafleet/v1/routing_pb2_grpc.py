@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RoutingServiceStub:
-    """Says which model a prompt would go to, and why, without generating.
+    """Says which model a prompt would go to, and why, without generating; hears how good answers were.
     """
 
     def __init__(self, channel):
@@ -40,14 +40,26 @@ class RoutingServiceStub:
                 request_serializer=deltafleet_dot_v1_dot_routing__pb2.RouteRequest.SerializeToString,
                 response_deserializer=deltafleet_dot_v1_dot_routing__pb2.RouteResponse.FromString,
                 _registered_method=True)
+        self.RecordFeedback = channel.unary_unary(
+                '/deltafleet.v1.RoutingService/RecordFeedback',
+                request_serializer=deltafleet_dot_v1_dot_routing__pb2.RecordFeedbackRequest.SerializeToString,
+                response_deserializer=deltafleet_dot_v1_dot_routing__pb2.RecordFeedbackResponse.FromString,
+                _registered_method=True)
 
 
 class RoutingServiceServicer:
-    """Says which model a prompt would go to, and why, without generating.
+    """Says which model a prompt would go to, and why, without generating; hears how good answers were.
     """
 
     def Route(self, request, context):
         """Decide for one prompt or conversation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordFeedback(self, request, context):
+        """Say how good an answer was. Later decisions on such prompts know it. Durable when answered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +73,11 @@ def add_RoutingServiceServicer_to_server(servicer, server):
                     request_deserializer=deltafleet_dot_v1_dot_routing__pb2.RouteRequest.FromString,
                     response_serializer=deltafleet_dot_v1_dot_routing__pb2.RouteResponse.SerializeToString,
             ),
+            'RecordFeedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordFeedback,
+                    request_deserializer=deltafleet_dot_v1_dot_routing__pb2.RecordFeedbackRequest.FromString,
+                    response_serializer=deltafleet_dot_v1_dot_routing__pb2.RecordFeedbackResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'deltafleet.v1.RoutingService', rpc_method_handlers)
@@ -70,7 +87,7 @@ def add_RoutingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RoutingService:
-    """Says which model a prompt would go to, and why, without generating.
+    """Says which model a prompt would go to, and why, without generating; hears how good answers were.
     """
 
     @staticmethod
@@ -90,6 +107,33 @@ class RoutingService:
             '/deltafleet.v1.RoutingService/Route',
             deltafleet_dot_v1_dot_routing__pb2.RouteRequest.SerializeToString,
             deltafleet_dot_v1_dot_routing__pb2.RouteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordFeedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deltafleet.v1.RoutingService/RecordFeedback',
+            deltafleet_dot_v1_dot_routing__pb2.RecordFeedbackRequest.SerializeToString,
+            deltafleet_dot_v1_dot_routing__pb2.RecordFeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RoutingServiceStub:
-    """Says which model a prompt would go to, and why, without generating."""
+    """Says which model a prompt would go to, and why, without generating; hears how good answers were."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,17 +35,21 @@ class RoutingServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RoutingServiceAsyncStub: ...
     Route: _grpc.UnaryUnaryMultiCallable[_routing_pb2.RouteRequest, _routing_pb2.RouteResponse]
     """Decide for one prompt or conversation."""
+    RecordFeedback: _grpc.UnaryUnaryMultiCallable[_routing_pb2.RecordFeedbackRequest, _routing_pb2.RecordFeedbackResponse]
+    """Say how good an answer was. Later decisions on such prompts know it. Durable when answered."""
 
 @_typing.type_check_only
 class RoutingServiceAsyncStub(RoutingServiceStub):
-    """Says which model a prompt would go to, and why, without generating."""
+    """Says which model a prompt would go to, and why, without generating; hears how good answers were."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Route: _aio.UnaryUnaryMultiCallable[_routing_pb2.RouteRequest, _routing_pb2.RouteResponse]  # type: ignore[assignment]
     """Decide for one prompt or conversation."""
+    RecordFeedback: _aio.UnaryUnaryMultiCallable[_routing_pb2.RecordFeedbackRequest, _routing_pb2.RecordFeedbackResponse]  # type: ignore[assignment]
+    """Say how good an answer was. Later decisions on such prompts know it. Durable when answered."""
 
 class RoutingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Says which model a prompt would go to, and why, without generating."""
+    """Says which model a prompt would go to, and why, without generating; hears how good answers were."""
 
     @_abc_1.abstractmethod
     def Route(
@@ -54,5 +58,13 @@ class RoutingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_routing_pb2.RouteResponse, _abc.Awaitable[_routing_pb2.RouteResponse]]:
         """Decide for one prompt or conversation."""
+
+    @_abc_1.abstractmethod
+    def RecordFeedback(
+        self,
+        request: _routing_pb2.RecordFeedbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_routing_pb2.RecordFeedbackResponse, _abc.Awaitable[_routing_pb2.RecordFeedbackResponse]]:
+        """Say how good an answer was. Later decisions on such prompts know it. Durable when answered."""
 
 def add_RoutingServiceServicer_to_server(servicer: RoutingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
