@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -35,9 +36,13 @@ from gateway.ledger import Ledger
 from gateway.ledger_store import LedgerStore
 from gateway.metrics import Metrics, WorkerCollector
 from gateway.pricing import TokenPrice, to_nano_usd
+from gateway.route_planner import Habits, RoutePlanner
 from gateway.router import Constraints, ModelKind, Router, Target
+from gateway.routing.chats import COSINES, PROBABILITIES
+from gateway.routing.feedback import Feedback, Opinions, RecentAnswers
+from gateway.routing.feedback_store import FeedbackStore
 from gateway.routing.head import BadRouter
-from gateway.service import InferenceServicer, RoutePlanner, RoutingServicer
+from gateway.service import InferenceServicer, RoutingServicer
 from gateway.settings import (
     PriceList,
     Settings,
@@ -175,22 +180,47 @@ class Gateway:
             fallback=settings.routing.fallback,
             min_quality=settings.routing.min_quality,
         )
-        answers = AnswerForecast(forecast, None)
-        planner = RoutePlanner(classifier, router, answers, _caller_defaults(settings))
+        feedback = await self._start_feedback(stack)
+        answers = AnswerForecast(forecast, None, feedback)
+        planner = RoutePlanner(classifier, router, answers, self._habits(), metrics)
         server = self._server()
         inference = InferenceServicer(
             planner,
             Sources(pool, closed_api),
             ledger,
+            feedback,
             default_output_token_count=settings.server.default_output_token_count,
         )
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
-        routing_pb2_grpc.add_RoutingServiceServicer_to_server(RoutingServicer(planner), server)
+        routing = RoutingServicer(planner, feedback, metrics)
+        routing_pb2_grpc.add_RoutingServiceServicer_to_server(routing, server)
         models = FleetServicer(self.targets, _descriptions(settings), pool)
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(models, server)
         cost_pb2_grpc.add_CostServiceServicer_to_server(CostServicer(store), server)
         _serve_metrics(stack, metrics, settings.server.metrics)
         return await self._start_server(stack, server)
+
+    async def _start_feedback(self, stack: contextlib.AsyncExitStack) -> Feedback | None:
+        kept = self._settings.routing.feedback
+        if kept is None:
+            return None
+        store = FeedbackStore(kept.path, kept.capacity)
+        feedback = Feedback(store, RecentAnswers(kept.recent_count), Opinions(kept.capacity))
+        try:
+            await store.open()
+            stack.push_async_callback(store.close)
+            await feedback.start()
+        except (OSError, ValueError, SQLAlchemyError) as error:
+            raise SettingsError(f"routing.feedback: cannot read {kept.path}: {error}") from error
+        return feedback
+
+    def _habits(self) -> Habits:
+        routing = self._settings.routing
+        hysteresis = PROBABILITIES if self._head else COSINES
+        if routing.chat_margin is not None:
+            hysteresis = replace(hysteresis, short_margin=routing.chat_margin)
+        exploration = routing.feedback.exploration if routing.feedback else 0.0
+        return Habits(_caller_defaults(self._settings), hysteresis, exploration)
 
     def _closed_api(self) -> tuple[ClosedApiClient | None, dict[str, TokenPrice]]:
         closed = self._settings.closed_api

@@ -14,6 +14,7 @@ from gateway.classifier import Classification
 from gateway.encoder import Rows
 from gateway.pricing import NANO, TokenPrice
 from gateway.router import Expectations, Target
+from gateway.routing.feedback import Feedback
 
 log = logging.getLogger(__name__)
 
@@ -86,20 +87,28 @@ class QualityModel(Protocol):
         """The models that it has learned of."""
         ...
 
-    def estimate(self, text: str, row: Rows | None) -> Estimates:
-        """row: float32[dim], the text's unit embedding; None: there is none."""
+    @property
+    def means(self) -> Estimates:
+        """What is known of each model without a prompt."""
+        ...
+
+    def estimate(self, text: str, row: Rows) -> Estimates:
+        """row: float32[dim], the text's unit embedding."""
         ...
 
 
 class AnswerForecast:
     """What to expect of each model's answer to one prompt.
 
-    qualities: None where nothing was learned from outcomes.
+    qualities: None where nothing was learned from outcomes. feedback: None where none is kept.
     """
 
-    def __init__(self, costs: CostForecast, qualities: QualityModel | None) -> None:
+    def __init__(
+        self, costs: CostForecast, qualities: QualityModel | None, feedback: Feedback | None
+    ) -> None:
         self._costs = costs
         self._qualities = qualities
+        self._feedback = feedback
 
     def expectations(
         self,
@@ -128,17 +137,22 @@ class AnswerForecast:
             )
 
         qualities = None if learned is None else {name: one for name, (one, _) in learned.items()}
-        return classification, Expectations(cost_nano_usd, qualities)
+        if self._feedback is None:
+            return classification, Expectations(cost_nano_usd, qualities)
+        task = classification.task if classification.is_in_scope else ""
+        corrected = self._feedback.corrected(classification.row, task)
+        return classification, Expectations(cost_nano_usd, qualities, corrected)
 
     def _learned(self, text: str, row: Rows | None) -> dict[str, tuple[float, int | None]] | None:
         """Quality and nano-dollars by model; no model costs less than nothing."""
         if self._qualities is None:
             return None
-        found = self._qualities.estimate(text, row)
+        known = self._qualities
+        found = known.means if row is None else known.estimate(text, row)
         costs = np.maximum(0, found.cost_usd * float(NANO))
         return {
             name: (float(quality), round(float(cost)) if np.isfinite(cost) else None)
             for name, quality, cost in zip(
-                self._qualities.models, np.clip(found.quality, 0, 1), costs, strict=True
+                known.models, np.clip(found.quality, 0, 1), costs, strict=True
             )
         }

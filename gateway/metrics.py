@@ -36,6 +36,13 @@ class Metrics:
             "model",
             "baseline",
         )
+        self.route_decisions = self._counter(
+            "route_decisions", "Decisions, by the step that made them.", "decided_by", "reason"
+        )
+        self.feedback = self._counter(
+            "feedback", "Answers that callers scored, for the first time or again.", "model", "said"
+        )
+        self.feedback_score = self._counter("feedback_score", "Sum of their scores.", "model")
         self.first_token = self._histogram(
             "time_to_first_token_seconds",
             "From receiving a request to its first token.",

@@ -13,6 +13,7 @@ from model_pool.errors import InvalidParameter
 
 CALLER_KEY = "deltafleet-caller"
 LARGEST_MESSAGE_COUNT = 256
+LONGEST_REQUEST_ID_CHARACTER_COUNT = 128  # as the door takes them
 LARGEST_OUTPUT_TOKEN_COUNT = 1_000_000
 LARGEST_STOP_COUNT = 16
 LONGEST_STOP_CHARACTER_COUNT = 256
@@ -26,9 +27,10 @@ class Conversation:
     messages: tuple[routing_pb2.ChatMessage, ...]
 
     @property
-    def question(self) -> str:
-        """What is asked now: the text that is classified."""
-        return self.messages[-1].content
+    def user_turns(self) -> tuple[str, ...]:
+        """What the user said: the texts that are classified. At least one."""
+        user = routing_pb2.ROLE_USER
+        return tuple(message.content for message in self.messages if message.role == user)
 
     @property
     def character_count(self) -> int:
@@ -88,6 +90,17 @@ def read_constraints(constraints: routing_pb2.Constraints, caller: Constraints) 
         quality_is_default=quality is None,
         accepts_less=constraints.accepts_less,
     )
+
+
+def read_score(request: routing_pb2.RecordFeedbackRequest) -> float:
+    """Raises InvalidParameter for what is no feedback; NaN is no score."""
+    if not 1 <= len(request.request_id) <= LONGEST_REQUEST_ID_CHARACTER_COUNT:
+        raise _invalid("request_id", f"1 to {LONGEST_REQUEST_ID_CHARACTER_COUNT} characters")
+    if not request.HasField("score"):
+        raise _invalid("score", "say one, 0 to 1")
+    if math.isnan(request.score) or not 0 <= request.score <= 1:
+        raise _invalid("score", f"0 to 1, not {request.score:g}")
+    return request.score
 
 
 def check_sampling(request: inference_pb2.GenerateRequest) -> None:

@@ -3,75 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 
 from deltafleet.v1 import inference_pb2, inference_pb2_grpc, routing_pb2, routing_pb2_grpc
 from gateway.answering import Sources
-from gateway.classifier import Classifier
 from gateway.decisions import to_decision
-from gateway.forecast import AnswerForecast
+from gateway.errors import FeedbackOff
 from gateway.ledger import AnswerPiece, Entry, Ledger
-from gateway.requests import (
-    Conversation,
-    check_sampling,
-    read_caller,
-    read_constraints,
-    read_conversation,
-    to_run,
-)
-from gateway.router import Constraints, Route, Router
+from gateway.metrics import Metrics
+from gateway.requests import check_sampling, read_conversation, read_score, to_run
+from gateway.route_planner import RoutePlanner
+from gateway.routing.feedback import Feedback
 from model_pool.errors import WorkerLost
 from model_pool.rpc import request_id, time_left_s
 
 Event = inference_pb2.StreamGenerateResponse
-
-
-class RoutePlanner:
-    """Classify and route: what every call begins with.
-
-    callers: what holds for each where its request does not say.
-    """
-
-    def __init__(
-        self,
-        classifier: Classifier,
-        router: Router,
-        forecast: AnswerForecast,
-        callers: Mapping[str, Constraints],
-    ) -> None:
-        self._classifier = classifier
-        self._router = router
-        self._forecast = forecast
-        self._callers = callers
-
-    async def plan(
-        self,
-        request: inference_pb2.GenerateRequest | routing_pb2.RouteRequest,
-        conversation: Conversation,
-        context: Any,
-    ) -> Route:
-        """The route of a conversation. Raises InvalidParameter, NoModelQualifies."""
-        caller = self._callers.get(read_caller(context.invocation_metadata()), Constraints())
-        constraints = read_constraints(request.constraints, caller)
-        longest = (
-            request.max_output_token_count
-            if isinstance(request, inference_pb2.GenerateRequest)
-            else 0
-        )
-        classification, expected = self._forecast.expectations(
-            conversation.question,
-            await self._classifier.classify(conversation.question),
-            prompt_character_count=conversation.character_count,
-            max_output_token_count=longest,
-        )
-        return self._router.route(classification, constraints, expected)
-
-    def pinned(self, model: str) -> Route:
-        """The route to the model that the caller named. Raises UnknownModel."""
-        return self._router.pinned(model)
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
@@ -82,12 +31,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         planner: RoutePlanner,
         sources: Sources,
         ledger: Ledger,
+        feedback: Feedback | None,
         *,
         default_output_token_count: int,
     ) -> None:
         self._planner = planner
         self._sources = sources
         self._ledger = ledger
+        self._feedback = feedback
         self._default_output_token_count = default_output_token_count
 
     async def Generate(
@@ -137,14 +88,18 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                         yield Event(text=piece.text)
             check_whole(entry)
             await self._ledger.finish(entry)
+            if self._feedback:
+                self._feedback.answered(name, route.target.name, route.task, route.row)
             yield Event(summary=_to_summary(entry))
 
 
 class RoutingServicer(routing_pb2_grpc.RoutingServiceServicer):
-    """Says where a prompt would go."""
+    """Says where a prompt would go, and hears how good answers were."""
 
-    def __init__(self, planner: RoutePlanner) -> None:
+    def __init__(self, planner: RoutePlanner, feedback: Feedback | None, metrics: Metrics) -> None:
         self._planner = planner
+        self._feedback = feedback
+        self._metrics = metrics
 
     async def Route(
         self, request: routing_pb2.RouteRequest, context: Any
@@ -152,6 +107,18 @@ class RoutingServicer(routing_pb2_grpc.RoutingServiceServicer):
         """The decision, without generating."""
         route = await self._planner.plan(request, read_conversation(request), context)
         return routing_pb2.RouteResponse(decision=to_decision(route, explain=True))
+
+    async def RecordFeedback(
+        self, request: routing_pb2.RecordFeedbackRequest, context: Any
+    ) -> routing_pb2.RecordFeedbackResponse:
+        """Keep what a caller says of an answer."""
+        score = read_score(request)
+        if self._feedback is None:
+            raise FeedbackOff("this fleet keeps no feedback: routing.feedback is not set")
+        model, replaced = await self._feedback.record(request.request_id, score, request.model)
+        self._metrics.feedback.labels(model, "again" if replaced else "first").inc()
+        self._metrics.feedback_score.labels(model).inc(score)
+        return routing_pb2.RecordFeedbackResponse(model=model, replaced=replaced)
 
 
 def check_whole(entry: Entry) -> AnswerPiece:

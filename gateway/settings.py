@@ -37,6 +37,15 @@ class Server(Section):
     drain_limit_s: float = Field(30, ge=0)
 
 
+class Feedback(Section):
+    """What callers said of answers, and how it is learned from."""
+
+    path: FleetPath
+    capacity: int = Field(5000, ge=1, le=50_000)  # opinions; the oldest leave first
+    recent_count: int = Field(10_000, ge=1)  # answers that may still be scored
+    exploration: float = Field(0, ge=0, le=1)  # share of requests that try another model
+
+
 class Routing(Section):
     """How a prompt finds its model."""
 
@@ -45,8 +54,11 @@ class Routing(Section):
     encoder_thread_count: int | None = Field(None, ge=1)  # default: torch's own
     min_similarity: float = Field(0.35, ge=-1, le=1)  # cosine; below it: out of scope
     nearest_count: int = Field(3, ge=1)  # a task's similarity: mean over that many examples
+    # A follow-up changes a chat's task where another leads by so much; default: routing/chats.py.
+    chat_margin: float | None = Field(None, ge=0, le=2)
     fallback: str = BASE_MODEL  # for what is out of scope: base, a specialist or the closed API
     min_quality: float = Field(0, ge=0, le=1)  # where neither request nor caller says
+    feedback: Feedback | None = None  # default: none is taken
 
     @model_validator(mode="after")
     def _one_encoder(self) -> Self:

@@ -1,0 +1,96 @@
+"""Request → classified, weighed, routed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from deltafleet.v1 import inference_pb2, routing_pb2
+from gateway.classifier import Classification, Classifier
+from gateway.forecast import AnswerForecast
+from gateway.metrics import Metrics
+from gateway.requests import Conversation, read_caller, read_constraints
+from gateway.router import Constraints, Route, Router
+from gateway.routing.chats import Hysteresis, settle, used_turns
+from gateway.routing.exploration import explored
+from model_pool.rpc import request_id
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """What fleet.yaml says of routing.
+
+    callers: what holds for each where its request does not say. exploration: the share of requests
+    that try another model, 0 to 1.
+    """
+
+    callers: Mapping[str, Constraints]
+    hysteresis: Hysteresis
+    exploration: float = 0.0
+
+
+class RoutePlanner:
+    """Classify and route: what every call begins with."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        router: Router,
+        forecast: AnswerForecast,
+        habits: Habits,
+        metrics: Metrics,
+    ) -> None:
+        self._classifier = classifier
+        self._router = router
+        self._forecast = forecast
+        self._habits = habits
+        self._metrics = metrics
+
+    async def plan(
+        self,
+        request: inference_pb2.GenerateRequest | routing_pb2.RouteRequest,
+        conversation: Conversation,
+        context: Any,
+    ) -> Route:
+        """The route of a conversation. Raises InvalidParameter, NoModelQualifies."""
+        caller = self._habits.callers.get(read_caller(context.invocation_metadata()), Constraints())
+        constraints = read_constraints(request.constraints, caller)
+        turns = used_turns(conversation.user_turns)
+        settled = settle(turns, await self._classify(turns), self._habits.hysteresis)
+        classification, expected = self._forecast.expectations(
+            turns[settled.turn],
+            settled.classification,
+            prompt_character_count=conversation.character_count,
+            max_output_token_count=_longest(request),
+        )
+        route = self._router.route(classification, constraints, expected)
+        if len(turns) == 1:  # a conversation that has begun is no place to try things
+            route = explored(route, request_id.get(), self._habits.exploration)
+        return self._counted(_as_of(route, settled.turn, len(turns)))
+
+    def pinned(self, model: str) -> Route:
+        """The route to the model that the caller named. Raises UnknownModel."""
+        return self._counted(self._router.pinned(model))
+
+    async def _classify(self, turns: Sequence[str]) -> Sequence[Classification]:
+        return await asyncio.gather(*map(self._classifier.classify, turns))
+
+    def _counted(self, route: Route) -> Route:
+        self._metrics.route_decisions.labels(route.decided_by, route.reason.value).inc()
+        return route
+
+
+def _longest(request: inference_pb2.GenerateRequest | routing_pb2.RouteRequest) -> int:
+    """Tokens of the longest answer; 0: not limited."""
+    if isinstance(request, inference_pb2.GenerateRequest):
+        return request.max_output_token_count
+    return 0
+
+
+def _as_of(route: Route, turn: int, turn_count: int) -> Route:
+    if turn + 1 == turn_count:
+        return route
+    since = f"as of user turn {turn + 1} of the {turn_count} that were read"
+    return replace(route, explanation=f"{route.explanation}; {since}")
