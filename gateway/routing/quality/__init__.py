@@ -1,0 +1,1 @@
+"""Which model answers a prompt well enough, and for how much."""
