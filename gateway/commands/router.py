@@ -143,3 +143,6 @@ def _show(found: dict[str, Any]) -> None:
     for name, value in found.items():
         shown = f"{value:.3f}" if isinstance(value, float) else str(value)
         click.echo(f"{name.replace('_', ' '):20} {shown}")
+
+
+import gateway.commands.router_quality  # noqa: E402, F401 - adds its commands to the group

@@ -1,0 +1,117 @@
+"""Outcomes → a model of quality, measured on held-out folds."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.routing.quality.costs import Costs
+from gateway.routing.quality.evaluation import measured
+from gateway.routing.quality.forest import Forest, guessed
+from gateway.routing.quality.model import Estimates, QualityModel, Trees, calibrated
+from gateway.routing.quality.outcomes import BadOutcomes, Outcomes
+from gateway.routing.quality.reading import Reading
+
+Floats = NDArray[np.float32]
+Table = NDArray[np.float64]
+Places = NDArray[np.int64]
+
+_FEWEST_PROMPTS = 20
+_FOLDS = 5
+_AXES = 48
+_LINEAR_STRENGTH = 10.0  # of the ridge
+_LINEAR_OTHERS = 0.1  # how far a standard deviation of what is beside the embedding counts
+_TREES = {"min_samples_leaf": 6, "max_features": 0.3, "random_state": 0, "n_jobs": 1}
+_TREE_COUNT, _FOLD_TREE_COUNT = 200, 100
+
+
+def fit_quality(outcomes: Outcomes, rows: Floats) -> QualityModel:
+    """rows: float32[n, dim], the prompts' unit embeddings.
+
+    Raises BadOutcomes where there are too few prompts.
+    """
+    if len(outcomes.prompts) < _FEWEST_PROMPTS:
+        raise BadOutcomes(f"{len(outcomes.prompts)} prompts: {_FEWEST_PROMPTS} at least are needed")
+    held_out, expected = _held_out(outcomes, rows)
+    means = _means(outcomes.scores)
+    slope = _slope(held_out - means, outcomes.scores - means)
+    held_out = calibrated(held_out, means, slope)
+    facts = {
+        "prompts": len(outcomes.prompts),
+        "held_out": measured(outcomes, Estimates(held_out, expected)),
+    }
+    reading = Reading.fit(outcomes.prompts)
+    read = reading.read_all(outcomes.prompts, rows)
+    trees = _trees(read, rows.shape[1], outcomes.scores, _TREE_COUNT)
+    costs = Costs.fit(read[:, rows.shape[1] :].astype(np.float64), outcomes.costs_usd)
+    known = Estimates(means, costs.means)
+    return QualityModel(outcomes.models, reading, trees, costs, known, slope, facts)
+
+
+def _held_out(outcomes: Outcomes, rows: Floats) -> tuple[Table, Table]:
+    """Scores and costs expected by models that have not seen the prompt."""
+    scores, costs = (np.empty(outcomes.scores.shape) for _ in range(2))
+    dim = rows.shape[1]
+    for seen, unseen in _folds(len(outcomes.prompts)):
+        part, rest = outcomes.only(seen), outcomes.only(unseen)
+        reading = Reading.fit(part.prompts)
+        read = reading.read_all(part.prompts, rows[seen])
+        new = reading.read_all(rest.prompts, rows[unseen])
+        trees = _trees(read, dim, part.scores, _FOLD_TREE_COUNT)
+        scores[unseen] = trees.scores(new, _means(part.scores))
+        fitted = Costs.fit(read[:, dim:].astype(np.float64), part.costs_usd)
+        costs[unseen] = fitted.expected(new[:, dim:].astype(np.float64))
+    return scores, costs
+
+
+def _folds(count: int) -> list[tuple[Places, Places]]:
+    from sklearn.model_selection import KFold
+
+    return list(KFold(_FOLDS, shuffle=True, random_state=0).split(np.zeros(count)))
+
+
+def _trees(read: Floats, dim: int, scores: Table, tree_count: int) -> Trees:
+    """The forest learns from linear guesses that have not seen the prompt, either."""
+    complete = guessed(scores)
+    guesses = np.empty_like(complete)
+    for seen, unseen in _folds(len(read)):
+        weights, bias = _linear(read[seen], dim, complete[seen])
+        guesses[unseen] = read[unseen] @ weights + bias
+    weights, bias = _linear(read, dim, complete)
+    axes = _axes(read[:, :dim])
+    inputs = np.concatenate([read[:, :dim] @ axes, read[:, dim:], guesses], 1, dtype=np.float32)
+    forest = Forest.grow(inputs, scores, n_estimators=tree_count, **_TREES)
+    return Trees(axes, weights, bias, forest)
+
+
+def _linear(read: Floats, dim: int, scores: Table) -> tuple[Floats, Floats]:
+    """A ridge regression: float32[width, models] and float32[models]."""
+    from sklearn.linear_model import Ridge
+
+    spread = read.std(0)
+    scale = np.where(spread > 1e-6, _LINEAR_OTHERS / np.maximum(spread, 1e-6), 0)
+    scale[:dim] = 1
+    ridge = Ridge(_LINEAR_STRENGTH).fit(read * scale, scores)
+    weights = ridge.coef_.reshape(scores.shape[1], -1).T * scale[:, None]
+    return weights.astype(np.float32), np.asarray(ridge.intercept_, np.float32).reshape(-1)
+
+
+def _axes(rows: Floats) -> Floats:
+    """float32[dim, axes], the directions in which the rows vary most."""
+    _, _, directions = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    return np.ascontiguousarray(directions[:_AXES].T.astype(np.float32))
+
+
+def _means(scores: Table) -> Table:
+    """Of each model's known scores; of all models' where it has none."""
+    known = ~np.isnan(scores)
+    sums, counts = np.where(known, scores, 0).sum(0), known.sum(0)
+    overall = sums.sum() / counts.sum()
+    return np.asarray(np.where(counts > 0, sums / np.maximum(1, counts), overall))
+
+
+def _slope(estimated: Table, true: Table) -> float:
+    """By least squares, between 0 and 2. Both: distances from the means; NaN where unknown."""
+    known = ~np.isnan(true)
+    squares = float((estimated[known] ** 2).sum())
+    return float(np.clip((estimated[known] * true[known]).sum() / max(squares, 1e-12), 0, 2))

@@ -1,0 +1,190 @@
+"""How good each model's answer to a prompt would be, and what it would cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from gateway.routing.head import BadRouter
+from gateway.routing.quality.costs import Costs
+from gateway.routing.quality.forest import Forest
+from gateway.routing.quality.grams import Bags
+from gateway.routing.quality.reading import OTHER_COUNT, Reading
+
+Floats = NDArray[np.float32]
+Table = NDArray[np.float64]
+_FORMAT = "deltafleet.quality 1"
+_PRIOR = 0.02  # of a leaf: how much the mean score counts beside what is known in it
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Estimates:
+    """Of each model, in the order of the model's names.
+
+    quality: float64[models], the expected score, 0 to 1. cost_usd: float64[models]; NaN: nothing
+    is known of it.
+    """
+
+    quality: Table
+    cost_usd: Table
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trees:
+    """A forest over what was read, reduced, and a linear guess of the scores.
+
+    axes: float32[dim, axes], the embeddings' principal directions. weights: float32[width, models]
+    and bias: float32[models], the guess.
+    """
+
+    axes: Floats
+    weights: Floats
+    bias: Floats
+    forest: Forest
+
+    def inputs(self, read: Floats) -> Floats:
+        """What the forest compares: float32[n, axes + OTHER_COUNT + models]."""
+        dim = len(self.axes)
+        parts = [read[:, :dim] @ self.axes, read[:, dim:], read @ self.weights + self.bias]
+        return np.concatenate(parts, 1)
+
+    def scores(self, read: Floats, means: Table) -> Table:
+        """float64[n, models]. read: float32[n, width]. means: float64[models], the scores'."""
+        prior = _PRIOR * len(self.forest.roots)
+        found = []
+        for row in self.inputs(read):
+            sums, counts = self.forest.totals(row)
+            found.append((sums + prior * means) / (counts + prior))
+        return np.array(found, np.float64).reshape(len(read), len(means))
+
+
+class QualityModel:
+    """Estimates for any text: total and deterministic. Not for several threads at once."""
+
+    def __init__(
+        self,
+        models: tuple[str, ...],
+        reading: Reading,
+        trees: Trees,
+        costs: Costs,
+        means: Estimates,
+        slope: float,
+        facts: dict[str, Any],
+    ) -> None:
+        """means: what is known of each model without a prompt. slope: how much of an estimate's
+        distance from the mean is true, as held-out folds tell. facts: how it was made and measured.
+        """
+        self.models = models
+        self.means = means
+        self.facts = facts
+        self._reading = reading
+        self._trees = trees
+        self._costs = costs
+        self._slope = slope
+        self._bags = Bags()
+
+    @property
+    def width(self) -> int:
+        """Of the embeddings."""
+        return len(self._trees.axes)
+
+    def check_width(self, width: int) -> None:
+        """Raises BadRouter unless an encoder of that many dimensions is what it was fitted with."""
+        if width != self.width:
+            raise BadRouter(f"fitted on {self.width} dimensions, the encoder has {width}")
+
+    def estimate(self, text: str, row: Floats) -> Estimates:
+        """row: float32[width], the text's unit embedding. Raises ValueError for another width."""
+        if row.shape != (self.width,):
+            raise ValueError(f"an embedding of {row.shape}, not ({self.width},)")
+        read = self._reading.read(text, row, self._bags)[None]
+        found = self._estimated(read)
+        return Estimates(found.quality[0], found.cost_usd[0])
+
+    def estimate_all(self, texts: Sequence[str], rows: Floats) -> Estimates:
+        """The same of many: quality and cost_usd are float64[n, models]."""
+        return self._estimated(self._reading.read_all(texts, rows))
+
+    def _estimated(self, read: Floats) -> Estimates:
+        scores = self._trees.scores(read, self.means.quality)
+        quality = calibrated(scores, self.means.quality, self._slope)
+        others = read[:, self.width :].astype(np.float64)
+        return Estimates(quality, self._costs.expected(others))
+
+    def save(self, directory: Path) -> None:
+        """Write `quality.json` and `quality.safetensors`."""
+        told = {
+            "format": _FORMAT,
+            "models": list(self.models),
+            "slope": self._slope,
+            "facts": self.facts,
+        }
+        (directory / "quality.json").write_text(json.dumps(told, indent=1) + "\n")
+        tensors = {
+            **self._reading.tensors(),
+            **{f"forest.{name}": one for name, one in self._trees.forest.tensors().items()},
+            **{f"costs.{name}": getattr(self._costs, name) for name in _COSTS},
+            "axes": self._trees.axes,
+            "weights": self._trees.weights,
+            "bias": self._trees.bias,
+            "mean_quality": self.means.quality,
+        }
+        in_order = {name: np.ascontiguousarray(one) for name, one in tensors.items()}
+        save_file(in_order, directory / "quality.safetensors")  # which writes memory as it lies
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Raises BadRouter."""
+        try:
+            told = json.loads((directory / "quality.json").read_text())
+            tensors = load_file(directory / "quality.safetensors")
+            if told["format"] != _FORMAT:
+                raise BadRouter(f"{directory}: made by another version: {told['format']}")
+            return cls._made(told, tensors)
+        except BadRouter:
+            raise
+        except Exception as error:  # whatever a damaged file makes the readers raise
+            raise BadRouter(f"{directory}: no estimates of quality: {error!r}") from error
+
+    @classmethod
+    def _made(cls, told: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Self:
+        models = tuple(map(str, told["models"]))
+        count, dim = len(models), len(tensors["axes"])
+        width, axes = dim + OTHER_COUNT, tensors["axes"].shape[1]
+        shapes = {
+            "axes": (dim, axes),
+            "weights": (width, count),
+            "bias": (count,),
+            "mean_quality": (count,),
+            "costs.weights": (OTHER_COUNT, count),
+            **{f"costs.{name}": (count,) for name in _COSTS[1:]},
+        }
+        for name, shape in shapes.items():
+            if tensors[name].shape != shape or tensors[name].dtype not in (np.float32, np.float64):
+                raise ValueError(f"{name} is {tensors[name].dtype}{list(tensors[name].shape)}")
+        forest = Forest.from_tensors(
+            {name[7:]: one for name, one in tensors.items() if name.startswith("forest.")},
+            axes + OTHER_COUNT + count,
+        )
+        if forest.sums.shape[1] != count or not count:
+            raise ValueError(f"{count} models, a forest for {forest.sums.shape[1]}")
+        trees = Trees(tensors["axes"], tensors["weights"], tensors["bias"], forest)
+        costs = Costs(*(tensors[f"costs.{name}"] for name in _COSTS))
+        means = Estimates(tensors["mean_quality"], costs.means)
+        slope, facts = float(told["slope"]), dict(told["facts"])
+        return cls(models, Reading.from_tensors(tensors), trees, costs, means, slope, facts)
+
+
+_COSTS = ("weights", "bias", "lowest", "highest", "means")
+
+
+def calibrated(scores: Table, means: Table, slope: float) -> Table:
+    """Scores, drawn towards the means or away from them. Between 0 and 1."""
+    return np.clip(means + slope * (scores - means), 0, 1)

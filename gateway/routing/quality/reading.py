@@ -1,0 +1,74 @@
+"""A prompt and its embedding → one row of numbers that estimates are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.routing.quality.features import NAMES, form
+from gateway.routing.quality.grams import RARITY_COUNT, Bags, Floats, Projection
+
+_GRAM_DIMENSIONS = 48
+OTHER_COUNT = 2 * _GRAM_DIMENSIONS + len(NAMES) + RARITY_COUNT  # beside the embedding
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """What is read of prompts: the embedding, words, letters and form, one after the other.
+
+    words, letters: learned from the prompts that are fitted to.
+    """
+
+    words: Projection
+    letters: Projection
+
+    @classmethod
+    def fit(cls, texts: Sequence[str]) -> Self:
+        """texts: at least one."""
+        bags = Bags()
+        return cls(
+            Projection.fit([bags.words(text) for text in texts], _GRAM_DIMENSIONS),
+            Projection.fit([bags.letters(text) for text in texts], _GRAM_DIMENSIONS),
+        )
+
+    def read(self, text: str, embedding: Floats, bags: Bags) -> Floats:
+        """float32[dim + OTHER_COUNT]. embedding: float32[dim]."""
+        words = bags.words(text)
+        parts: list[NDArray[Any]] = [
+            embedding,
+            self.words.project(words),
+            self.letters.project(bags.letters(text)),
+            form(text),
+            self.words.rarity(words),
+        ]
+        return np.concatenate(parts, dtype=np.float32)
+
+    def read_all(self, texts: Sequence[str], embeddings: Floats) -> Floats:
+        """float32[n, dim + OTHER_COUNT]."""
+        bags = Bags()
+        read = [self.read(text, row, bags) for text, row in zip(texts, embeddings, strict=True)]
+        return np.stack(read)
+
+    def tensors(self) -> dict[str, Floats]:
+        """What `from_tensors` reads."""
+        return {
+            "words.weights": self.words.weights,
+            "words.directions": self.words.directions,
+            "letters.weights": self.letters.weights,
+            "letters.directions": self.letters.directions,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> Self:
+        """Raises KeyError for a missing tensor, ValueError for another shape."""
+        words, letters = (
+            Projection.checked(
+                tensors[f"{part}.weights"], tensors[f"{part}.directions"], _GRAM_DIMENSIONS
+            )
+            for part in ("words", "letters")
+        )
+        return cls(words, letters)
