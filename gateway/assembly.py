@@ -49,6 +49,7 @@ from gateway.settings import (
     closed_api_key,
     load_examples,
     load_prices,
+    load_quality,
     load_router,
 )
 from gateway.worker_lives import LifeRecorder
@@ -82,6 +83,7 @@ class Gateway:
         self._prices = load_prices(settings)
         self._examples = load_examples(settings)
         self._head = load_router(settings)
+        self._quality = load_quality(settings, self._head)
         self._health = health.aio.HealthServicer()
         self._changed = asyncio.Event()
         self.targets = make_targets(settings)
@@ -181,7 +183,7 @@ class Gateway:
             min_quality=settings.routing.min_quality,
         )
         feedback = await self._start_feedback(stack)
-        answers = AnswerForecast(forecast, None, feedback)
+        answers = AnswerForecast(forecast, self._quality, feedback)
         planner = RoutePlanner(classifier, router, answers, self._habits(), metrics)
         server = self._server()
         inference = InferenceServicer(

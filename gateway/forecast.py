@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gateway.classifier import Classification
 from gateway.encoder import Rows
 from gateway.pricing import NANO, TokenPrice
 from gateway.router import Expectations, Target
 from gateway.routing.feedback import Feedback
+from gateway.routing.quality.model import QualityModel
 
 log = logging.getLogger(__name__)
 
@@ -63,38 +62,6 @@ class CostForecast:
             return 0
         everyone = sum(self._means.values()) / len(self._means)
         return round(self._means.get(model, everyone))
-
-
-class Estimates(Protocol):
-    """What a quality model expects of one prompt's answers, in the order of its models."""
-
-    @property
-    def quality(self) -> NDArray[np.floating]:
-        """float[models]: share of right answers, 0 to 1."""
-        ...
-
-    @property
-    def cost_usd(self) -> NDArray[np.floating]:
-        """float[models]. NaN: not known."""
-        ...
-
-
-class QualityModel(Protocol):
-    """Learned from what models did on prompts."""
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The models that it has learned of."""
-        ...
-
-    @property
-    def means(self) -> Estimates:
-        """What is known of each model without a prompt."""
-        ...
-
-    def estimate(self, text: str, row: Rows) -> Estimates:
-        """row: float32[dim], the text's unit embedding."""
-        ...
 
 
 class AnswerForecast:

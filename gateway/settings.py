@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 
 from gateway.routing.head import BadRouter, Head
 from gateway.routing.labelled import OUT_OF_SCOPE
+from gateway.routing.quality.model import QualityModel
 from model_pool.settings import (
     BASE_MODEL,
     FleetPath,
@@ -58,7 +59,17 @@ class Routing(Section):
     chat_margin: float | None = Field(None, ge=0, le=2)
     fallback: str = BASE_MODEL  # for what is out of scope: base, a specialist or the closed API
     min_quality: float = Field(0, ge=0, le=1)  # where neither request nor caller says
+    quality: FleetPath | None = None  # made by `deltafleet router fit-quality`
     feedback: Feedback | None = None  # default: none is taken
+
+    @model_validator(mode="after")
+    def _a_quality_is_asked(self) -> Self:
+        if self.quality and "min_quality" not in self.model_fields_set:
+            raise ValueError(
+                "quality: say min_quality too; the cheapest model that has it answers, so that 0 "
+                "always takes the cheapest of all and 1 the best"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_encoder(self) -> Self:
@@ -188,6 +199,35 @@ def load_router(settings: Settings) -> Head | None:
     if strange:
         raise SettingsError(f"routing.router: no specialists for its tasks {sorted(strange)}")
     return head
+
+
+def load_quality(settings: Settings, head: Head | None) -> QualityModel | None:
+    """The estimates of quality that fleet.yaml names. head: the fitted router.
+
+    Raises SettingsError, also where they are of no model of the fleet or of another encoder.
+    """
+    if settings.routing.quality is None:
+        return None
+    try:
+        found = QualityModel.load(settings.routing.quality)
+    except BadRouter as error:
+        raise SettingsError(f"routing.quality: {error}") from None
+    closed = {settings.closed_api.name} if settings.closed_api else set()
+    if not closed.union([BASE_MODEL], settings.specialists).intersection(found.models):
+        raise SettingsError(f"routing.quality: no models for its {sorted(found.models)}")
+    ours = head.facts.get("encoder") if head else _as_fitted(settings.routing.encoder)
+    theirs = found.facts.get("encoder")
+    if theirs != ours:
+        raise SettingsError(
+            f"routing.quality: fitted with the encoder {theirs or 'MiniLM'}, not {ours or 'MiniLM'}"
+        )
+    return found
+
+
+def _as_fitted(encoder: str | None) -> str | None:
+    """An encoder as `deltafleet router` writes it down."""
+    is_local = encoder is not None and Path(encoder).is_dir()
+    return str(Path(encoder or "").absolute()) if is_local else encoder
 
 
 def check_paths(settings: Settings) -> None:

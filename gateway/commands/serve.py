@@ -14,6 +14,7 @@ from gateway.settings import (
     check_paths,
     load_examples,
     load_prices,
+    load_quality,
     load_router,
     load_settings,
 )
@@ -86,7 +87,7 @@ def _load(fleet: Path) -> Settings:
         settings = load_settings(fleet)
         load_prices(settings)
         load_examples(settings)
-        load_router(settings)
+        load_quality(settings, load_router(settings))
         check_paths(settings)
     except SettingsError as error:
         raise click.ClickException(str(error)) from None

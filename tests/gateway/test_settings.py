@@ -75,6 +75,7 @@ WRONG = {
         {"pool": {"switching": {"amortisation": 0}}},
         "pool.switching.amortisation",
     ),
+    "a quality that nobody asks for": ({"routing": {"quality": "q"}}, "say min_quality too"),
     "a caller's quality above 1": ({"callers": {"app": {"min_quality": 2}}}, "callers.app.min_q"),
     "a caller's budget below 0": ({"callers": {"app": {"max_cost_usd": -1}}}, "callers.app.max_c"),
     "unknown price": ({"baselines": {"x": {"price": "nobody/none"}}}, "nobody/none"),
