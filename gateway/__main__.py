@@ -12,6 +12,7 @@ MODULE_OF = {
     "plan": "plan",
     "ask": "ask",
     "route": "ask",
+    "feedback": "feedback",
     "models": "report",
     "costs": "report",
     "pack": "weights",

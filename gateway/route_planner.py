@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,11 @@ from gateway.router import Constraints, Route, Router
 from gateway.routing.chats import Hysteresis, settle, used_turns
 from gateway.routing.exploration import explored
 from model_pool.rpc import request_id
+
+log = logging.getLogger(__name__)
+UNKNOWN = Classification(
+    *("", 0.0, False, ()), decided_by="fallback", note="the prompt could not be classified"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,11 @@ class RoutePlanner:
         return self._counted(self._router.pinned(model))
 
     async def _classify(self, turns: Sequence[str]) -> Sequence[Classification]:
-        return await asyncio.gather(*map(self._classifier.classify, turns))
+        try:
+            return await asyncio.gather(*map(self._classifier.classify, turns))
+        except Exception:  # a decision never fails a request
+            log.exception("classify_failed")
+            return [UNKNOWN] * len(turns)
 
     def _counted(self, route: Route) -> Route:
         self._metrics.route_decisions.labels(route.decided_by, route.reason.value).inc()

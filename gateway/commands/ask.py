@@ -84,6 +84,7 @@ def _take(
 
 def _summarised(summary: inference_pb2.Summary) -> dict[str, Any]:
     return {
+        "request_id": summary.request_id,
         "prompt_token_count": summary.prompt_token_count,
         "output_token_count": summary.output_token_count,
         "cost_usd": plain_usd(summary.cost_nano_usd),

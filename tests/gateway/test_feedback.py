@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
 from deltafleet.v1 import routing_pb2
+from support.command import run
 from support.fleet import Fleet, refusal, running_fleet
 
 SQL = "Which products cost more than 20 dollars? Write the SQL query."
@@ -55,6 +57,7 @@ async def test_bad_scores_lower_the_expectation_and_better_ones_replace_them(
     heard: Fleet,
 ) -> None:
     before = await quality_of_sql(heard)
+    counted = samples(heard, "deltafleet_feedback_total")
     names = [(await heard.ask(SQL)).summary.request_id for _ in range(3)]
     answers = [await score(heard, name, 0.0, "sql") for name in names]
     lowered = await quality_of_sql(heard)
@@ -64,11 +67,23 @@ async def test_bad_scores_lower_the_expectation_and_better_ones_replace_them(
     assert [(one.model, one.replaced) for one in again] == [("sql", True)] * 3
     assert lowered < before
     assert await quality_of_sql(heard) >= before
-    assert samples(heard, "deltafleet_feedback_total") == {
-        ("sql", "first"): 3.0,
-        ("sql", "again"): 3.0,
-    }
-    assert samples(heard, "deltafleet_feedback_score_total") == {("sql",): 3.0}
+    now = samples(heard, "deltafleet_feedback_total")
+    for said in ("first", "again"):
+        assert now[("sql", said)] - counted.get(("sql", said), 0) == 3
+    assert samples(heard, "deltafleet_feedback_score_total")[("sql",)] >= 3
+
+
+async def test_a_person_scores_an_answer(heard: Fleet) -> None:
+    answer = json.loads((await run("ask", "--json", "--server", heard.address, SQL)).output)
+    said = ("feedback", "--server", heard.address, answer["request_id"])
+    first, second = await run(*said, "0.5"), await run(*said, "1", "--model", "sql")
+    wrong = await run(*said, "1", "--model", "triage")
+
+    assert first.output == "sql: 0.5\n"
+    assert second.output == "sql: 1, in place of an earlier score\n"
+    assert wrong.code == 1
+    assert "ERROR_REASON_INVALID_PARAMETER" in wrong.errors
+    assert (await run(*said, "2")).code == 2
 
 
 async def test_decisions_are_counted_by_reason(heard: Fleet) -> None:

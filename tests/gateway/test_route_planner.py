@@ -1,0 +1,84 @@
+"""Planning where something is broken: a decision never fails a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from deltafleet.v1 import inference_pb2, routing_pb2
+from gateway.classifier import NearestExamples
+from gateway.encoder import Rows
+from gateway.errors import NoModelQualifies
+from gateway.forecast import AnswerForecast, CostForecast
+from gateway.metrics import Metrics
+from gateway.requests import read_conversation
+from gateway.route_planner import Habits, RoutePlanner
+from gateway.router import Constraints, ModelKind, Route, Router, RouteReason, Target
+from gateway.routing.chats import COSINES
+from model_pool.rpc import request_id
+
+
+class BrokenEncoder:
+    """What an encoder is once its thread has died."""
+
+    async def encode(self, texts: list[str]) -> Rows:
+        """Raises RuntimeError."""
+        raise RuntimeError("cannot schedule new futures after shutdown")
+
+
+@dataclass
+class Call:
+    """What a decision needs of a gRPC call."""
+
+    metadata: list[tuple[str, str]] = field(default_factory=list)
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return self.metadata
+
+
+TARGETS = {
+    "base": Target("base", ModelKind.BASE, 0.3),
+    "sql": Target("sql", ModelKind.SPECIALIST, 0.9),
+}
+ASKED = [
+    inference_pb2.GenerateRequest(prompt="Write a query."),
+    routing_pb2.RouteRequest(
+        messages=[
+            {"role": routing_pb2.ROLE_USER, "content": "Write a query."},
+            {"role": routing_pb2.ROLE_ASSISTANT, "content": "SELECT 1"},
+            {"role": routing_pb2.ROLE_USER, "content": "and shorter?"},
+        ]
+    ),
+]
+
+
+async def plan(request: object, call: Call) -> Route:
+    classifier = NearestExamples(BrokenEncoder(), min_similarity=0.3, nearest_count=1)
+    planner = RoutePlanner(
+        classifier,
+        Router(TARGETS, fallback="base", min_quality=0),
+        AnswerForecast(CostForecast({}), None, None),
+        Habits({"exact": Constraints(0.5)}, COSINES, exploration=1.0),
+        Metrics(),
+    )
+    token = request_id.set("r")
+    try:
+        return await planner.plan(request, read_conversation(request), call)
+    finally:
+        request_id.reset(token)
+
+
+@pytest.mark.parametrize("request_", ASKED)
+async def test_what_cannot_be_classified_goes_to_the_fallback_and_says_so(request_: object) -> None:
+    found = await plan(request_, Call())
+    assert found.target.name == "base"
+    assert found.reason is RouteReason.OUT_OF_SCOPE
+    assert found.decided_by == "fallback"
+    assert found.note == "the prompt could not be classified"
+    assert "not known" in found.explanation
+
+
+async def test_limits_hold_for_it_too() -> None:
+    with pytest.raises(NoModelQualifies):
+        await plan(ASKED[0], Call([("deltafleet-caller", "exact")]))
