@@ -82,6 +82,8 @@ class RoutePlanner:
 
     async def _classify(self, turns: Sequence[str]) -> Sequence[Classification]:
         try:
+            if len(turns) == 1:  # the usual case, without a task of its own
+                return [await self._classifier.classify(turns[0])]
             return await asyncio.gather(*map(self._classifier.classify, turns))
         except Exception:  # a decision never fails a request
             log.exception("classify_failed")

@@ -204,32 +204,26 @@ class Router:
     def _candidates(
         self, classification: Classification, constraints: Constraints, expected: Expectations
     ) -> tuple[Candidate, ...]:
-        rank = {task: place for place, (task, _) in enumerate(classification.scores)}
-        found = [
-            self._candidate(target, classification, constraints, expected)
-            for target in self._targets.values()
-        ]
-        return tuple(sorted(found, key=lambda one: rank.get(one.target.name, len(rank))))
-
-    def _candidate(
-        self,
-        target: Target,
-        classification: Classification,
-        constraints: Constraints,
-        expected: Expectations,
-    ) -> Candidate:
-        quality = self._quality(target, classification, expected)
-        cost = expected.cost_nano_usd(target)
-        ceiling = constraints.max_cost_nano_usd
-        is_cheap = ceiling is None or cost <= ceiling
-        return Candidate(
-            target=target,
-            similarity=dict(classification.scores).get(target.name, 0.0),
-            quality=quality or 0.0,
-            expected_cost_nano_usd=cost,
-            may_answer=quality is not None,
-            qualifies=quality is not None and is_cheap and quality >= self._floor(constraints),
-        )
+        similarities = dict(classification.scores)
+        tasks = (self._targets[task] for task in similarities if task in self._targets)
+        others = (one for name, one in self._targets.items() if name not in similarities)
+        ceiling, floor = constraints.max_cost_nano_usd, self._floor(constraints)
+        found = []
+        for target in (*tasks, *others):
+            quality = self._quality(target, classification, expected)
+            cost = expected.cost_nano_usd(target)
+            is_cheap = ceiling is None or cost <= ceiling
+            found.append(
+                Candidate(
+                    target=target,
+                    similarity=similarities.get(target.name, 0.0),
+                    quality=quality or 0.0,
+                    expected_cost_nano_usd=cost,
+                    may_answer=quality is not None,
+                    qualifies=quality is not None and is_cheap and quality >= floor,
+                )
+            )
+        return tuple(found)
 
     def _quality(
         self, target: Target, classification: Classification, expected: Expectations

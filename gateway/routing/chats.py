@@ -16,6 +16,7 @@ from gateway.classifier import Classification
 Turn = TypeVar("Turn")
 # A conversation is told by its beginning and by where it has got to; the middle only costs time.
 FIRST_TURN_COUNT, LAST_TURN_COUNT = 8, 8
+LONGEST_SHORT = 400  # characters; nobody counts the words of what is longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,9 @@ def settle(
     as a lone prompt does.
     """
     settled = Settled(classifications[0], 0)
-    for turn, (text, found) in enumerate(zip(texts, classifications, strict=True)):
+    turns = enumerate(zip(texts, classifications, strict=True))
+    next(turns)
+    for turn, (text, found) in turns:
         if _is_of_it(settled.classification, text, found, hysteresis):
             settled = Settled(found, turn)
     return settled
@@ -70,7 +73,7 @@ def _is_of_it(
     current: Classification, text: str, found: Classification, hysteresis: Hysteresis
 ) -> bool:
     """Whether a turn speaks for itself, for the conversation's task or for another."""
-    is_short = word_count(text) < hysteresis.short_word_count
+    is_short = len(text) <= LONGEST_SHORT and word_count(text) < hysteresis.short_word_count
     if not found.is_in_scope:
         return not current.is_in_scope or not is_short
     if not current.is_in_scope or found.task == current.task:

@@ -47,6 +47,7 @@ SQL = (LONG, told("sql", 0.9))
         (("translate that into a sonnet", told("poetry", 0.99)), "poetry"),  # short and clear
         ((f"{LONG}, as a poem", told("poetry", 0.7)), "poetry"),  # long and clear
         ((f"{LONG}, or so", told("poetry", 0.45)), "sql"),  # long, but it could be either
+        (("a" * 500, told("math", 0.3, is_in_scope=False)), ""),  # one word, but not a short turn
         ((f"{LONG}, says my uncle", told("math", 0.3, is_in_scope=False)), ""),  # about nothing
     ],
 )
