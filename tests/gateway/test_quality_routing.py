@@ -34,11 +34,16 @@ class Case:
     costs: dict[str, int]
     classification: Classification
     default_quality: float
+    heard: float = 0.0  # what feedback adds to every quality
 
     def route(self, constraints: Constraints) -> Route | None:
         """None: no model qualifies."""
         router = Router(self.targets, fallback="base", min_quality=self.default_quality)
-        expected = Expectations(lambda target: self.costs[target.name], self.learned)
+        expected = Expectations(
+            lambda target: self.costs[target.name],
+            self.learned,
+            lambda _, quality: min(1.0, quality + self.heard),
+        )
         try:
             return router.route(self.classification, constraints, expected)
         except NoModelQualifies:
@@ -206,6 +211,14 @@ def test_what_was_learned_decides(asked: Constraints, model: str, reason: RouteR
     assert found
     assert (found.target.name, found.reason) == (model, reason)
     assert model in found.explanation
+
+
+def test_what_callers_said_moves_the_choice() -> None:
+    asked = Constraints(min_quality=0.75)
+    assert KNOWN.route(asked).target.name == "math"
+    praised = replace(KNOWN, heard=0.1)
+    assert praised.route(asked).target.name == "sql"
+    assert praised.chosen(asked)[0] == pytest.approx(0.8)
 
 
 def test_what_a_request_asks_for_and_no_model_has_is_refused() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 
 from deltafleet.v1 import inference_pb2, routing_pb2
-from gateway.classifier import NearestExamples
+from gateway.classifier import Classification, Classifier, NearestExamples
 from gateway.encoder import Rows
 from gateway.errors import NoModelQualifies
 from gateway.forecast import AnswerForecast, CostForecast
@@ -37,9 +38,33 @@ class Call:
         return self.metadata
 
 
+class ByFirstWord:
+    """A classifier whose answers can be foretold."""
+
+    async def classify(self, prompt: str) -> Classification:
+        """The first word is the task, in scope where there is one of its name."""
+        task = prompt.split()[0]
+        is_in_scope = task in ("sums", "tales")
+        row = np.array([task == "sums", task != "sums"], np.float32)
+        return Classification(task, 0.9 * is_in_scope, is_in_scope, ((task, 0.9),), row=row)
+
+
+def conversation(*turns: str) -> routing_pb2.RouteRequest:
+    user, assistant = routing_pb2.ROLE_USER, routing_pb2.ROLE_ASSISTANT
+    messages: list[dict[str, object]] = []
+    for turn in turns:
+        messages += [{"role": user, "content": turn}, {"role": assistant, "content": "Here."}]
+    return routing_pb2.RouteRequest(messages=messages[:-1])
+
+
 TARGETS = {
     "base": Target("base", ModelKind.BASE, 0.3),
     "sql": Target("sql", ModelKind.SPECIALIST, 0.9),
+}
+WIDE = {
+    "base": Target("base", ModelKind.BASE, 0.3),
+    "sums": Target("sums", ModelKind.SPECIALIST, 0.9),
+    "tales": Target("tales", ModelKind.SPECIALIST, 0.9),
 }
 ASKED = [
     inference_pb2.GenerateRequest(prompt="Write a query."),
@@ -53,13 +78,18 @@ ASKED = [
 ]
 
 
-async def plan(request: object, call: Call) -> Route:
-    classifier = NearestExamples(BrokenEncoder(), min_similarity=0.3, nearest_count=1)
+async def plan(
+    request: object,
+    call: Call,
+    *,
+    classifier: Classifier | None = None,
+    targets: dict[str, Target] = TARGETS,
+) -> Route:
     planner = RoutePlanner(
-        classifier,
-        Router(TARGETS, fallback="base", min_quality=0),
+        classifier or NearestExamples(BrokenEncoder(), min_similarity=0.3, nearest_count=1),
+        Router(targets, fallback="base", min_quality=0),
         AnswerForecast(CostForecast({}), None, None),
-        Habits({"exact": Constraints(0.5)}, COSINES, exploration=1.0),
+        Habits({"exact": Constraints(0.5)}, COSINES, exploration=1.0 if targets is WIDE else 0.0),
         Metrics(),
     )
     token = request_id.set("r")
@@ -82,3 +112,25 @@ async def test_what_cannot_be_classified_goes_to_the_fallback_and_says_so(reques
 async def test_limits_hold_for_it_too() -> None:
     with pytest.raises(NoModelQualifies):
         await plan(ASKED[0], Call([("deltafleet-caller", "exact")]))
+
+
+async def test_only_the_first_turn_of_a_conversation_explores() -> None:
+    first = await plan(conversation("sums please"), Call(), classifier=ByFirstWord(), targets=WIDE)
+    later = await plan(
+        conversation("sums please", "and shorter?"), Call(), classifier=ByFirstWord(), targets=WIDE
+    )
+    assert (first.target.name, first.reason) == ("base", RouteReason.EXPLORED)
+    assert (later.target.name, later.reason) == ("sums", RouteReason.CLASSIFIED)
+    assert "user turn 1 of the 2" in later.explanation
+
+
+async def test_what_is_remembered_is_the_turn_that_spoke_for_the_task() -> None:
+    found = await plan(
+        conversation("tales please", "sums please", "and shorter?"),
+        Call(),
+        classifier=ByFirstWord(),
+        targets=WIDE,
+    )
+    assert found.task == "sums"
+    assert found.row is not None
+    assert found.row.tolist() == [1, 0]
