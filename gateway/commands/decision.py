@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from deltafleet.v1 import routing_pb2
 from gateway.commands.connection import plain_usd, usd
@@ -95,7 +95,8 @@ def show(decision: routing_pb2.Decision, *, to_errors: bool = False) -> None:
 
 
 def _table(decision: routing_pb2.Decision) -> Table:
-    table = Table("model", "similarity", "quality", "expected cost, USD", "qualifies", "")
+    model = Column("model", overflow="fold")  # a name that is cut off names nothing
+    table = Table(model, "similarity", "quality", "cost, USD", "qualifies", "")
     for one in decision.candidates:
         table.add_row(
             one.model,

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deltafleet.v1 import routing_pb2
 from support.command import run
-from support.fleet import Fleet, refusal, running_fleet
+from support.fleet import DEMO, Fleet, refusal, running_fleet
 
 SQL = "Which products cost more than 20 dollars? Write the SQL query."
 
@@ -160,3 +160,20 @@ async def test_feedback_outlives_the_gateway_and_a_share_of_requests_explores(
         }
         assert (await score(fleet, known, 0.0)).replaced  # known though this gateway is new
         assert await quality_of_sql(fleet) == pytest.approx(lowered)
+
+
+async def test_a_file_that_is_something_else_refuses_to_start(tmp_path: Path) -> None:
+    text = DEMO.read_text()
+    for kind in ("path: base", "delta: ", "examples_file: "):
+        text = text.replace(kind, kind.replace(": ", f": {DEMO.parent}/"))
+    text = text.replace("../../build/demo/ledger.sqlite3", "ledger.sqlite3")
+    (tmp_path / "fleet.yaml").write_text(
+        text.replace("routing:\n", "routing:\n  feedback: {path: notes.txt}\n")
+    )
+    (tmp_path / "notes.txt").write_text("These are my notes. " * 100)
+    ended = await run(
+        *("up", tmp_path / "fleet.yaml", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
+    )
+    assert ended.code == 1
+    assert "routing.feedback: cannot read" in ended.errors
+    assert (tmp_path / "notes.txt").read_text().startswith("These are my notes.")
