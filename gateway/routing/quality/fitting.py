@@ -41,7 +41,7 @@ def fit_quality(outcomes: Outcomes, rows: Floats) -> QualityModel:
         "held_out": measured(outcomes, Estimates(held_out, expected)),
     }
     reading = Reading.fit(outcomes.prompts)
-    read = reading.read_all(outcomes.prompts, rows)
+    read = reading.read_all(outcomes.prompts, rows, is_seen=True)
     trees = _trees(read, rows.shape[1], outcomes.scores, _TREE_COUNT)
     costs = Costs.fit(read[:, rows.shape[1] :].astype(np.float64), outcomes.costs_usd)
     known = Estimates(means, costs.means)
@@ -55,7 +55,7 @@ def _held_out(outcomes: Outcomes, rows: Floats) -> tuple[Table, Table]:
     for seen, unseen in _folds(len(outcomes.prompts)):
         part, rest = outcomes.only(seen), outcomes.only(unseen)
         reading = Reading.fit(part.prompts)
-        read = reading.read_all(part.prompts, rows[seen])
+        read = reading.read_all(part.prompts, rows[seen], is_seen=True)
         new = reading.read_all(rest.prompts, rows[unseen])
         trees = _trees(read, dim, part.scores, _FOLD_TREE_COUNT)
         scores[unseen] = trees.scores(new, _means(part.scores))
