@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from gateway.routing.quality.costs import Costs
 from gateway.routing.quality.evaluation import measured
 from gateway.routing.quality.forest import Forest, guessed
-from gateway.routing.quality.model import Estimates, QualityModel, Trees, calibrated
+from gateway.routing.quality.model import Estimates, QualityModel, Trees, calibrated, distances
 from gateway.routing.quality.outcomes import BadOutcomes, Outcomes
 from gateway.routing.quality.reading import Reading
 
@@ -21,7 +21,7 @@ _FOLDS = 5
 _AXES = 48
 _LINEAR_STRENGTH = 10.0  # of the ridge
 _LINEAR_OTHERS = 0.1  # how far a standard deviation of what is beside the embedding counts
-_TREES = {"min_samples_leaf": 6, "max_features": 0.3, "random_state": 0, "n_jobs": 1}
+_TREES = {"min_samples_leaf": 10, "max_features": 0.3, "random_state": 0, "n_jobs": 1}
 _TREE_COUNT, _FOLD_TREE_COUNT = 200, 100
 
 
@@ -34,8 +34,8 @@ def fit_quality(outcomes: Outcomes, rows: Floats) -> QualityModel:
         raise BadOutcomes(f"{len(outcomes.prompts)} prompts: {_FEWEST_PROMPTS} at least are needed")
     held_out, expected = _held_out(outcomes, rows)
     means = _means(outcomes.scores)
-    slope = _slope(held_out - means, outcomes.scores - means)
-    held_out = calibrated(held_out, means, slope)
+    slopes = _slopes(held_out, outcomes.scores, means)
+    held_out = calibrated(held_out, means, slopes)
     facts = {
         "prompts": len(outcomes.prompts),
         "held_out": measured(outcomes, Estimates(held_out, expected)),
@@ -45,7 +45,7 @@ def fit_quality(outcomes: Outcomes, rows: Floats) -> QualityModel:
     trees = _trees(read, rows.shape[1], outcomes.scores, _TREE_COUNT)
     costs = Costs.fit(read[:, rows.shape[1] :].astype(np.float64), outcomes.costs_usd)
     known = Estimates(means, costs.means)
-    return QualityModel(outcomes.models, reading, trees, costs, known, slope, facts)
+    return QualityModel(outcomes.models, reading, trees, costs, known, slopes, facts)
 
 
 def _held_out(outcomes: Outcomes, rows: Floats) -> tuple[Table, Table]:
@@ -110,8 +110,11 @@ def _means(scores: Table) -> Table:
     return np.asarray(np.where(counts > 0, sums / np.maximum(1, counts), overall))
 
 
-def _slope(estimated: Table, true: Table) -> float:
-    """By least squares, between 0 and 2. Both: distances from the means; NaN where unknown."""
-    known = ~np.isnan(true)
-    squares = float((estimated[known] ** 2).sum())
-    return float(np.clip((estimated[known] * true[known]).sum() / max(squares, 1e-12), 0, 2))
+def _slopes(held_out: Table, scores: Table, means: Table) -> tuple[float, float]:
+    """By least squares over what is known, between 0 and 2."""
+    known = ~np.isnan(scores)
+    common, apart = distances(held_out, means)
+    told = np.stack([np.broadcast_to(common, scores.shape)[known], apart[known]], 1)
+    found, *_ = np.linalg.lstsq(told, (scores - means)[known], rcond=None)
+    shared, own = np.clip(found, 0, 2)
+    return float(shared), float(own)

@@ -75,11 +75,11 @@ class QualityModel:
         trees: Trees,
         costs: Costs,
         means: Estimates,
-        slope: float,
+        slopes: tuple[float, float],
         facts: dict[str, Any],
     ) -> None:
-        """means: what is known of each model without a prompt. slope: how much of an estimate's
-        distance from the mean is true, as held-out folds tell. facts: how it was made and measured.
+        """means: what is known of each model without a prompt. slopes: see calibrated. facts: how
+        it was made and measured.
         """
         self.models = models
         self.means = means
@@ -87,7 +87,7 @@ class QualityModel:
         self._reading = reading
         self._trees = trees
         self._costs = costs
-        self._slope = slope
+        self._slopes = slopes
         self._bags = Bags()
 
     @property
@@ -114,7 +114,7 @@ class QualityModel:
 
     def _estimated(self, read: Floats) -> Estimates:
         scores = self._trees.scores(read, self.means.quality)
-        quality = calibrated(scores, self.means.quality, self._slope)
+        quality = calibrated(scores, self.means.quality, self._slopes)
         others = read[:, self.width :].astype(np.float64)
         return Estimates(quality, self._costs.expected(others))
 
@@ -123,7 +123,7 @@ class QualityModel:
         told = {
             "format": _FORMAT,
             "models": list(self.models),
-            "slope": self._slope,
+            "slopes": list(self._slopes),
             "facts": self.facts,
         }
         (directory / "quality.json").write_text(json.dumps(told, indent=1) + "\n")
@@ -178,13 +178,25 @@ class QualityModel:
         trees = Trees(tensors["axes"], tensors["weights"], tensors["bias"], forest)
         costs = Costs(*(tensors[f"costs.{name}"] for name in _COSTS))
         means = Estimates(tensors["mean_quality"], costs.means)
-        slope, facts = float(told["slope"]), dict(told["facts"])
-        return cls(models, Reading.from_tensors(tensors), trees, costs, means, slope, facts)
+        common, apart = map(float, told["slopes"])
+        reading, facts = Reading.from_tensors(tensors), dict(told["facts"])
+        return cls(models, reading, trees, costs, means, (common, apart), facts)
 
 
 _COSTS = ("weights", "bias", "lowest", "highest", "means")
 
 
-def calibrated(scores: Table, means: Table, slope: float) -> Table:
-    """Scores, drawn towards the means or away from them. Between 0 and 1."""
-    return np.clip(means + slope * (scores - means), 0, 1)
+def calibrated(scores: Table, means: Table, slopes: tuple[float, float]) -> Table:
+    """float64[n, models], between 0 and 1. scores: of that shape. means: float64[models].
+
+    slopes: how much is true of a prompt's distance from the means that all models share, its
+    difficulty, and of how far each model is from that.
+    """
+    common, apart = distances(scores, means)
+    return np.clip(means + slopes[0] * common + slopes[1] * apart, 0, 1)
+
+
+def distances(scores: Table, means: Table) -> tuple[Table, Table]:
+    """From the means: what all models share, float64[n, 1], and the rest, float64[n, models]."""
+    common = (scores - means).mean(1, keepdims=True)
+    return common, scores - means - common

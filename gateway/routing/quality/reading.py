@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gateway.routing.quality.features import NAMES, form
 from gateway.routing.quality.grams import RARITY_COUNT, Bags, Floats, Projection
 
-_GRAM_DIMENSIONS = 48
+_GRAM_DIMENSIONS = 16
 OTHER_COUNT = 2 * _GRAM_DIMENSIONS + len(NAMES) + RARITY_COUNT  # beside the embedding
 
 

@@ -198,7 +198,7 @@ DAMAGES: dict[str, Any] = {
     "another version": lambda home: rewrite(home, format="deltafleet.quality 0"),
     "a model too many": lambda home: rewrite(home, models=[*MODELS, "other"]),
     "no models": lambda home: rewrite(home, models=[]),
-    "no slope": lambda home: rewrite(home, slope=None),
+    "one slope": lambda home: rewrite(home, slopes=[1]),
     "fewer axes": lambda home: retensor(home, "axes", lambda one: one[:, :-1]),
     "a wider guess": lambda home: retensor(home, "weights", lambda one: one[:-1]),
     "words as integers": lambda home: retensor(home, "words.seen", lambda one: one.view("i4")),
