@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from gateway.routing.head import BadRouter
-from gateway.routing.quality.evaluation import measured
 from gateway.routing.quality.fitting import fit_quality
-from gateway.routing.quality.model import Estimates, QualityModel
+from gateway.routing.quality.model import QualityModel
 from gateway.routing.quality.outcomes import BadOutcomes, Outcomes
 
 MODELS = ("large", "sums", "words")
@@ -217,19 +216,3 @@ def test_what_is_damaged_is_refused(fitted: QualityModel, tmp_path: Path, damage
 
     with pytest.raises(BadRouter, match=str(tmp_path)):
         QualityModel.load(tmp_path)
-
-
-def test_measures_of_known_estimates() -> None:
-    scores = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, np.nan], [1.0, 1.0]])
-    costs = np.tile([4.0, 1.0], (4, 1))
-    outcomes = Outcomes(("a", "b", "c", "d"), ("dear", "cheap"), scores, costs)
-    quality = np.array([[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.9, 0.8]])
-
-    found = measured(outcomes, Estimates(quality, costs))
-
-    assert found["routed"] == 1
-    assert found["best_single"] == 0.75
-    assert found["best_single_model"] == "dear"
-    assert found["oracle"] == 1
-    assert found["part_of_oracle"] == 1
-    assert found["cost_at_best_quality"] == pytest.approx((4 + 1 + 4 + 1) / 4 / 4)
