@@ -8,9 +8,17 @@ from numpy.typing import NDArray
 from gateway.routing.quality.costs import Costs
 from gateway.routing.quality.evaluation import measured
 from gateway.routing.quality.forest import Forest, guessed
-from gateway.routing.quality.model import Estimates, QualityModel, Trees, calibrated, distances
+from gateway.routing.quality.model import (
+    Estimates,
+    QualityModel,
+    Trees,
+    calibrated,
+    distances,
+    reduced,
+)
+from gateway.routing.quality.neighbours import Neighbours
 from gateway.routing.quality.outcomes import BadOutcomes, Outcomes
-from gateway.routing.quality.reading import Reading
+from gateway.routing.quality.reading import GRAM_COUNT, Reading
 
 Floats = NDArray[np.float32]
 Table = NDArray[np.float64]
@@ -71,17 +79,22 @@ def _folds(count: int) -> list[tuple[Places, Places]]:
 
 
 def _trees(read: Floats, dim: int, scores: Table, tree_count: int) -> Trees:
-    """The forest learns from linear guesses that have not seen the prompt, either."""
+    """The forest learns from guesses that have not seen the prompt, either."""
     complete = guessed(scores)
-    guesses = np.empty_like(complete)
+    axes = _axes(read[:, :dim])
+    short = reduced(read, axes)
+    linear, near = (np.empty(complete.shape, np.float32) for _ in range(2))
     for seen, unseen in _folds(len(read)):
         weights, bias = _linear(read[seen], dim, complete[seen])
-        guesses[unseen] = read[unseen] @ weights + bias
-    weights, bias = _linear(read, dim, complete)
-    axes = _axes(read[:, :dim])
-    inputs = np.concatenate([read[:, :dim] @ axes, read[:, dim:], guesses], 1, dtype=np.float32)
+        linear[unseen] = read[unseen] @ weights + bias
+        near[unseen] = _neighbours(short[seen], complete[seen], axes).guess(short[unseen])
+    inputs = np.concatenate([short, linear, near], 1)
     forest = Forest.grow(inputs, scores, n_estimators=tree_count, **_TREES)
-    return Trees(axes, weights, bias, forest)
+    return Trees(axes, *_linear(read, dim, complete), _neighbours(short, complete, axes), forest)
+
+
+def _neighbours(short: Floats, scores: Table, axes: Floats) -> Neighbours:
+    return Neighbours.fit(short, scores, axes.shape[1], GRAM_COUNT)
 
 
 def _linear(read: Floats, dim: int, scores: Table) -> tuple[Floats, Floats]:

@@ -16,6 +16,7 @@ from gateway.routing.head import BadRouter
 from gateway.routing.quality.costs import Costs
 from gateway.routing.quality.forest import Forest
 from gateway.routing.quality.grams import Bags
+from gateway.routing.quality.neighbours import Neighbours
 from gateway.routing.quality.reading import OTHER_COUNT, Reading
 
 Floats = NDArray[np.float32]
@@ -38,22 +39,23 @@ class Estimates:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trees:
-    """A forest over what was read, reduced, and a linear guess of the scores.
+    """A forest over what was read, reduced, and two guesses of the scores.
 
     axes: float32[dim, axes], the embeddings' principal directions. weights: float32[width, models]
-    and bias: float32[models], the guess.
+    and bias: float32[models], a linear guess. neighbours: the other one.
     """
 
     axes: Floats
     weights: Floats
     bias: Floats
+    neighbours: Neighbours
     forest: Forest
 
     def inputs(self, read: Floats) -> Floats:
-        """What the forest compares: float32[n, axes + OTHER_COUNT + models]."""
-        dim = len(self.axes)
-        parts = [read[:, :dim] @ self.axes, read[:, dim:], read @ self.weights + self.bias]
-        return np.concatenate(parts, 1)
+        """What the forest compares: float32[n, axes + OTHER_COUNT + 2 * models]."""
+        short = reduced(read, self.axes)
+        guesses = [read @ self.weights + self.bias, self.neighbours.guess(short)]
+        return np.concatenate([short, *guesses], 1)
 
     def scores(self, read: Floats, means: Table) -> Table:
         """float64[n, models]. read: float32[n, width]. means: float64[models], the scores'."""
@@ -63,6 +65,12 @@ class Trees:
             sums, counts = self.forest.totals(row)
             found.append((sums + prior * means) / (counts + prior))
         return np.array(found, np.float64).reshape(len(read), len(means))
+
+
+def reduced(read: Floats, axes: Floats) -> Floats:
+    """float32[n, axes + OTHER_COUNT]: what was read, the embedding along its axes only."""
+    dim = len(axes)
+    return np.concatenate([read[:, :dim] @ axes, read[:, dim:]], 1)
 
 
 class QualityModel:
@@ -130,6 +138,7 @@ class QualityModel:
         tensors = {
             **self._reading.tensors(),
             **{f"forest.{name}": one for name, one in self._trees.forest.tensors().items()},
+            **{f"near.{name}": one for name, one in self._trees.neighbours.tensors().items()},
             **{f"costs.{name}": getattr(self._costs, name) for name in _COSTS},
             "axes": self._trees.axes,
             "weights": self._trees.weights,
@@ -169,13 +178,11 @@ class QualityModel:
         for name, shape in shapes.items():
             if tensors[name].shape != shape or tensors[name].dtype not in (np.float32, np.float64):
                 raise ValueError(f"{name} is {tensors[name].dtype}{list(tensors[name].shape)}")
-        forest = Forest.from_tensors(
-            {name[7:]: one for name, one in tensors.items() if name.startswith("forest.")},
-            axes + OTHER_COUNT + count,
-        )
+        forest = Forest.from_tensors(_under("forest.", tensors), axes + OTHER_COUNT + 2 * count)
         if forest.sums.shape[1] != count or not count:
             raise ValueError(f"{count} models, a forest for {forest.sums.shape[1]}")
-        trees = Trees(tensors["axes"], tensors["weights"], tensors["bias"], forest)
+        near = Neighbours.from_tensors(_under("near.", tensors), axes + OTHER_COUNT, count)
+        trees = Trees(tensors["axes"], tensors["weights"], tensors["bias"], near, forest)
         costs = Costs(*(tensors[f"costs.{name}"] for name in _COSTS))
         means = Estimates(tensors["mean_quality"], costs.means)
         common, apart = map(float, told["slopes"])
@@ -184,6 +191,10 @@ class QualityModel:
 
 
 _COSTS = ("weights", "bias", "lowest", "highest", "means")
+
+
+def _under(prefix: str, tensors: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {k.removeprefix(prefix): one for k, one in tensors.items() if k.startswith(prefix)}
 
 
 def calibrated(scores: Table, means: Table, slopes: tuple[float, float]) -> Table:

@@ -13,7 +13,8 @@ from gateway.routing.quality.features import NAMES, form
 from gateway.routing.quality.grams import RARITY_COUNT, Bags, Floats, Projection
 
 _GRAM_DIMENSIONS = 16
-OTHER_COUNT = 2 * _GRAM_DIMENSIONS + len(NAMES) + RARITY_COUNT  # beside the embedding
+GRAM_COUNT = 2 * _GRAM_DIMENSIONS
+OTHER_COUNT = GRAM_COUNT + len(NAMES) + RARITY_COUNT  # beside the embedding
 
 
 @dataclass(frozen=True, slots=True, eq=False)

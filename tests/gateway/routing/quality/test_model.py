@@ -205,6 +205,8 @@ DAMAGES: dict[str, Any] = {
     "no such word": lambda home: retensor(home, "words.directions", lambda one: one[:-1]),
     "no such leaf": lambda home: retensor(home, "forest.left", lambda one: one - 100_000),
     "a ring": lambda home: retensor(home, "forest.right", lambda one: one * 0),
+    "no neighbours": lambda home: retensor(home, "near.keys", lambda one: one[:0]),
+    "another neighbour": lambda home: retensor(home, "near.scores", lambda one: one[:-1]),
     "fewer costs": lambda home: retensor(home, "costs.bias", lambda one: one[:-1]),
 }
 
