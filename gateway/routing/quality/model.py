@@ -38,11 +38,12 @@ class Estimates:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Trees:
-    """A forest over what was read, reduced, and two guesses of the scores.
+class Learners:
+    """Three guesses of the scores: a line's, the nearest prompts', and a forest's, which knows the
+    other two.
 
     axes: float32[dim, axes], the embeddings' principal directions. weights: float32[width, models]
-    and bias: float32[models], a linear guess. neighbours: the other one.
+    and bias: float32[models], the line.
     """
 
     axes: Floats
@@ -51,20 +52,18 @@ class Trees:
     neighbours: Neighbours
     forest: Forest
 
-    def inputs(self, read: Floats) -> Floats:
-        """What the forest compares: float32[n, axes + OTHER_COUNT + 2 * models]."""
+    def guesses(self, read: Floats, means: Table) -> Table:
+        """float64[3, n, models]: the forest's, the line's, the neighbours'. read: float32[n,
+        width]. means: float64[models], of the scores.
+        """
         short = reduced(read, self.axes)
-        guesses = [read @ self.weights + self.bias, self.neighbours.guess(short)]
-        return np.concatenate([short, *guesses], 1)
-
-    def scores(self, read: Floats, means: Table) -> Table:
-        """float64[n, models]. read: float32[n, width]. means: float64[models], the scores'."""
+        line, near = read @ self.weights + self.bias, self.neighbours.guess(short)
         prior = _PRIOR * len(self.forest.roots)
-        found = []
-        for row in self.inputs(read):
+        grown = np.empty((len(read), len(means)))
+        for i, row in enumerate(np.concatenate([short, line, near], 1)):
             sums, counts = self.forest.totals(row)
-            found.append((sums + prior * means) / (counts + prior))
-        return np.array(found, np.float64).reshape(len(read), len(means))
+            grown[i] = (sums + prior * means) / (counts + prior)
+        return np.stack([grown, line, near])
 
 
 def reduced(read: Floats, axes: Floats) -> Floats:
@@ -80,28 +79,28 @@ class QualityModel:
         self,
         models: tuple[str, ...],
         reading: Reading,
-        trees: Trees,
+        learners: Learners,
         costs: Costs,
         means: Estimates,
-        slopes: tuple[float, float],
+        blend: Table,
         facts: dict[str, Any],
     ) -> None:
-        """means: what is known of each model without a prompt. slopes: see calibrated. facts: how
-        it was made and measured.
+        """means: what is known of each model without a prompt. blend: see blended. facts: how it
+        was made and measured.
         """
         self.models = models
         self.means = means
         self.facts = facts
         self._reading = reading
-        self._trees = trees
+        self._learners = learners
         self._costs = costs
-        self._slopes = slopes
+        self._blend = blend
         self._bags = Bags()
 
     @property
     def width(self) -> int:
         """Of the embeddings."""
-        return len(self._trees.axes)
+        return len(self._learners.axes)
 
     def check_width(self, width: int) -> None:
         """Raises BadRouter unless an encoder of that many dimensions is what it was fitted with."""
@@ -121,8 +120,8 @@ class QualityModel:
         return self._estimated(self._reading.read_all(texts, rows))
 
     def _estimated(self, read: Floats) -> Estimates:
-        scores = self._trees.scores(read, self.means.quality)
-        quality = calibrated(scores, self.means.quality, self._slopes)
+        guesses = self._learners.guesses(read, self.means.quality)
+        quality = blended(guesses, self.means.quality, self._blend)
         others = read[:, self.width :].astype(np.float64)
         return Estimates(quality, self._costs.expected(others))
 
@@ -131,18 +130,18 @@ class QualityModel:
         told = {
             "format": _FORMAT,
             "models": list(self.models),
-            "slopes": list(self._slopes),
             "facts": self.facts,
         }
         (directory / "quality.json").write_text(json.dumps(told, indent=1) + "\n")
         tensors = {
             **self._reading.tensors(),
-            **{f"forest.{name}": one for name, one in self._trees.forest.tensors().items()},
-            **{f"near.{name}": one for name, one in self._trees.neighbours.tensors().items()},
+            **{f"forest.{name}": one for name, one in self._learners.forest.tensors().items()},
+            **{f"near.{name}": one for name, one in self._learners.neighbours.tensors().items()},
             **{f"costs.{name}": getattr(self._costs, name) for name in _COSTS},
-            "axes": self._trees.axes,
-            "weights": self._trees.weights,
-            "bias": self._trees.bias,
+            "axes": self._learners.axes,
+            "weights": self._learners.weights,
+            "bias": self._learners.bias,
+            "blend": self._blend,
             "mean_quality": self.means.quality,
         }
         in_order = {name: np.ascontiguousarray(one) for name, one in tensors.items()}
@@ -171,6 +170,7 @@ class QualityModel:
             "axes": (dim, axes),
             "weights": (width, count),
             "bias": (count,),
+            "blend": (3, 2),
             "mean_quality": (count,),
             "costs.weights": (OTHER_COUNT, count),
             **{f"costs.{name}": (count,) for name in _COSTS[1:]},
@@ -182,12 +182,12 @@ class QualityModel:
         if forest.sums.shape[1] != count or not count:
             raise ValueError(f"{count} models, a forest for {forest.sums.shape[1]}")
         near = Neighbours.from_tensors(_under("near.", tensors), axes + OTHER_COUNT, count)
-        trees = Trees(tensors["axes"], tensors["weights"], tensors["bias"], near, forest)
+        line = (tensors["axes"], tensors["weights"], tensors["bias"])
         costs = Costs(*(tensors[f"costs.{name}"] for name in _COSTS))
         means = Estimates(tensors["mean_quality"], costs.means)
-        common, apart = map(float, told["slopes"])
         reading, facts = Reading.from_tensors(tensors), dict(told["facts"])
-        return cls(models, reading, trees, costs, means, (common, apart), facts)
+        learners = Learners(*line, near, forest)
+        return cls(models, reading, learners, costs, means, tensors["blend"], facts)
 
 
 _COSTS = ("weights", "bias", "lowest", "highest", "means")
@@ -197,17 +197,21 @@ def _under(prefix: str, tensors: dict[str, NDArray[Any]]) -> dict[str, NDArray[A
     return {k.removeprefix(prefix): one for k, one in tensors.items() if k.startswith(prefix)}
 
 
-def calibrated(scores: Table, means: Table, slopes: tuple[float, float]) -> Table:
-    """float64[n, models], between 0 and 1. scores: of that shape. means: float64[models].
+def blended(guesses: Table, means: Table, blend: Table) -> Table:
+    """float64[n, models], between 0 and 1. guesses: float64[3, n, models]. means: float64[models].
 
-    slopes: how much is true of a prompt's distance from the means that all models share, its
-    difficulty, and of how far each model is from that.
+    blend: float64[3, 2], how much each guess counts for a prompt's distance from the means that all
+    models share, its difficulty, and for how far each model is from that.
     """
-    common, apart = distances(scores, means)
-    return np.clip(means + slopes[0] * common + slopes[1] * apart, 0, 1)
+    common, apart = distances(guesses, means)
+    told = np.tensordot(blend[:, 0], common, 1) + np.tensordot(blend[:, 1], apart, 1)
+    return np.asarray(np.clip(means + told, 0, 1))
 
 
 def distances(scores: Table, means: Table) -> tuple[Table, Table]:
-    """From the means: what all models share, float64[n, 1], and the rest, float64[n, models]."""
-    common = (scores - means).mean(1, keepdims=True)
+    """From the means: what all models share, float64[..., n, 1], and the rest, of scores' shape.
+
+    scores: float64[..., n, models].
+    """
+    common = (scores - means).mean(-1, keepdims=True)
     return common, scores - means - common

@@ -197,7 +197,7 @@ DAMAGES: dict[str, Any] = {
     "another version": lambda home: rewrite(home, format="deltafleet.quality 0"),
     "a model too many": lambda home: rewrite(home, models=[*MODELS, "other"]),
     "no models": lambda home: rewrite(home, models=[]),
-    "one slope": lambda home: rewrite(home, slopes=[1]),
+    "a shorter blend": lambda home: retensor(home, "blend", lambda one: one[:2]),
     "fewer axes": lambda home: retensor(home, "axes", lambda one: one[:, :-1]),
     "a wider guess": lambda home: retensor(home, "weights", lambda one: one[:-1]),
     "words as integers": lambda home: retensor(home, "words.seen", lambda one: one.view("i4")),
