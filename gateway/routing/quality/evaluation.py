@@ -13,6 +13,8 @@ from gateway.routing.quality.outcomes import Outcomes
 
 Table = NDArray[np.float64]
 
+_BINS = 15
+
 
 def measured(outcomes: Outcomes, estimates: Estimates) -> dict[str, Any]:
     """estimates: of each prompt, float64[n, models].
@@ -20,8 +22,9 @@ def measured(outcomes: Outcomes, estimates: Estimates) -> dict[str, Any]:
     routed: mean score where the best estimate answers. best_single: the greatest mean score of one
     model. oracle: where the best score answers. part_of_oracle: the way from the best single model
     to the oracle that was gone. cost_at_best_quality: the least cost at which no worse than the
-    best single model, in parts of that model's cost; null: not reached, or costs are not known. Of
-    two models: apgr, cpt50 and cpt80, as RouteLLM measures them. Unknown scores count for nothing.
+    best single model, in parts of that model's cost; null: not reached, or costs are not known.
+    ece: the calibration error of all estimates, 15 bins. Of two models: apgr, cpt50 and cpt80, as
+    RouteLLM measures them. Unknown scores count for nothing.
     """
     scores = outcomes.scores
     known = ~np.isnan(scores).all(1)
@@ -40,10 +43,19 @@ def measured(outcomes: Outcomes, estimates: Estimates) -> dict[str, Any]:
         "oracle": oracle,
         "part_of_oracle": _part(routed, single, oracle),
         "cost_at_best_quality": _cost_at(outcomes, estimates, best, single),
+        "ece": _calibration_error(scores, estimates.quality),
     }
     if len(outcomes.models) == 2:
         found |= _of_two(scores, estimates.quality, best)
     return found
+
+
+def _calibration_error(scores: Table, quality: Table) -> float:
+    """Of scores from 0 to 1, as it is of right and wrong: the mean score takes accuracy's place."""
+    known = ~np.isnan(scores)
+    bins = np.clip((quality[known] * _BINS).astype(int), 0, _BINS - 1)
+    apart = np.bincount(bins, quality[known] - scores[known], minlength=_BINS)
+    return float(np.abs(apart).sum() / known.sum())
 
 
 def _part(routed: float | None, single: float, oracle: float) -> float | None:

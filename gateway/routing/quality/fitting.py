@@ -18,7 +18,7 @@ from gateway.routing.quality.model import (
 )
 from gateway.routing.quality.neighbours import Neighbours
 from gateway.routing.quality.outcomes import BadOutcomes, Outcomes
-from gateway.routing.quality.reading import GRAM_COUNT, Reading
+from gateway.routing.quality.reading import GRAM_COUNT, LEAST_SPREAD, Reading
 
 Floats = NDArray[np.float32]
 Table = NDArray[np.float64]
@@ -106,7 +106,7 @@ def _linear(read: Floats, dim: int, scores: Table) -> tuple[Floats, Floats]:
     from sklearn.linear_model import Ridge
 
     spread = read.std(0)
-    scale = np.where(spread > 1e-6, _LINEAR_OTHERS / np.maximum(spread, 1e-6), 0)
+    scale = np.where(spread > LEAST_SPREAD, _LINEAR_OTHERS / np.maximum(spread, LEAST_SPREAD), 0)
     scale[:dim] = 1
     ridge = Ridge(_LINEAR_STRENGTH).fit(read * scale, scores)
     weights = ridge.coef_.reshape(scores.shape[1], -1).T * scale[:, None]

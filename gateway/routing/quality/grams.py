@@ -117,6 +117,6 @@ class Projection:
         if not len(bag[0]):
             return np.zeros(RARITY_COUNT, np.float32)
         others = np.maximum(0, self.seen[bag[0]] - is_seen)
-        found = np.sort(np.log((1 + self.text_count) / (1 + others)))
+        found = np.sort(np.log((1 + self.text_count - is_seen) / (1 + others)))
         places = (np.array(_RARITIES) * (len(found) - 1)).astype(int)
         return np.append(found[places], found.mean()).astype(np.float32)

@@ -9,6 +9,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.routing.quality.reading import LEAST_SPREAD
+
 Floats = NDArray[np.float32]
 
 _COUNT = 40
@@ -38,7 +40,7 @@ class Neighbours:
         """reduced: float32[n, axes, then grams, then form]. scores: [n, models], all known."""
         plain_count = axes_count + gram_count
         centre, spread = reduced.mean(0), reduced.std(0)
-        scale = np.where(spread > 1e-6, _FORM_SCALE / np.maximum(spread, 1e-6), 0)
+        scale = np.where(spread > LEAST_SPREAD, _FORM_SCALE / np.maximum(spread, LEAST_SPREAD), 0)
         centre[:plain_count] = 0
         scale[:axes_count], scale[axes_count:plain_count] = 1, _GRAM_SCALE
         no_keys = np.zeros((0, reduced.shape[1]), np.float32)

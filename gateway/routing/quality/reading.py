@@ -16,6 +16,8 @@ _GRAM_DIMENSIONS = 16
 GRAM_COUNT = 2 * _GRAM_DIMENSIONS
 OTHER_COUNT = GRAM_COUNT + len(NAMES) + RARITY_COUNT  # beside the embedding
 
+LEAST_SPREAD = 1e-3  # standard deviation, below which a column is as good as constant
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:

@@ -50,6 +50,16 @@ def test_two_models_are_measured_as_routellm_measures_them() -> None:
     )
 
 
+def test_estimates_that_are_right_on_average_are_calibrated() -> None:
+    """In the bins that they fall in: 0.5 for what is right half of the time, and 0.1 for 0.3."""
+    scores = np.array([[1.0, 0.3], [0.0, 0.3], [1.0, np.nan], [0.0, 0.3]])
+    quality = np.tile([0.5, 0.1], (4, 1))
+
+    found = measured(outcomes(scores), Estimates(quality, COSTS))
+
+    assert found["ece"] == pytest.approx(0.2 * 3 / 7)
+
+
 def test_without_costs_there_is_no_cost() -> None:
     costs = COSTS.copy()
     costs[:, 0] = np.nan

@@ -63,6 +63,19 @@ def test_costs_follow_the_length(fitted: QualityModel) -> None:
     np.testing.assert_allclose(fitted.means.cost_usd, rule(80)[0].costs_usd.mean(0))
 
 
+def test_costs_of_new_prompts_of_one_template_are_right_on_average() -> None:
+    """Most of what is read of such prompts is the same for all."""
+    shown = "Answer with one word.\n\nQ: Is ice cold?\nA: yes\n\nQ: Is fire wet?\nA: no\n\nQ: "
+    outcomes, rows = rule(120)
+    prompts = tuple(shown + prompt for prompt in outcomes.prompts)
+    told = Outcomes(prompts, MODELS, outcomes.scores, outcomes.costs_usd)
+
+    made = fit_quality(told.only(np.arange(80)), rows[:80])
+
+    expected = made.estimate_all(prompts[80:], rows[80:]).cost_usd
+    np.testing.assert_allclose(expected.mean(0) / told.costs_usd[80:].mean(0), 1, atol=0.1)
+
+
 def test_one_and_many_are_estimated_alike(fitted: QualityModel) -> None:
     outcomes, rows = rule(10, seed=2)
 
