@@ -38,6 +38,7 @@ _TREE_COUNT, _FOLD_TREE_COUNT = 200, 100
 def fit_quality(outcomes: Outcomes, rows: Floats) -> QualityModel:
     """rows: float32[n, dim], the prompts' unit embeddings.
 
+    Its facts have the figures of held-out folds; only the blend, six numbers, has seen these.
     Raises BadOutcomes where there are too few prompts.
     """
     if len(outcomes.prompts) < _FEWEST_PROMPTS:

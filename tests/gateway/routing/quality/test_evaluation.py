@@ -28,7 +28,7 @@ def test_what_routing_is_worth() -> None:
     assert found["best_single_model"] == "dear"
     assert found["oracle"] == 1
     assert found["part_of_oracle"] == 1
-    # b and d to the cheap one, for which d is as good: 3 and a quarter of 4 at the least
+    # b and d go to the cheap one, which is as good at d: no cheaper choice is right as often
     assert found["cost_at_best_quality"] == pytest.approx((4 + 1 + 4 + 1) / 4 / 4)
 
 
