@@ -55,10 +55,10 @@ def fit_quality_command(outcomes: Path, out: Path, encoder: str | None) -> None:
 )
 @click.argument("quality_dir", type=_DIRECTORY)
 @click.argument("outcomes", type=_FILE)
-@click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="The figures and the curves, as JSON.")
 def eval_quality_command(quality_dir: Path, outcomes: Path, as_json: bool) -> None:
     """Measure routing by estimates on OUTCOMES that they were not fitted to."""
-    from gateway.routing.quality.evaluation import measured
+    from gateway.routing.quality.evaluation import drawn, measured
     from gateway.routing.quality.model import QualityModel
 
     try:
@@ -69,7 +69,7 @@ def eval_quality_command(quality_dir: Path, outcomes: Path, as_json: bool) -> No
         raise click.ClickException(str(error)) from error
     found = measured(told, estimates)
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps({**found, "curves": drawn(told, estimates)}, indent=1))
     else:
         _show(found)
 

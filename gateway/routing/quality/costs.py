@@ -8,6 +8,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.routing.quality.reading import LEAST_SPREAD
+
 Table = NDArray[np.float64]
 
 _STRENGTH = 10.0  # of the ridge
@@ -51,9 +53,10 @@ def _fitted(read: Table, costs_usd: Table) -> tuple[Table, float, float, float, 
     if len(told) < _FEWEST or told.min() <= 0:
         return np.zeros(width), 0.0, -np.inf, np.inf, mean
     logs, seen = np.log(told), read[known]
-    centre, spread = seen.mean(0), np.maximum(seen.std(0), 1e-6)
-    ridge = Ridge(_STRENGTH).fit((seen - centre) / spread, logs)
-    weights = ridge.coef_ / spread
+    centre, spread = seen.mean(0), seen.std(0)
+    scale = np.where(spread > LEAST_SPREAD, 1 / np.maximum(spread, LEAST_SPREAD), 0)
+    ridge = Ridge(_STRENGTH).fit((seen - centre) * scale, logs)
+    weights = ridge.coef_ * scale
     bias = float(ridge.intercept_ - centre @ weights)
     low, high = float(logs.min()), float(logs.max())
     found = np.exp(np.clip(seen @ weights + bias, low, high)).mean()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,10 +37,6 @@ NAMES = (
 )
 
 
-def _hashed(words: str) -> NDArray[np.uint64]:
-    return word_hashes(read_bytes(words))
-
-
 def read_bytes(text: str) -> Bytes:
     """UTF-8 of a text's beginning and end. Halves of surrogate pairs become question marks."""
     if len(text) > _FIRST_BYTES + _LAST_BYTES:
@@ -55,9 +53,11 @@ def word_hashes(data: Bytes) -> NDArray[np.uint64]:
     return out[: scanning.hash_words(data, scanning.KINDS, out)]
 
 
-_HASHED = [_hashed(words) for words in _KEYWORDS.values()]
-_HASHES = np.concatenate(_HASHED)
-_GROUPS = np.repeat(np.arange(len(_HASHED)), [len(one) for one in _HASHED])
+@cache
+def _keywords() -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Hashes of all keywords, and the group of each."""
+    hashed = [word_hashes(read_bytes(words)) for words in _KEYWORDS.values()]
+    return np.concatenate(hashed), np.repeat(np.arange(len(hashed)), [len(h) for h in hashed])
 
 
 def form(text: str) -> Floats:
@@ -70,7 +70,7 @@ def form(text: str) -> Floats:
     scanning.measure_runs(data, scanning.KINDS, runs)
     scanning.measure_numbers(data, scanning.KINDS, numbers)
     scanning.measure_options(data, scanning.KINDS, options)
-    scanning.count_keywords(word_hashes(data), _HASHES, _GROUPS, keywords)
+    scanning.count_keywords(word_hashes(data), *_keywords(), keywords)
     return np.concatenate(
         [
             _of_runs(len(text), len(data), kinds, runs),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -46,17 +47,24 @@ class Bags:
         return buckets, np.asarray(1 + np.log(counts), np.float32)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Projection:
     """TF-IDF with sublinear counts, then its singular directions (latent semantic analysis,
     Deerwester et al. 1990).
 
-    weights: float32[buckets], inverse document frequencies; 0 for what only one text had.
-    directions: float32[buckets, dim], multiplied by the weights.
+    seen: float32[buckets], how many of the texts that were fitted to had it. text_count: how many
+    they were. directions: float32[buckets, dim], multiplied by the weights.
     """
 
-    weights: Floats
+    seen: Floats
+    text_count: int
     directions: Floats
+
+    @cached_property
+    def weights(self) -> Floats:
+        """float32[buckets], inverse document frequencies; 0 for what only one text had."""
+        found = np.log((1 + self.text_count) / (1 + self.seen)) + 1
+        return np.where(self.seen > 1, found, 0).astype(np.float32)
 
     @classmethod
     def fit(cls, bags: Sequence[tuple[Indices, Floats]], dim: int) -> Self:
@@ -67,27 +75,31 @@ class Projection:
         places = np.concatenate([[0], np.cumsum([len(buckets) for buckets, _ in bags])])
         columns, values = (np.concatenate([bag[i] for bag in bags]) for i in (0, 1))
         table = csr_matrix((values, columns, places), shape=(len(bags), _BUCKETS))
-        seen = np.bincount(columns, minlength=_BUCKETS)
-        weights = np.where(seen > 1, np.log((1 + len(bags)) / (1 + seen)) + 1, 0)
-        weighted = table @ diags(weights)
+        seen = np.bincount(columns, minlength=_BUCKETS).astype(np.float32)
+        used = np.zeros((_BUCKETS, dim), np.float32)
+        made = cls(seen, len(bags), used)
+        weighted = table @ diags(made.weights)
         lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(1)).ravel())
         scaled = diags(1 / np.maximum(lengths, 1e-9)) @ weighted
-        used = np.zeros((_BUCKETS, dim), np.float32)
         rank = min(dim, len(bags) - 1)
         if rank > 0 and scaled.nnz:
             svd: Any = TruncatedSVD(rank, random_state=0).fit(scaled)
-            used[:, :rank] = svd.components_.T * weights[:, None]
-        return cls(np.asarray(weights, np.float32), used)
+            used[:, :rank] = svd.components_.T * made.weights[:, None]
+        return made
 
     @classmethod
-    def checked(cls, weights: NDArray[Any], directions: NDArray[Any], dim: int) -> Self:
+    def checked(
+        cls, seen: NDArray[Any], text_count: int, directions: NDArray[Any], dim: int
+    ) -> Self:
         """Raises ValueError unless these may be a projection's."""
-        for found, shape in ((weights, (_BUCKETS,)), (directions, (_BUCKETS, dim))):
+        for found, shape in ((seen, (_BUCKETS,)), (directions, (_BUCKETS, dim))):
             if found.dtype != np.float32 or found.shape != shape:
                 raise ValueError(f"{found.dtype}{list(found.shape)}, not float32{list(shape)}")
             if not np.isfinite(found).all():
                 raise ValueError("numbers that are not finite")
-        return cls(weights, directions)
+        if seen.min() < 0 or seen.max() > text_count:
+            raise ValueError(f"seen in more than {text_count} texts, or in fewer than none")
+        return cls(seen, text_count, directions)
 
     def project(self, bag: tuple[Indices, Floats]) -> Floats:
         """float32[dim], of a text's bag. Zeros where nothing in it is known."""
@@ -96,10 +108,15 @@ class Projection:
         scanning.project(buckets, values, self.weights, self.directions, found)
         return found
 
-    def rarity(self, bag: tuple[Indices, Floats]) -> Floats:
-        """float32[RARITY_COUNT]: quantiles and mean of the weights of what is in a bag."""
-        found = self.weights[bag[0]]
-        if not len(found):
+    def rarity(self, bag: tuple[Indices, Floats], *, is_seen: bool = False) -> Floats:
+        """float32[RARITY_COUNT]: quantiles and mean of how rare what is in a bag is, as logarithms.
+
+        is_seen: the text was fitted to, and is not counted itself: rarities are to mean the same of
+        new texts.
+        """
+        if not len(bag[0]):
             return np.zeros(RARITY_COUNT, np.float32)
-        told = [*np.quantile(found, _RARITIES), found.mean()]
-        return np.asarray(told, np.float32)
+        others = np.maximum(0, self.seen[bag[0]] - is_seen)
+        found = np.sort(np.log((1 + self.text_count - is_seen) / (1 + others)))
+        places = (np.array(_RARITIES) * (len(found) - 1)).astype(int)
+        return np.append(found[places], found.mean()).astype(np.float32)

@@ -16,6 +16,7 @@ from gateway.routing.head import BadRouter
 from gateway.routing.quality.costs import Costs
 from gateway.routing.quality.forest import Forest
 from gateway.routing.quality.grams import Bags
+from gateway.routing.quality.neighbours import Neighbours
 from gateway.routing.quality.reading import OTHER_COUNT, Reading
 
 Floats = NDArray[np.float32]
@@ -37,32 +38,38 @@ class Estimates:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Trees:
-    """A forest over what was read, reduced, and a linear guess of the scores.
+class Learners:
+    """Three guesses of the scores: a line's, the nearest prompts', and a forest's, which knows the
+    other two.
 
     axes: float32[dim, axes], the embeddings' principal directions. weights: float32[width, models]
-    and bias: float32[models], the guess.
+    and bias: float32[models], the line.
     """
 
     axes: Floats
     weights: Floats
     bias: Floats
+    neighbours: Neighbours
     forest: Forest
 
-    def inputs(self, read: Floats) -> Floats:
-        """What the forest compares: float32[n, axes + OTHER_COUNT + models]."""
-        dim = len(self.axes)
-        parts = [read[:, :dim] @ self.axes, read[:, dim:], read @ self.weights + self.bias]
-        return np.concatenate(parts, 1)
-
-    def scores(self, read: Floats, means: Table) -> Table:
-        """float64[n, models]. read: float32[n, width]. means: float64[models], the scores'."""
+    def guesses(self, read: Floats, means: Table) -> Table:
+        """float64[3, n, models]: the forest's, the line's, the neighbours'. read: float32[n,
+        width]. means: float64[models], of the scores.
+        """
+        short = reduced(read, self.axes)
+        line, near = read @ self.weights + self.bias, self.neighbours.guess(short)
         prior = _PRIOR * len(self.forest.roots)
-        found = []
-        for row in self.inputs(read):
+        grown = np.empty((len(read), len(means)))
+        for i, row in enumerate(np.concatenate([short, line, near], 1)):
             sums, counts = self.forest.totals(row)
-            found.append((sums + prior * means) / (counts + prior))
-        return np.array(found, np.float64).reshape(len(read), len(means))
+            grown[i] = (sums + prior * means) / (counts + prior)
+        return np.stack([grown, line, near])
+
+
+def reduced(read: Floats, axes: Floats) -> Floats:
+    """float32[n, axes + OTHER_COUNT]: what was read, the embedding along its axes only."""
+    dim = len(axes)
+    return np.concatenate([read[:, :dim] @ axes, read[:, dim:]], 1)
 
 
 class QualityModel:
@@ -72,28 +79,28 @@ class QualityModel:
         self,
         models: tuple[str, ...],
         reading: Reading,
-        trees: Trees,
+        learners: Learners,
         costs: Costs,
         means: Estimates,
-        slope: float,
+        blend: Table,
         facts: dict[str, Any],
     ) -> None:
-        """means: what is known of each model without a prompt. slope: how much of an estimate's
-        distance from the mean is true, as held-out folds tell. facts: how it was made and measured.
+        """means: what is known of each model without a prompt. blend: see blended. facts: how it
+        was made and measured.
         """
         self.models = models
         self.means = means
         self.facts = facts
         self._reading = reading
-        self._trees = trees
+        self._learners = learners
         self._costs = costs
-        self._slope = slope
+        self._blend = blend
         self._bags = Bags()
 
     @property
     def width(self) -> int:
         """Of the embeddings."""
-        return len(self._trees.axes)
+        return len(self._learners.axes)
 
     def check_width(self, width: int) -> None:
         """Raises BadRouter unless an encoder of that many dimensions is what it was fitted with."""
@@ -113,8 +120,8 @@ class QualityModel:
         return self._estimated(self._reading.read_all(texts, rows))
 
     def _estimated(self, read: Floats) -> Estimates:
-        scores = self._trees.scores(read, self.means.quality)
-        quality = calibrated(scores, self.means.quality, self._slope)
+        guesses = self._learners.guesses(read, self.means.quality)
+        quality = blended(guesses, self.means.quality, self._blend)
         others = read[:, self.width :].astype(np.float64)
         return Estimates(quality, self._costs.expected(others))
 
@@ -123,17 +130,18 @@ class QualityModel:
         told = {
             "format": _FORMAT,
             "models": list(self.models),
-            "slope": self._slope,
             "facts": self.facts,
         }
         (directory / "quality.json").write_text(json.dumps(told, indent=1) + "\n")
         tensors = {
             **self._reading.tensors(),
-            **{f"forest.{name}": one for name, one in self._trees.forest.tensors().items()},
+            **{f"forest.{name}": one for name, one in self._learners.forest.tensors().items()},
+            **{f"near.{name}": one for name, one in self._learners.neighbours.tensors().items()},
             **{f"costs.{name}": getattr(self._costs, name) for name in _COSTS},
-            "axes": self._trees.axes,
-            "weights": self._trees.weights,
-            "bias": self._trees.bias,
+            "axes": self._learners.axes,
+            "weights": self._learners.weights,
+            "bias": self._learners.bias,
+            "blend": self._blend,
             "mean_quality": self.means.quality,
         }
         in_order = {name: np.ascontiguousarray(one) for name, one in tensors.items()}
@@ -162,6 +170,7 @@ class QualityModel:
             "axes": (dim, axes),
             "weights": (width, count),
             "bias": (count,),
+            "blend": (3, 2),
             "mean_quality": (count,),
             "costs.weights": (OTHER_COUNT, count),
             **{f"costs.{name}": (count,) for name in _COSTS[1:]},
@@ -169,22 +178,40 @@ class QualityModel:
         for name, shape in shapes.items():
             if tensors[name].shape != shape or tensors[name].dtype not in (np.float32, np.float64):
                 raise ValueError(f"{name} is {tensors[name].dtype}{list(tensors[name].shape)}")
-        forest = Forest.from_tensors(
-            {name[7:]: one for name, one in tensors.items() if name.startswith("forest.")},
-            axes + OTHER_COUNT + count,
-        )
+        forest = Forest.from_tensors(_under("forest.", tensors), axes + OTHER_COUNT + 2 * count)
         if forest.sums.shape[1] != count or not count:
             raise ValueError(f"{count} models, a forest for {forest.sums.shape[1]}")
-        trees = Trees(tensors["axes"], tensors["weights"], tensors["bias"], forest)
+        near = Neighbours.from_tensors(_under("near.", tensors), axes + OTHER_COUNT, count)
+        line = (tensors["axes"], tensors["weights"], tensors["bias"])
         costs = Costs(*(tensors[f"costs.{name}"] for name in _COSTS))
         means = Estimates(tensors["mean_quality"], costs.means)
-        slope, facts = float(told["slope"]), dict(told["facts"])
-        return cls(models, Reading.from_tensors(tensors), trees, costs, means, slope, facts)
+        reading, facts = Reading.from_tensors(tensors), dict(told["facts"])
+        learners = Learners(*line, near, forest)
+        return cls(models, reading, learners, costs, means, tensors["blend"], facts)
 
 
 _COSTS = ("weights", "bias", "lowest", "highest", "means")
 
 
-def calibrated(scores: Table, means: Table, slope: float) -> Table:
-    """Scores, drawn towards the means or away from them. Between 0 and 1."""
-    return np.clip(means + slope * (scores - means), 0, 1)
+def _under(prefix: str, tensors: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {k.removeprefix(prefix): one for k, one in tensors.items() if k.startswith(prefix)}
+
+
+def blended(guesses: Table, means: Table, blend: Table) -> Table:
+    """float64[n, models], between 0 and 1. guesses: float64[3, n, models]. means: float64[models].
+
+    blend: float64[3, 2], how much each guess counts for a prompt's distance from the means that all
+    models share, its difficulty, and for how far each model is from that.
+    """
+    common, apart = distances(guesses, means)
+    told = np.tensordot(blend[:, 0], common, 1) + np.tensordot(blend[:, 1], apart, 1)
+    return np.asarray(np.clip(means + told, 0, 1))
+
+
+def distances(scores: Table, means: Table) -> tuple[Table, Table]:
+    """From the means: what all models share, float64[..., n, 1], and the rest, of scores' shape.
+
+    scores: float64[..., n, models].
+    """
+    common = (scores - means).mean(-1, keepdims=True)
+    return common, scores - means - common

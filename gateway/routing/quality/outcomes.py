@@ -52,7 +52,7 @@ def read_outcomes(path: Path) -> Outcomes:
 
     One model's: `{"prompt": ..., "model": ..., "score": ..., "cost_usd": ...}`, or all of a
     prompt's: `{"prompt": ..., "scores": {model: score}, "cost_usd": {model: usd}}`. Scores are from
-    0 to 1. A score or cost that is missing or null is unknown, which is not zero. What is told
+    0 to 1. A score or cost that is missing, null or NaN is unknown, which is not zero. What is told
     several times for one prompt and model is averaged.
 
     Raises BadOutcomes, naming file and line; OSError.
@@ -119,7 +119,9 @@ def _number(value: Any, highest: float, what: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise BadOutcomes(f"{what} must be a number")
-    if not (0 <= value <= highest and value < 1e300):  # NaN is between nothing
+    if value != value:  # NaN, which Python writes for what it does not know
+        return None
+    if not (0 <= value <= highest and value < 1e300):
         wanted = "from 0 to 1" if highest == 1 else "finite, at least 0"
         raise BadOutcomes(f"{what} is {value}: it must be {wanted}")
     return float(value)

@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from gateway.routing.quality.features import NAMES, form
 from gateway.routing.quality.grams import RARITY_COUNT, Bags, Floats, Projection
 
-_GRAM_DIMENSIONS = 48
-OTHER_COUNT = 2 * _GRAM_DIMENSIONS + len(NAMES) + RARITY_COUNT  # beside the embedding
+_GRAM_DIMENSIONS = 16
+GRAM_COUNT = 2 * _GRAM_DIMENSIONS
+OTHER_COUNT = GRAM_COUNT + len(NAMES) + RARITY_COUNT  # beside the embedding
+
+LEAST_SPREAD = 1e-3  # standard deviation, below which a column is as good as constant
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,40 +38,45 @@ class Reading:
             Projection.fit([bags.letters(text) for text in texts], _GRAM_DIMENSIONS),
         )
 
-    def read(self, text: str, embedding: Floats, bags: Bags) -> Floats:
-        """float32[dim + OTHER_COUNT]. embedding: float32[dim]."""
+    def read(self, text: str, embedding: Floats, bags: Bags, *, is_seen: bool = False) -> Floats:
+        """float32[dim + OTHER_COUNT]. embedding: float32[dim]. is_seen: it was fitted to."""
         words = bags.words(text)
         parts: list[NDArray[Any]] = [
             embedding,
             self.words.project(words),
             self.letters.project(bags.letters(text)),
             form(text),
-            self.words.rarity(words),
+            self.words.rarity(words, is_seen=is_seen),
         ]
         return np.concatenate(parts, dtype=np.float32)
 
-    def read_all(self, texts: Sequence[str], embeddings: Floats) -> Floats:
-        """float32[n, dim + OTHER_COUNT]."""
+    def read_all(
+        self, texts: Sequence[str], embeddings: Floats, *, is_seen: bool = False
+    ) -> Floats:
+        """float32[n, dim + OTHER_COUNT], of at least one text."""
         bags = Bags()
-        read = [self.read(text, row, bags) for text, row in zip(texts, embeddings, strict=True)]
-        return np.stack(read)
+        pairs = zip(texts, embeddings, strict=True)
+        return np.stack([self.read(text, row, bags, is_seen=is_seen) for text, row in pairs])
 
-    def tensors(self) -> dict[str, Floats]:
+    def tensors(self) -> dict[str, NDArray[Any]]:
         """What `from_tensors` reads."""
-        return {
-            "words.weights": self.words.weights,
-            "words.directions": self.words.directions,
-            "letters.weights": self.letters.weights,
-            "letters.directions": self.letters.directions,
-        }
+        found: dict[str, NDArray[Any]] = {}
+        for name, part in (("words", self.words), ("letters", self.letters)):
+            found[f"{name}.seen"] = part.seen
+            found[f"{name}.text_count"] = np.array([part.text_count])
+            found[f"{name}.directions"] = part.directions
+        return found
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> Self:
         """Raises KeyError for a missing tensor, ValueError for another shape."""
         words, letters = (
             Projection.checked(
-                tensors[f"{part}.weights"], tensors[f"{part}.directions"], _GRAM_DIMENSIONS
+                tensors[f"{name}.seen"],
+                int(tensors[f"{name}.text_count"].item()),
+                tensors[f"{name}.directions"],
+                _GRAM_DIMENSIONS,
             )
-            for part in ("words", "letters")
+            for name in ("words", "letters")
         )
         return cls(words, letters)

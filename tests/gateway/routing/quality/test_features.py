@@ -106,7 +106,7 @@ def test_a_projection_is_the_singular_directions_of_tf_idf() -> None:
 
     found = np.array([projection.project(bag) for bag in counted])
 
-    left, values, _ = np.linalg.svd(table)
+    left, values, _ = np.linalg.svd(table, full_matrices=False)
     expected = (left[:, :3] * values[:3]) @ (left[:, :3] * values[:3]).T
     np.testing.assert_allclose(found @ found.T, expected, atol=1e-5)
 
@@ -117,6 +117,18 @@ def test_what_only_one_text_had_counts_for_nothing() -> None:
 
     assert (projection.project(bags.words("zebra quagga okapi")) == 0).all()
     assert (projection.project(bags.words("")) == 0).all()
+
+
+def test_a_text_that_was_fitted_to_is_as_rare_as_a_new_one() -> None:
+    """What one text alone had counts as what none had."""
+    bags = Bags()
+    counted = [bags.words(text) for text in TEXTS]
+
+    seen = Projection.fit(counted, 3).rarity(counted[0], is_seen=True)
+
+    without = Projection.fit(counted[1:], 3).rarity(counted[0])
+    np.testing.assert_allclose(seen, without, atol=1e-6)
+    assert Projection.fit(counted, 3).rarity(bags.words("")).tolist() == [0] * 5
 
 
 @settings(deadline=None)

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from gateway.routing.head import BadRouter
-from gateway.routing.quality.evaluation import measured
 from gateway.routing.quality.fitting import fit_quality
-from gateway.routing.quality.model import Estimates, QualityModel
+from gateway.routing.quality.model import QualityModel
 from gateway.routing.quality.outcomes import BadOutcomes, Outcomes
 
 MODELS = ("large", "sums", "words")
@@ -62,6 +61,19 @@ def test_costs_follow_the_length(fitted: QualityModel) -> None:
 
     assert np.median(np.abs(np.log(found.cost_usd / outcomes.costs_usd))) < 0.1
     np.testing.assert_allclose(fitted.means.cost_usd, rule(80)[0].costs_usd.mean(0))
+
+
+def test_costs_of_new_prompts_of_one_template_are_right_on_average() -> None:
+    """Most of what is read of such prompts is the same for all."""
+    shown = "Answer with one word.\n\nQ: Is ice cold?\nA: yes\n\nQ: Is fire wet?\nA: no\n\nQ: "
+    outcomes, rows = rule(120)
+    prompts = tuple(shown + prompt for prompt in outcomes.prompts)
+    told = Outcomes(prompts, MODELS, outcomes.scores, outcomes.costs_usd)
+
+    made = fit_quality(told.only(np.arange(80)), rows[:80])
+
+    expected = made.estimate_all(prompts[80:], rows[80:]).cost_usd
+    np.testing.assert_allclose(expected.mean(0) / told.costs_usd[80:].mean(0), 1, atol=0.1)
 
 
 def test_one_and_many_are_estimated_alike(fitted: QualityModel) -> None:
@@ -198,13 +210,16 @@ DAMAGES: dict[str, Any] = {
     "another version": lambda home: rewrite(home, format="deltafleet.quality 0"),
     "a model too many": lambda home: rewrite(home, models=[*MODELS, "other"]),
     "no models": lambda home: rewrite(home, models=[]),
-    "no slope": lambda home: rewrite(home, slope=None),
+    "a shorter blend": lambda home: retensor(home, "blend", lambda one: one[:2]),
     "fewer axes": lambda home: retensor(home, "axes", lambda one: one[:, :-1]),
     "a wider guess": lambda home: retensor(home, "weights", lambda one: one[:-1]),
-    "words as integers": lambda home: retensor(home, "words.weights", lambda one: one.view("i4")),
+    "words as integers": lambda home: retensor(home, "words.seen", lambda one: one.view("i4")),
+    "seen too often": lambda home: retensor(home, "letters.seen", lambda one: one + 100),
     "no such word": lambda home: retensor(home, "words.directions", lambda one: one[:-1]),
     "no such leaf": lambda home: retensor(home, "forest.left", lambda one: one - 100_000),
     "a ring": lambda home: retensor(home, "forest.right", lambda one: one * 0),
+    "no neighbours": lambda home: retensor(home, "near.keys", lambda one: one[:0]),
+    "another neighbour": lambda home: retensor(home, "near.scores", lambda one: one[:-1]),
     "fewer costs": lambda home: retensor(home, "costs.bias", lambda one: one[:-1]),
 }
 
@@ -216,19 +231,3 @@ def test_what_is_damaged_is_refused(fitted: QualityModel, tmp_path: Path, damage
 
     with pytest.raises(BadRouter, match=str(tmp_path)):
         QualityModel.load(tmp_path)
-
-
-def test_measures_of_known_estimates() -> None:
-    scores = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, np.nan], [1.0, 1.0]])
-    costs = np.tile([4.0, 1.0], (4, 1))
-    outcomes = Outcomes(("a", "b", "c", "d"), ("dear", "cheap"), scores, costs)
-    quality = np.array([[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.9, 0.8]])
-
-    found = measured(outcomes, Estimates(quality, costs))
-
-    assert found["routed"] == 1
-    assert found["best_single"] == 0.75
-    assert found["best_single_model"] == "dear"
-    assert found["oracle"] == 1
-    assert found["part_of_oracle"] == 1
-    assert found["cost_at_best_quality"] == pytest.approx((4 + 1 + 4 + 1) / 4 / 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def test_what_is_missing_is_unknown_and_not_zero(tmp_path: Path) -> None:
         written(
             tmp_path,
             {"prompt": "a", "scores": {"m": None, "n": 0.5}, "cost_usd": None},
-            {"prompt": "b", "scores": {"m": 0.0}, "cost_usd": {"m": 0, "n": 0.25}},
+            {"prompt": "b", "scores": {"m": 0.0, "n": math.nan}, "cost_usd": {"m": 0, "n": 0.25}},
         )
     )
 
@@ -82,7 +83,7 @@ def test_other_keys_and_other_ends_of_lines_are_kept_out_of_it(tmp_path: Path) -
         ('{"prompt": "a", "model": "m", "score": true}', "must be a number"),
         ('{"prompt": "a", "model": "m", "score": "1"}', "must be a number"),
         ('{"prompt": "a", "model": "m", "score": 1.5}', "from 0 to 1"),
-        ('{"prompt": "a", "model": "m", "score": NaN}', "from 0 to 1"),
+        ('{"prompt": "a", "model": "m", "score": -0.1}', "from 0 to 1"),
         ('{"prompt": "a", "model": "m", "score": 1, "cost_usd": -1}', "at least 0"),
         ('{"prompt": "a", "model": "m", "score": 1, "cost_usd": Infinity}', "finite"),
         ('{"prompt": "a", "scores": [1]}', "scores"),
