@@ -3,11 +3,12 @@ PYTHON ?= python3.11
 VENV := .venv
 VLLM_VENV := .venv-vllm
 MERGEKIT_VENV := .venv-mergekit
+SEMANTIC_ROUTER_VENV := .venv-semantic-router
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NODE_CLIENT := tests/node/node_modules/.installed
 
-.PHONY: help install demo serve test check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge clean
+.PHONY: help install demo serve test check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -67,6 +68,14 @@ bench-merge: $(INSTALLED) mergekit-env vllm-env ## measure merges beside mergeki
 	$(VLLM_VENV)/bin/python -m benchmarks.merge_engine
 	$(BIN)/python -m benchmarks.merge --report
 
+semantic-router-env: ## make .venv-semantic-router, an environment with semantic-router
+	tools/semantic-router-env $(SEMANTIC_ROUTER_VENV)
+
+# The data are not part of the project; gateway/ROUTING.md says what they are.
+ROUTING_DATA ?= ../shared/data/routing
+bench-routing: $(INSTALLED) semantic-router-env ## measure routing beside baselines (about 25 minutes); writes gateway/ROUTING.md
+	$(BIN)/python -m benchmarks.routing --data $(ROUTING_DATA)
+
 check: $(INSTALLED) ## lint, types, the import arrow, the generated code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -95,4 +104,4 @@ simulate-switching: $(INSTALLED) ## simulate many specialists on one engine; wri
 	$(BIN)/python -m simulations.switching
 
 clean: ## remove everything that was made here
-	rm -rf $(VENV) $(VLLM_VENV) $(MERGEKIT_VENV) build tests/node/node_modules
+	rm -rf $(VENV) $(VLLM_VENV) $(MERGEKIT_VENV) $(SEMANTIC_ROUTER_VENV) build tests/node/node_modules

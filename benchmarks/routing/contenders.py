@@ -1,0 +1,54 @@
+"""Everything that is compared, asked in one way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+from benchmarks.routing import classifiers, ours
+from benchmarks.routing.answers import Answers
+from benchmarks.routing.data_sets import Prompts
+from benchmarks.routing.peer import SemanticRouter
+from gateway.routing.task_router import Embedding
+
+OURS = "deltafleet"
+ALONE = "deltafleet, without its library"
+PEER = "semantic-router, as it comes"
+TUNED = "semantic-router, best settings"
+REGRESSION = "logistic regression"
+
+
+class Answering(Protocol):
+    """Has learned."""
+
+    def answers(self, texts: Sequence[str]) -> Answers:
+        """To each text."""
+        ...
+
+    def decide(self, text: str) -> object:
+        """On one, as a gateway would ask."""
+        ...
+
+
+Contender = Callable[[Prompts], Answering]
+
+
+def contenders(embedding: Embedding, peer: SemanticRouter) -> dict[str, Contender]:
+    """Name -> how it learns. The peer's process holds one router at a time."""
+
+    def asked(prompts: Prompts, *, is_tuned: bool) -> SemanticRouter:
+        peer.learn(prompts, is_tuned=is_tuned)
+        return peer
+
+    simple = {
+        name: partial(classifiers.learn, kind, embedding=embedding)
+        for name, kind in classifiers.BASELINES.items()
+    }
+    return {
+        **simple,
+        PEER: partial(asked, is_tuned=False),
+        TUNED: partial(asked, is_tuned=True),
+        ALONE: partial(ours.learn, embedding=embedding, with_library=False),
+        OURS: partial(ours.learn, embedding=embedding, with_library=True),
+    }
