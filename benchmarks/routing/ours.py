@@ -41,9 +41,9 @@ class Ours:
 def learn(prompts: Prompts, embedding: Embedding, *, with_library: bool) -> Ours:
     """As `deltafleet router fit` does. with_library: from the project's own prompts, too."""
     labelled = [Labelled(*one) for one in zip(prompts.texts, prompts.tasks, strict=True)]
-    return Ours(TaskRouter.fit(labelled, embedding, _gloss(), with_library=with_library))
+    return Ours(TaskRouter.fit(labelled, embedding, gloss(), with_library=with_library))
 
 
 @cache
-def _gloss() -> Gloss:
+def gloss() -> Gloss:
     return Gloss()

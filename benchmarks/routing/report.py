@@ -34,6 +34,7 @@ def render(figures: Figures) -> str:
             ("goal", "measured", "verdict"),
             [(one.what, one.measured, one.verdict) for one in goals],
         ),
+        glance=report_tasks.glance(figures["tasks"], figures["times"]),
         **report_tasks.sections(figures["tasks"]),
         **report_tasks.times(figures["times"]),
         **report_quality.sections(figures["quality"]),

@@ -63,6 +63,20 @@ def diagrams(figures: Figures) -> dict[str, dict[str, Any]]:
     }
 
 
+def glance(figures: Figures, times: Figures) -> str:
+    """A row of each router."""
+    head = ("accuracy: sources left out", "five folds", "other languages")
+    head += ("CLINC150: in scope", "out-of-scope recall", "p50, 20 tokens", "mean, whole set")
+    rows = []
+    for name, told in times["decisions"].items():
+        cells = [figures[trial][name]["accuracy"] for trial in ("sources", "folds", "languages")]
+        clinc = figures["clinc"][name]
+        cells += [clinc["in_scope_accuracy"], clinc["out_of_scope_recall"]]
+        taken = (f"{told['short']['p50_s'] * 1e6:,.0f} µs", f"{told['all']['mean_s'] * 1e3:.2f} ms")
+        rows.append((_emphasised(name), *(f"{one:.3f}" for one in cells), *taken))
+    return table(("router", *head), rows)
+
+
 def _trial(found: Figures) -> str:
     rows = [
         (_emphasised(name), *(f"{told[key]:.3f}" if key in told else "" for key in _COLUMNS))

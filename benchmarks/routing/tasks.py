@@ -26,9 +26,10 @@ class Trial:
 
 
 def split_trial(prompts: Prompts, splits: Sequence[Split]) -> Trial:
-    """Parts of one set. Its kinds are the tasks."""
+    """Parts of one set. Its kinds are tasks with their sources."""
     parts = tuple((prompts.at(one.learned), prompts.at(one.tested)) for one in splits)
-    return Trial(parts, tuple(task for _, tested in parts for task in tested.tasks))
+    pairs = (pair for _, new in parts for pair in zip(new.tasks, new.sources, strict=True))
+    return Trial(parts, tuple(f"{task}, {source}" for task, source in pairs))
 
 
 def measure(name: str, trial: Trial, contenders: Mapping[str, Contender]) -> dict[str, Any]:
