@@ -16,9 +16,10 @@ from typing import Any
 
 from benchmarks.machine import facts
 from benchmarks.models import ROOT
-from benchmarks.routing import data_sets, decision_times, estimators, quality, report, tasks
-from benchmarks.routing.contenders import TUNED, contenders
+from benchmarks.routing import data_sets, decision_times, ours_quality, quality, report, tasks
+from benchmarks.routing.contenders import OURS, TUNED, contenders
 from benchmarks.routing.data_sets import Prompts
+from benchmarks.routing.estimators import BASELINES
 from benchmarks.routing.peer import SemanticRouter
 from benchmarks.routing.rows import KeptRows
 from benchmarks.routing.splits import folds, sources_left_out
@@ -66,6 +67,9 @@ def main() -> int:
             parser.error(f"no data in {chosen.data}: ROUTING_DATA=DIRECTORY, or --data DIRECTORY")
         measure(chosen.data, chosen.part or PARTS, home, is_quick=chosen.quick)
     figures = json.loads((home / "figures.json").read_text())
+    if missing := [part for part in PARTS if part not in figures]:
+        say(f"no report: {', '.join(missing)} not measured yet")
+        return 0
     for path in report.write(figures, home if chosen.quick else report.HOME):
         say(str(path))
     return 0
@@ -136,8 +140,9 @@ def measure_times(data: Data, rows: KeptRows, is_quick: bool) -> dict[str, Any]:
 def measure_quality(data: Data, rows: KeptRows, is_quick: bool) -> dict[str, Any]:
     """File -> figures."""
     fold_count = 2 if is_quick else 5
+    estimators = {**BASELINES, OURS: ours_quality.estimates}
     return {
-        name: quality.measure(name, outcomes, estimators.ESTIMATORS, rows, fold_count)
+        name: quality.measure(name, outcomes, estimators, rows, fold_count)
         for name, outcomes in data.outcomes.items()
     }
 

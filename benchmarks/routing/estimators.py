@@ -52,7 +52,7 @@ def neighbours(learned: Outcomes, tested: Outcomes, embedding: Embedding) -> Est
     return Estimates(np.asarray(found), _mean_costs(learned, len(found)))
 
 
-ESTIMATORS: dict[str, Estimator] = {
+BASELINES: dict[str, Estimator] = {
     "random": random_choice,
     "ridge": ridge,
     f"{_NEIGHBOURS} nearest neighbours": neighbours,

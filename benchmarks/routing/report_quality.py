@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.figures import Goal, table
+from benchmarks.routing.contenders import OURS
 
 Figures = Mapping[str, Any]
-OURS = "deltafleet"
 PAIRS = {"routellm_mmlu_dev.csv": "MMLU", "routellm_gsm8k_dev.csv": "GSM8K"}
 FLEETS = {
     "fleet9_dev.jsonl": "nine models",

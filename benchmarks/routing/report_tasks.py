@@ -65,8 +65,8 @@ def diagrams(figures: Figures) -> dict[str, dict[str, Any]]:
 
 def glance(figures: Figures, times: Figures) -> str:
     """A row of each router."""
-    head = ("accuracy: sources left out", "five folds", "other languages")
-    head += ("CLINC150: in scope", "out-of-scope recall", "p50, 20 tokens", "mean, whole set")
+    head = ["router", "accuracy: sources left out", "five folds", "other languages"]
+    head += ["CLINC150: in scope", "out-of-scope recall", "p50, 20 tokens", "mean, whole set"]
     rows = []
     for name, told in times["decisions"].items():
         cells = [figures[trial][name]["accuracy"] for trial in ("sources", "folds", "languages")]
@@ -74,7 +74,7 @@ def glance(figures: Figures, times: Figures) -> str:
         cells += [clinc["in_scope_accuracy"], clinc["out_of_scope_recall"]]
         taken = (f"{told['short']['p50_s'] * 1e6:,.0f} µs", f"{told['all']['mean_s'] * 1e3:.2f} ms")
         rows.append((_emphasised(name), *(f"{one:.3f}" for one in cells), *taken))
-    return table(("router", *head), rows)
+    return table(head, rows)
 
 
 def _trial(found: Figures) -> str:
@@ -101,8 +101,8 @@ def _reliability(bins: Any) -> str:
     """A bar of what is right, and a mark where the probability is."""
     lines = ["probability    prompts  mean   right"]
     for low, high, count, confidence, accuracy in bins:
-        bar = list("#" * round(accuracy * _BAR_WIDTH) + " " * _BAR_WIDTH)[: _BAR_WIDTH + 1]
-        bar[min(_BAR_WIDTH, round(confidence * _BAR_WIDTH))] = "|"
+        bar = list(("#" * round(accuracy * _BAR_WIDTH)).ljust(_BAR_WIDTH + 1))
+        bar[round(confidence * _BAR_WIDTH)] = "|"
         figures = f"{low:.2f} to {high:.2f}  {count:7d}  {confidence:.2f}   {accuracy:.2f}  "
         lines.append((figures + "".join(bar)).rstrip())
     return "\n".join(["```", *lines, "```"])
