@@ -171,7 +171,7 @@ def _thinned(data: Data) -> Data:
         thin_prompts(data.tasks, 12),
         thin_prompts(data.languages, 1),
         (thin_prompts(learned, 6), thin_prompts(tested, 1)),
-        {name: thin_outcomes(one, 200) for name, one in data.outcomes.items()},
+        {name: thin_outcomes(one, 120) for name, one in data.outcomes.items()},
     )
 
 
