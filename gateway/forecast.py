@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 
 from gateway.classifier import Classification
-from gateway.encoder import Rows
 from gateway.pricing import NANO, TokenPrice
 from gateway.router import Expectations, Target
 from gateway.routing.feedback import Feedback
 from gateway.routing.quality.model import QualityModel
+from gateway.routing.words import Floats
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class AnswerForecast:
         corrected = self._feedback.corrected(classification.row, task)
         return classification, Expectations(cost_nano_usd, qualities, corrected)
 
-    def _learned(self, text: str, row: Rows | None) -> dict[str, tuple[float, int | None]] | None:
+    def _learned(self, text: str, row: Floats | None) -> dict[str, tuple[float, int | None]] | None:
         """Quality and nano-dollars by model; no model costs less than nothing."""
         if self._qualities is None:
             return None

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from gateway.classifier import Classification
-from gateway.encoder import Rows
 from gateway.errors import NoModelQualifies
 from gateway.routing.quality.choice import Option, choose
+from gateway.routing.words import Floats
 from model_pool.errors import UnknownModel
 
 
@@ -110,7 +110,7 @@ class Route:
     candidates: tuple[Candidate, ...]
     decided_by: str = ""
     note: str = ""
-    row: Rows | None = field(default=None, compare=False, repr=False)
+    row: Floats | None = field(default=None, compare=False, repr=False)
 
 
 class Router:

@@ -11,7 +11,8 @@ from typing import Self
 import yaml
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
-from gateway.routing.head import BadRouter, Head
+from gateway.routing.fitted import Fitted
+from gateway.routing.head import BadRouter
 from gateway.routing.labelled import OUT_OF_SCOPE
 from gateway.routing.quality.model import QualityModel
 from model_pool.settings import (
@@ -52,9 +53,9 @@ class Routing(Section):
 
     router: FleetPath | None = None  # made by `deltafleet router fit`; default: by the examples
     encoder: str | None = None  # a sentence-transformers name or path; default: embedded MiniLM
-    encoder_thread_count: int | None = Field(None, ge=1)  # default: torch's own
-    min_similarity: float = Field(0.35, ge=-1, le=1)  # cosine; below it: out of scope
-    nearest_count: int = Field(3, ge=1)  # a task's similarity: mean over that many examples
+    encoder_thread_count: int = Field(1, ge=1)
+    encoder_budget_s: float = Field(0.02, gt=0)  # then the static step's decision stands
+    encoder_cache_count: int = Field(10_000, ge=0)  # of what it made of texts; 1.5 KB each
     # A follow-up changes a chat's task where another leads by so much; default: routing/chats.py.
     chat_margin: float | None = Field(None, ge=0, le=2)
     fallback: str = BASE_MODEL  # for what is out of scope: base, a specialist or the closed API
@@ -171,7 +172,12 @@ def load_prices(settings: Settings, path: Path = BUILT_IN_PRICES) -> PriceList:
 
 
 def load_examples(settings: Settings) -> dict[str, tuple[str, ...]]:
-    """Each specialist's routing examples, from fleet.yaml or the file that it names."""
+    """Each specialist's routing examples, from fleet.yaml or the file that it names.
+
+    None are asked for where there is a fitted router. Raises SettingsError.
+    """
+    if settings.routing.router is not None:
+        return {}
     examples = {}
     for name, specialist in settings.specialists.items():
         prompts = specialist.examples
@@ -187,24 +193,24 @@ def load_examples(settings: Settings) -> dict[str, tuple[str, ...]]:
     return examples
 
 
-def load_router(settings: Settings) -> Head | None:
+def load_router(settings: Settings) -> Fitted | None:
     """The fitted router that fleet.yaml names. Raises SettingsError."""
     if settings.routing.router is None:
         return None
     try:
-        head = Head.load(settings.routing.router)
+        fitted = Fitted.load(settings.routing.router)
     except BadRouter as error:
         raise SettingsError(f"routing.router: {error}") from None
-    strange = set(head.tasks) - {OUT_OF_SCOPE, *settings.specialists}
+    strange = set(fitted.tasks) - {OUT_OF_SCOPE, *settings.specialists}
     if strange:
         raise SettingsError(f"routing.router: no specialists for its tasks {sorted(strange)}")
-    return head
+    return fitted
 
 
-def load_quality(settings: Settings, head: Head | None) -> QualityModel | None:
-    """The estimates of quality that fleet.yaml names. head: the fitted router.
+def load_quality(settings: Settings) -> QualityModel | None:
+    """The estimates of quality that fleet.yaml names.
 
-    Raises SettingsError, also where they are of no model of the fleet or of another encoder.
+    Raises SettingsError, also where they are of no model of the fleet.
     """
     if settings.routing.quality is None:
         return None
@@ -215,19 +221,7 @@ def load_quality(settings: Settings, head: Head | None) -> QualityModel | None:
     closed = {settings.closed_api.name} if settings.closed_api else set()
     if not closed.union([BASE_MODEL], settings.specialists).intersection(found.models):
         raise SettingsError(f"routing.quality: no models for its {sorted(found.models)}")
-    ours = head.facts.get("encoder") if head else _as_fitted(settings.routing.encoder)
-    theirs = found.facts.get("encoder")
-    if theirs != ours:
-        raise SettingsError(
-            f"routing.quality: fitted with the encoder {theirs or 'MiniLM'}, not {ours or 'MiniLM'}"
-        )
     return found
-
-
-def _as_fitted(encoder: str | None) -> str | None:
-    """An encoder as `deltafleet router` writes it down."""
-    is_local = encoder is not None and Path(encoder).is_dir()
-    return str(Path(encoder or "").absolute()) if is_local else encoder
 
 
 def check_paths(settings: Settings) -> None:

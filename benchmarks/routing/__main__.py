@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,12 +26,11 @@ from benchmarks.routing.rows import KeptRows
 from benchmarks.routing.splits import folds, sources_left_out
 from benchmarks.routing.thinning import thin_outcomes, thin_prompts
 from benchmarks.timing import say
-from gateway.encoder import SentenceModel
 from gateway.routing.quality.outcomes import Outcomes
 
 HOME = ROOT / "routing"
 PARTS = ("tasks", "times", "quality")
-PACKAGES = ("numpy", "scikit-learn", "sentence-transformers", "torch")
+PACKAGES = ("numpy", "onnxruntime", "scikit-learn", "sentence-transformers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ def measure(data_home: Path, parts: Sequence[str], home: Path, *, is_quick: bool
     """Add these parts' figures to what there is."""
     began = time.perf_counter()
     data = read(data_home, is_quick=is_quick)
-    encoder = SentenceModel(None)
-    rows = KeptRows(encoder, HOME / "rows.npz")
+    rows = KeptRows(HOME / "rows.npz")
+    rows.use_threads(len(os.sched_getaffinity(0)))
     for listed in _texts(data, parts):
         rows.encode(listed)
     rows.save()  # for the other process

@@ -20,13 +20,14 @@ class Answers:
     """To n prompts.
 
     chosen: a task or `out_of_scope`. best: what is likeliest before any threshold. confidences:
-    [n], of best. beyond: [n], how far out of scope.
+    [n], of best. beyond: [n], how far out of scope. static_share: of our cascade's static step.
     """
 
     chosen: tuple[str, ...]
     best: tuple[str, ...]
     confidences: Floats
     beyond: Floats
+    static_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +58,9 @@ def figures(parts: Sequence[Answered]) -> dict[str, Any]:
     known = [one for one in areas if one is not None]
     if known:
         found["auroc"] = float(np.mean(known))
+    shares = [one.answers.static_share for one in parts if one.answers.static_share is not None]
+    if shares:
+        found["static_share"] = float(np.mean(shares))
     bins = diagram(parts)
     found["ece"] = expected_calibration_error(bins)
     found["diagram"] = [list(astuple(one)) for one in bins]

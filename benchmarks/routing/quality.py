@@ -13,7 +13,7 @@ from benchmarks.routing.splits import grouped_folds
 from benchmarks.timing import say
 from gateway.routing.quality.curve import apgr, cost_curve, cost_for_quality, cpt, deferral_curve
 from gateway.routing.quality.outcomes import Outcomes
-from gateway.routing.task_router import Embedding
+from gateway.routing.task_router import FullEncoder
 
 _FINE = 100  # thresholds of a drawn curve
 
@@ -22,7 +22,7 @@ def measure(
     name: str,
     outcomes: Outcomes,
     estimators: Mapping[str, Estimator],
-    embedding: Embedding,
+    embedding: FullEncoder,
     fold_count: int = 5,
 ) -> dict[str, Any]:
     """Figures of the models alone and of each estimator; every prompt is estimated once, by what
@@ -97,7 +97,7 @@ def has_costs(outcomes: Outcomes) -> bool:
 
 
 def _held_out(
-    outcomes: Outcomes, estimator: Estimator, embedding: Embedding, fold_count: int
+    outcomes: Outcomes, estimator: Estimator, embedding: FullEncoder, fold_count: int
 ) -> Estimates:
     qualities, costs = (np.full(outcomes.scores.shape, np.nan) for _ in range(2))
     for split in grouped_folds(outcomes.prompts, fold_count):

@@ -17,6 +17,7 @@ _COLUMNS = {
     "out_of_scope_recall": "out-of-scope recall",
     "auroc": "AUROC",
     "ece": "ECE",
+    "static_share": "static step decides",
 }
 _BAR_WIDTH = 40
 
@@ -51,6 +52,7 @@ def sections(figures: Figures) -> dict[str, str]:
         **found,
         "reliability": _reliability(figures["sources"][OURS]["diagram"]),
         "tuned": _tuned(figures),
+        "scope": _scope(figures),
     }
 
 
@@ -129,6 +131,14 @@ def times(found: Figures) -> dict[str, str]:
         "batch": f"{batch['count']} prompts of the whole set",
         "throughput": told,
     }
+
+
+def _scope(figures: Figures) -> str:
+    """Score -> AUROC in the trials that have enough out of scope."""
+    trials = {"sources": "sources left out", "folds": "five folds", "clinc": "CLINC150"}
+    told = [figures[trial][OURS]["scope_aurocs"] for trial in trials]
+    rows = [(name, *(f"{one[name]:.3f}" for one in told)) for name in told[0]]
+    return table(("score", *trials.values()), rows)
 
 
 def _tuned(figures: Figures) -> str:

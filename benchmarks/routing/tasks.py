@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from benchmarks.routing.answers import Answered, figures, recalls
 from benchmarks.routing.contenders import ALONE, OURS, REGRESSION, Contender
 from benchmarks.routing.data_sets import Prompts
+from benchmarks.routing.ours import Ours
 from benchmarks.routing.peer import SemanticRouter
 from benchmarks.routing.splits import Split
 from benchmarks.timing import say
@@ -37,13 +40,19 @@ def measure(name: str, trial: Trial, contenders: Mapping[str, Contender]) -> dic
     found = {}
     for contender, learn in contenders.items():
         began = time.perf_counter()
-        tested, settings = [], []
+        tested, settings, scores = [], [], []
         for old, new in trial.parts:
             router = learn(old)
             tested.append(Answered(new.tasks, router.answers(new.texts)))
+            if isinstance(router, Ours):
+                scores.append(router.router.fitted.facts["scope_aurocs"])
             settings.append(router.settings if isinstance(router, SemanticRouter) else {})
         taken = time.perf_counter() - began
         found[contender] = {**figures(tested), "settings": settings}
+        if scores:
+            found[contender]["scope_aurocs"] = {
+                name: float(np.mean([one[name] for one in scores])) for name in scores[0]
+            }
         if trial.kinds and contender in (REGRESSION, ALONE, OURS):
             found[contender]["kinds"] = recalls(tested, trial.kinds)
         say(f"{name}, {contender}: accuracy {found[contender]['accuracy']:.3f}, {taken:.0f} s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,15 +34,18 @@ def fit_quality_command(outcomes: Path, out: Path, encoder: str | None) -> None:
     "scores": {model: score}, "cost_usd": {model: usd}}; costs may be left out. The figures are of
     prompts that were held out.
     """
+    from gateway.routing.encoder_files import digest_of, kept
     from gateway.routing.quality.fitting import fit_quality
     from merge_on_load.aside import written_aside
     from merge_on_load.errors import MergeError
 
     try:
         told = read_outcomes(outcomes)
-        made = fit_quality(told, _embedded(told, encoder))
+        place = kept(encoder)
+        made = fit_quality(told, _embedded(told, place))
         is_local = encoder is not None and Path(encoder).is_dir()
         made.facts["encoder"] = str(Path(encoder or "").absolute()) if is_local else encoder
+        made.facts["encoder_digest"] = digest_of(place)
         with written_aside(out) as directory:
             made.save(directory)
     except (BadOutcomes, BadRouter, MergeError, OSError) as error:
@@ -75,7 +79,13 @@ def eval_quality_command(quality_dir: Path, outcomes: Path, as_json: bool) -> No
 
 
 def _estimated(made: QualityModel, outcomes: Outcomes) -> Estimates:
-    rows = _embedded(outcomes, made.facts.get("encoder"))
+    from gateway.routing.encoder_files import digest_of, kept
+
+    place = kept(made.facts.get("encoder"))
+    wanted, found = made.facts.get("encoder_digest"), digest_of(place)
+    if wanted != found:
+        raise BadRouter(f"it was fitted with the encoder {wanted}, and here is {found}")
+    rows = _embedded(outcomes, place)
     made.check_width(rows.shape[1])
     return made.estimate_all(outcomes.prompts, rows)
 
@@ -91,18 +101,15 @@ def _in_order(outcomes: Outcomes, models: tuple[str, ...], path: Path) -> Outcom
     return Outcomes(outcomes.prompts, models, scores, costs)
 
 
-def _embedded(outcomes: Outcomes, encoder: str | None) -> Any:
-    """float32[prompts, dim]. Raises BadRouter where there is no such encoder."""
-    from gateway.encoder import SentenceModel
+def _embedded(outcomes: Outcomes, encoder: Path) -> Any:
+    """float32[prompts, dim]. Raises BadRouter."""
     from gateway.routing.gloss import Gloss
-    from gateway.routing.task_router import read_text
+    from gateway.routing.onnx_encoder import OnnxEncoder
+    from gateway.routing.reading import read_text
 
-    try:
-        model = SentenceModel(encoder)
-    except (OSError, ValueError, ImportError) as error:
-        raise BadRouter(f"the encoder cannot be loaded: {error}") from error
     gloss = Gloss()
-    return model.encode([read_text(prompt, gloss) for prompt in outcomes.prompts])
+    model = OnnxEncoder(encoder, os.cpu_count() or 1)
+    return model.encode([read_text(prompt, gloss)[0] for prompt in outcomes.prompts])
 
 
 def _show(found: dict[str, Any]) -> None:

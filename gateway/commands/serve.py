@@ -87,7 +87,8 @@ def _load(fleet: Path) -> Settings:
         settings = load_settings(fleet)
         load_prices(settings)
         load_examples(settings)
-        load_quality(settings, load_router(settings))
+        load_router(settings)
+        load_quality(settings)
         check_paths(settings)
     except SettingsError as error:
         raise click.ClickException(str(error)) from None

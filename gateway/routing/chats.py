@@ -23,19 +23,13 @@ LONGEST_SHORT = 400  # characters; nobody counts the words of what is longer
 class Hysteresis:
     """How much more a turn has to be another task's than the conversation's, to change it.
 
-    short_margin: for turns of fewer words than short_word_count; margin: for others. Both in what
-    the classifier's similarities are in.
+    short_margin: for turns of fewer words than short_word_count; margin: for others. Both are
+    differences of probabilities; `python -m benchmarks.routing_chats` shows why the defaults.
     """
 
-    margin: float
-    short_margin: float
+    margin: float = 0.2
+    short_margin: float = 0.95
     short_word_count: int = 10
-
-
-# Chosen with `python -m benchmarks.routing_chats`, as a fitted router's probabilities and as
-# cosines of nearest examples are spread differently.
-PROBABILITIES = Hysteresis(margin=0.2, short_margin=0.95)
-COSINES = Hysteresis(margin=0.05, short_margin=0.2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+ENGLISH = "en"
+
 _LISTS = Path(__file__).parent / "gloss"
 _UNSPACED = frozenset({"ja", "zh"})
 _MARKED = "vi"  # diacritics tell its words apart
@@ -35,6 +37,7 @@ _SCRIPTS = (
 _INSTRUCTED = 3  # so many English function words: whatever else is in a text is quoted
 _LETTER = "(?:[^\\W\\d_]|[\u0300-\u036f\u064b-\u0652\u0900-\u0963])"
 _WORD = re.compile(f"{_LETTER}+")
+_ASCII_WORD = re.compile("[a-z]+")  # the same where a text has no other letters
 _JOINERS = frozenset("'\u2019-")  # part words that a form may have in one
 _PIECE = re.compile(rf"\d+(?:[.,]\d+)*(?!\w)|(?:\w|{_LETTER})+|[^\w\s]")
 _MEANING = re.compile(r"\s*\([^)]*\)")
@@ -79,7 +82,12 @@ class Gloss:
         self._lists = {
             language: _made(language, lines, english) for language, lines in read.items()
         }
-        self._latin = [one for one in self._lists if one not in {name for name, *_ in _SCRIPTS}]
+        scripted = {name for name, *_ in _SCRIPTS}
+        self._latin = [one for one in self._lists if one not in scripted]
+        self._telling: dict[str, dict[str, float]] = {}  # word → how much it tells each language
+        for language in self._latin:
+            for word, score in self._lists[language].telling.items():
+                self._telling.setdefault(word, {})[language] = score
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -88,28 +96,34 @@ class Gloss:
 
     def language(self, text: str) -> str:
         """The language that most of a text is in, "en" where that is English or not known."""
-        words = [_plain(word) for word in _WORD.findall(text)[:_LONGEST_LOOK]]
-        function = sum(1.0 for one in words if one in _FUNCTION)
+        if text.isascii():
+            words = _ASCII_WORD.findall(text.lower())[:_LONGEST_LOOK]
+        else:
+            words = [_plain(word) for word in _WORD.findall(text)[:_LONGEST_LOOK]]
+        function = float(sum(map(_FUNCTION.__contains__, words)))
         if not text.isascii():
             letters = sum(map(len, words))
             for language, script, share in _SCRIPTS:
                 count = len(script.findall(text[: 8 * _LONGEST_LOOK]))
                 if count and count >= share * letters and language in self._lists:
-                    return "en" if function >= _INSTRUCTED else language
-        known = sum(0.5 for one in words if one in self._english and one not in _FUNCTION)
-        best, best_score = "en", max(function + known, 1.0, 0.15 * len(words))
-        for language in self._latin:
-            telling = self._lists[language].telling
-            score = sum(telling.get(one, 0.0) for one in words)
+                    return ENGLISH if function >= _INSTRUCTED else language
+        known = 0.5 * (sum(map(self._english.__contains__, words)) - function)
+        best, best_score = ENGLISH, max(function + known, 1.0, 0.15 * len(words))
+        scores = dict.fromkeys(self._latin, 0.0)
+        for one in filter(self._telling.__contains__, words):
+            for language, score in self._telling[one].items():
+                scores[language] += score
+        for language, score in scores.items():
             if score > best_score:
                 best, best_score = language, score
         return best
 
-    def english(self, text: str) -> str:
-        """The text, glossed where it is not in English."""
-        text = unicodedata.normalize("NFC", text)
-        language = self.language(text)
-        if language == "en" or language not in self._lists:
+    def english(self, text: str, language: str | None = None) -> str:
+        """The text, glossed where it is not in English. language: None: the one that it is in."""
+        if not text.isascii():
+            text = unicodedata.normalize("NFC", text)
+        language = self.language(text) if language is None else language
+        if language == ENGLISH or language not in self._lists:
             return text
         found = self._lists[language]
         pieces = _unspaced(text, found) if language in _UNSPACED else _spaced(text, found, language)

@@ -1,20 +1,17 @@
-"""From an embedding to calibrated probabilities of tasks. Pure numpy."""
+"""From what is known of a prompt to calibrated probabilities of tasks. Pure numpy."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 
 from gateway.routing.labelled import OUT_OF_SCOPE
-
-Floats = NDArray[np.float32]
-_FORMAT = "deltafleet.router 1"
+from gateway.routing.neighbours import Neighbours
+from gateway.routing.words import Floats, Places
 
 
 class BadRouter(ValueError):
@@ -26,101 +23,117 @@ class Decision:
     """What a prompt is for.
 
     task: `out_of_scope` where is_in_scope is false. probability: of the task. runner_up: the next
-    most probable. probabilities: of every task, in the head's order.
+    most probable. probabilities: float32[tasks], of every one of tasks. decided_by: the step of the
+    cascade, "static" or "full".
     """
 
     task: str
     probability: float
     runner_up: str
     is_in_scope: bool
+    tasks: tuple[str, ...]
     probabilities: Floats
+    decided_by: str
+
+    def scores(self) -> dict[str, float]:
+        """Every task's probability."""
+        return dict(zip(self.tasks, self.probabilities.tolist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Head:
-    """A linear layer and a softmax.
+    """A linear layer and a softmax over a prompt's embedding, words and shape.
 
-    tasks: in the order of the rows; `out_of_scope` may be one. weights: float32[tasks, dim]. bias:
-    float32[tasks]; both divided by the temperature that calibrates them (Guo et al. 2017,
-    arXiv:1706.04599). scope_threshold: a prompt is out of scope where the probability of
-    `out_of_scope`, or without such a task 1 - the greatest probability, is at least this. facts:
-    how it was made and measured.
+    tasks: in the order of the rows, `out_of_scope` among them. dense: float32[tasks, dim]. terms:
+    float32[terms, tasks], one row for each term of `Words`. shape: float32[tasks, 14], None where
+    the head does not look at it. bias: float32[tasks]. All are divided by the temperature that
+    calibrates them (Guo et al. 2017, arXiv:1706.04599). neighbours: what they tell, times weight,
+    is added to the logit of `out_of_scope`. scope_threshold: a prompt is out of scope where the
+    probability of `out_of_scope` is at least this.
     """
 
     tasks: tuple[str, ...]
-    weights: Floats
+    dense: Floats
+    terms: Floats
+    shape: Floats | None
     bias: Floats
     scope_threshold: float
-    facts: dict[str, Any]
+    neighbours: Neighbours | None = None
+    weight: float = 0.0
 
-    def check_width(self, width: int) -> None:
-        """Raises BadRouter unless an encoder of that many dimensions is what it was fitted with."""
-        fitted = self.weights.shape[1]
-        if width != fitted:
-            raise BadRouter(f"fitted on {fitted} dimensions, the encoder has {width}")
+    def logits(self, row: Floats, places: Places, weights: Floats, shape: Floats | None) -> Floats:
+        """row: float32[dim]. places, weights: as `Words.weigh` gives. Returns float32[tasks]."""
+        found = self.dense @ row + self.bias
+        if len(places):
+            found += weights @ self.terms[places]
+        if self.shape is not None and shape is not None:
+            found += self.shape @ shape
+        if self.neighbours is not None:
+            strangeness = self.neighbours.strangeness(row[None])[0]
+            found[self.tasks.index(OUT_OF_SCOPE)] += self.weight * strangeness
+        return np.asarray(found, np.float32)
 
-    def probabilities(self, rows: Floats) -> Floats:
-        """rows: float32[n, dim]. Returns float32[n, tasks], each row summing to 1."""
-        return softmax(rows @ self.weights.T + self.bias)
-
-    def decide(self, row: Floats) -> Decision:
-        """row: float32[dim]."""
-        found = self.probabilities(row[None])[0]
-        return self.decided(found)
-
-    def decided(self, probabilities: Floats) -> Decision:
+    def decided(self, probabilities: Floats, decided_by: str) -> Decision:
         """The decision that probabilities, float32[tasks], amount to."""
-        order = np.argsort(-probabilities, kind="stable")
-        listed = [self.tasks[i] for i in order if self.tasks[i] != OUT_OF_SCOPE]
-        beyond = float(scope_scores(self.tasks, probabilities[None])[0])
+        beyond_place = self.tasks.index(OUT_OF_SCOPE)
+        rest = probabilities.copy()
+        rest[beyond_place] = -1
+        best = int(rest.argmax())  # of the tasks
+        beyond = float(probabilities[beyond_place])
         if beyond >= self.scope_threshold:
-            return Decision(OUT_OF_SCOPE, beyond, listed[0], False, probabilities)
-        best = self.tasks.index(listed[0])
-        others = [self.tasks[i] for i in order if i != best]
+            chosen, probability, runner_up, is_in_scope = beyond_place, beyond, best, False
+        else:
+            rest[best], rest[beyond_place] = -1, beyond
+            chosen, probability = best, float(probabilities[best])
+            runner_up, is_in_scope = int(rest.argmax()), True
         return Decision(
-            listed[0],
-            float(probabilities[best]),
-            others[0] if others else "",
-            True,
+            self.tasks[chosen],
+            probability,
+            self.tasks[runner_up],
+            is_in_scope,
+            self.tasks,
             probabilities,
+            decided_by,
         )
 
-    def save(self, directory: Path) -> None:
-        """Write `router.json` and `head.safetensors`."""
-        told = {
-            "format": _FORMAT,
-            "tasks": list(self.tasks),
-            "scope_threshold": self.scope_threshold,
-            "facts": self.facts,
-        }
-        (directory / "router.json").write_text(json.dumps(told, indent=1) + "\n")
-        tensors = {"weights": self.weights, "bias": self.bias}
-        in_order = {name: np.ascontiguousarray(one) for name, one in tensors.items()}
-        save_file(in_order, directory / "head.safetensors")  # which writes memory as it lies
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """What `from_tensors` takes."""
+        found: dict[str, NDArray[Any]] = {"dense": self.dense, "terms": self.terms}
+        found["bias"] = self.bias
+        if self.shape is not None:
+            found["shape"] = self.shape
+        if self.neighbours is not None:
+            found["inside"], found["beyond"] = self.neighbours.inside, self.neighbours.beyond
+            found["weight"] = np.array([self.weight], np.float32)
+        return found
 
     @classmethod
-    def load(cls, directory: Path) -> Self:
-        """Raises BadRouter."""
-        try:
-            told = json.loads((directory / "router.json").read_text())
-            tensors = load_file(directory / "head.safetensors")
-            if told["format"] != _FORMAT:
-                raise BadRouter(f"{directory}: made by another version: {told['format']}")
-            tasks = tuple(map(str, told["tasks"]))
-            found = cls(
-                tasks,
-                tensors["weights"],
-                tensors["bias"],
-                float(told["scope_threshold"]),
-                dict(told["facts"]),
-            )
-        except BadRouter:
-            raise
-        except Exception as error:  # whatever a damaged file makes the readers raise
-            raise BadRouter(f"{directory}: no router: {error!r}") from error
-        if found.weights.shape[0] != len(tasks) or found.bias.shape != (len(tasks),):
-            raise BadRouter(f"{directory}: {len(tasks)} tasks, weights {found.weights.shape}")
-        return found
+    def from_tensors(
+        cls, tasks: tuple[str, ...], tensors: Mapping[str, NDArray[Any]], scope_threshold: float
+    ) -> Self:
+        """Raises KeyError where one is missing."""
+        neighbours, weight = None, 0.0
+        if "weight" in tensors:
+            neighbours = Neighbours(tensors["inside"], tensors["beyond"])
+            weight = float(tensors["weight"][0])
+        return cls(
+            tasks,
+            *(tensors["dense"], tensors["terms"], tensors.get("shape"), tensors["bias"]),
+            scope_threshold,
+            neighbours,
+            weight,
+        )
+
+    def check(self, *, width: int, term_count: int) -> None:
+        """Raises BadRouter unless the tensors belong together, and to an embedding so wide."""
+        count = len(self.tasks)
+        shapes = (self.dense.shape, self.terms.shape, self.bias.shape)
+        wanted = ((count, width), (term_count, count), (count,))
+        if shapes != wanted:
+            raise BadRouter(f"its tensors are {shapes}, where {wanted} were expected")
+        near = self.neighbours
+        if near is not None and (near.inside.shape[1], near.beyond.shape[1]) != (width, width):
+            raise BadRouter(f"its neighbours are not of {width} dimensions")
 
 
 def softmax(logits: Floats) -> Floats:
@@ -129,8 +142,9 @@ def softmax(logits: Floats) -> Floats:
     return np.asarray(powers / powers.sum(-1, keepdims=True), np.float32)
 
 
-def scope_scores(tasks: tuple[str, ...], probabilities: Floats) -> Floats:
-    """How far out of scope: float32[n]. probabilities: float32[n, tasks]."""
-    if OUT_OF_SCOPE in tasks:
-        return probabilities[:, tasks.index(OUT_OF_SCOPE)]
-    return np.asarray(1 - probabilities.max(1), np.float32)
+def energy(logits: Floats) -> Floats:
+    """logsumexp along the last axis: the less, the stranger a prompt (Liu et al. 2020,
+    arXiv:2010.03759; there with the opposite sign)."""
+    greatest = logits.max(-1)
+    found = greatest + np.log(np.exp(logits - greatest[..., None]).sum(-1))
+    return np.asarray(found, np.float32)

@@ -85,9 +85,16 @@ def library_for(tasks: Sequence[str]) -> list[Labelled]:
     if 2 * len(known) < len(in_scope) or not known:
         return []
     wanted = known | ({OUT_OF_SCOPE} & set(tasks) & set(library_tasks()))
-    return [
-        Labelled(text.strip(), task)
-        for task in sorted(wanted)
-        for text in (_LIBRARY / f"{task}.txt").read_text().split(_SEPARATOR)
-        if text.strip()
-    ]
+    return [one for task in sorted(wanted) for one in library_of(task)]
+
+
+def library_of(task: str) -> list[Labelled]:
+    """The library's prompts of one of its tasks."""
+    listed = (_LIBRARY / f"{task}.txt").read_text().split(_SEPARATOR)
+    return [Labelled(text.strip(), task) for text in listed if text.strip()]
+
+
+def library_sample(count: int) -> list[str]:
+    """So many prompts, spread over the library."""
+    listed = [one.text for task in library_tasks() for one in library_of(task)]
+    return listed[:: max(1, len(listed) // count)][:count]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from gateway.classifier import Classification
-from gateway.encoder import Rows
 from gateway.forecast import AnswerForecast, CostForecast
 from gateway.pricing import TokenPrice
 from gateway.router import ModelKind, Target
@@ -18,12 +17,13 @@ from gateway.routing.feedback_store import FeedbackStore
 from gateway.routing.quality.fitting import fit_quality
 from gateway.routing.quality.model import QualityModel
 from gateway.routing.quality.outcomes import Outcomes
+from gateway.routing.words import Floats
 
 THINGS = ["pens", "cups", "hats", "keys", "lamps", "books", "chairs", "maps", "bells", "coins"]
 SUM, TALE = "What do 7 pens cost at 3 dollars each?", "Write a tale about bells."
 
 
-def row_of(text: str) -> Rows:
+def row_of(text: str) -> Floats:
     return np.array([1, 0] if text.startswith("What") else [0, 1], np.float32)
 
 
@@ -39,12 +39,12 @@ def learned() -> QualityModel:
     return fit_quality(Outcomes(tuple(prompts), ("sums", "words"), scores, costs), rows)
 
 
-def told(text: str, row: Rows | None) -> Classification:
+def told(text: str, row: Floats | None) -> Classification:
     assert text
     return Classification("sums", 0.9, True, (("sums", 0.9),), row=row)
 
 
-def qualities(forecast: AnswerForecast, text: str, row: Rows | None) -> dict[str, float]:
+def qualities(forecast: AnswerForecast, text: str, row: Floats | None) -> dict[str, float]:
     _, found = forecast.expectations(
         text, told(text, row), prompt_character_count=len(text), max_output_token_count=0
     )

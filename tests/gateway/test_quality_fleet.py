@@ -79,6 +79,23 @@ async def test_the_best_within_the_cost_where_asked(choosy: Fleet) -> None:
     assert failure.reason == "ERROR_REASON_NO_MODEL_QUALIFIES"
 
 
+async def test_estimates_of_another_encoder_refuse_to_start(quality: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(quality, tmp_path / "other")
+    told = json.loads((other / "quality.json").read_text())
+    ours, told["facts"]["encoder_digest"] = told["facts"]["encoder_digest"], "0123456789abcdef"
+    (other / "quality.json").write_text(json.dumps(told))
+    text = DEMO.read_text()
+    for kind in ("path: base", "delta: ", "examples_file: "):
+        text = text.replace(kind, kind.replace(": ", f": {DEMO.parent}/"))
+    routing = f"routing:\n  min_quality: 0.5\n  quality: {other}\n"
+    (tmp_path / "fleet.yaml").write_text(text.replace("routing:\n", routing))
+
+    ended = await run("up", tmp_path / "fleet.yaml", "--listen", "127.0.0.1:0")
+
+    assert ended.code == 1
+    assert f"fitted with the encoder 0123456789abcdef, and the router with {ours}" in ended.errors
+
+
 async def test_check_reads_the_qualities(quality: Path, tmp_path: Path) -> None:
     text = DEMO.read_text()
     for kind in ("path: base", "delta: ", "examples_file: "):
@@ -92,8 +109,6 @@ async def test_check_reads_the_qualities(quality: Path, tmp_path: Path) -> None:
 
     assert await checked(f"  quality: {quality}\n") == ""
     assert "routing.quality" in await checked(f"  quality: {tmp_path}\n")
-    other = await checked(f"  quality: {quality}\n  encoder: all-MiniLM-L12-v2\n")
-    assert "fitted with the encoder MiniLM, not all-MiniLM-L12-v2" in other
     strange = shutil.copytree(quality, tmp_path / "strange") / "quality.json"
     for model in ("base", "sql", "triage"):
         strange.write_text(strange.read_text().replace(f'"{model}"', f'"other-{model}"'))

@@ -87,7 +87,7 @@ async def test_a_prompt_beyond_the_context_says_how_long_it_is(fleet: Fleet) -> 
 
 
 async def test_constraints_that_nothing_meets(fleet: Fleet) -> None:
-    failure = await refusal(fleet.ask("Tell me a joke", constraints={"min_quality": 1.0}))
+    failure = await refusal(fleet.ask("Who wrote Hamlet?", constraints={"min_quality": 1.0}))
 
     assert failure.code is StatusCode.FAILED_PRECONDITION
     assert failure.reason == "ERROR_REASON_NO_MODEL_QUALIFIES"

@@ -8,22 +8,21 @@ import numpy as np
 import pytest
 
 from deltafleet.v1 import inference_pb2, routing_pb2
-from gateway.classifier import Classification, Classifier, NearestExamples
-from gateway.encoder import Rows
+from gateway.classifier import Classification, Classifier
 from gateway.errors import NoModelQualifies
 from gateway.forecast import AnswerForecast, CostForecast
 from gateway.metrics import Metrics
 from gateway.requests import read_conversation
 from gateway.route_planner import Habits, RoutePlanner
 from gateway.router import Constraints, ModelKind, Route, Router, RouteReason, Target
-from gateway.routing.chats import COSINES
+from gateway.routing.chats import Hysteresis
 from model_pool.rpc import request_id
 
 
-class BrokenEncoder:
-    """What an encoder is once its thread has died."""
+class BrokenClassifier:
+    """A classifier of which nothing works any more."""
 
-    async def encode(self, texts: list[str]) -> Rows:
+    async def classify(self, prompt: str) -> Classification:
         """Raises RuntimeError."""
         raise RuntimeError("cannot schedule new futures after shutdown")
 
@@ -85,11 +84,12 @@ async def plan(
     classifier: Classifier | None = None,
     targets: dict[str, Target] = TARGETS,
 ) -> Route:
+    exploration = 1.0 if targets is WIDE else 0.0
     planner = RoutePlanner(
-        classifier or NearestExamples(BrokenEncoder(), min_similarity=0.3, nearest_count=1),
+        classifier or BrokenClassifier(),
         Router(targets, fallback="base", min_quality=0),
         AnswerForecast(CostForecast({}), None, None),
-        Habits({"exact": Constraints(0.5)}, COSINES, exploration=1.0 if targets is WIDE else 0.0),
+        Habits({"exact": Constraints(0.5)}, Hysteresis(0.05, 0.2), exploration),
         Metrics(),
     )
     token = request_id.set("r")

@@ -36,8 +36,8 @@ def server(address: str | None = None, **changes: object) -> dict[str, object]:
 
 WRONG = {
     "unknown section": ({"rooting": {}}, "rooting"),
-    "unknown key": ({"routing": {"min_simlarity": 0.4}}, "routing.min_simlarity"),
-    "out of range": ({"routing": {"min_similarity": 2}}, "routing.min_similarity"),
+    "unknown key": ({"routing": {"encoder_budgt_s": 0.4}}, "routing.encoder_budgt_s"),
+    "out of range": ({"routing": {"encoder_budget_s": 0}}, "routing.encoder_budget_s"),
     "two encoders": ({"routing": {"router": "r", "encoder": "e"}}, "leave encoder out"),
     "dangling fallback": ({"routing": {"fallback": "poetry"}}, "poetry"),
     "dangling preload": ({"pool": {"preload": ["poetry"]}}, "poetry"),
@@ -95,9 +95,9 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 
 
 def test_a_variable_overrides_one_value(tmp_path: Path) -> None:
-    environment = {"DELTAFLEET_ROUTING__MIN_SIMILARITY": "0.7", "HOME": "/"}
+    environment = {"DELTAFLEET_ROUTING__ENCODER_BUDGET_S": "0.7", "HOME": "/"}
     settings = load(Settings, changed(tmp_path), environment=environment)
-    assert settings.routing.min_similarity == 0.7
+    assert settings.routing.encoder_budget_s == 0.7
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,9 @@ async def running_fleet(
     overrides: pool__memory_budget_mib=40 becomes DELTAFLEET_POOL__MEMORY_BUDGET_MIB=40.
     """
     ledger = directory / "ledger.sqlite3"
-    variables = {"ledger__path": str(ledger), **overrides}
+    # No decision of a test depends on how busy the machine is.
+    patient = {"routing__encoder_budget_s": 60.0}
+    variables = {"ledger__path": str(ledger), **patient, **overrides}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway", "up", str(fleet_file)),
         *("--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"),

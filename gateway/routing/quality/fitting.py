@@ -133,7 +133,7 @@ def _blend(guesses: Table, scores: Table, means: Table) -> Table:
 
     That the forest alone is right is assumed, as if some more prompts had shown it.
     """
-    from scipy.optimize import nnls  # type: ignore[import-untyped]
+    from scipy.optimize import nnls
 
     known = ~np.isnan(scores)
     common, apart = distances(guesses, means)

@@ -69,7 +69,7 @@ class Projection:
     @classmethod
     def fit(cls, bags: Sequence[tuple[Indices, Floats]], dim: int) -> Self:
         """bags: at least one, of each text."""
-        from scipy.sparse import csr_matrix, diags  # type: ignore[import-untyped]
+        from scipy.sparse import csr_matrix, diags
         from sklearn.decomposition import TruncatedSVD
 
         places = np.concatenate([[0], np.cumsum([len(buckets) for buckets, _ in bags])])

@@ -8,10 +8,8 @@ from hypothesis import strategies as st
 
 from gateway.classifier import Classification
 from gateway.routing.chats import (
-    COSINES,
     FIRST_TURN_COUNT,
     LAST_TURN_COUNT,
-    PROBABILITIES,
     Hysteresis,
     settle,
     used_turns,
@@ -20,6 +18,7 @@ from gateway.routing.chats import (
 
 LONG = "please write one query for every customer that has ordered twice this year"
 TASKS = ("sql", "math", "poetry")
+USUAL, MILD = Hysteresis(), Hysteresis(margin=0.05, short_margin=0.2)
 
 
 def told(task: str, similarity: float, *, is_in_scope: bool = True) -> Classification:
@@ -29,7 +28,7 @@ def told(task: str, similarity: float, *, is_in_scope: bool = True) -> Classific
     return Classification(task, similarity, is_in_scope, scores)
 
 
-def task_after(*turns: tuple[str, Classification], rule: Hysteresis = PROBABILITIES) -> str:
+def task_after(*turns: tuple[str, Classification], rule: Hysteresis = USUAL) -> str:
     """Empty: out of scope."""
     texts, found = zip(*turns, strict=True)
     settled = settle(texts, found, rule).classification
@@ -79,7 +78,7 @@ def test_the_decision_rests_on_the_last_turn_that_spoke_for_it() -> None:
     again = ("as above, but for 2024", told("sql", 0.5))
     follow_up = ("and shorter?", told("math", 0.4, is_in_scope=False))
     texts, found = zip(SQL, again, follow_up, strict=True)
-    settled = settle(texts, found, PROBABILITIES)
+    settled = settle(texts, found, USUAL)
     assert settled.turn == 1
     assert settled.classification is again[1]
 
@@ -154,7 +153,7 @@ def test_words_are_counted_in_any_script(text: str, count: float) -> None:
     assert word_count(text) == count
 
 
-def test_both_kinds_of_similarity_have_margins_of_their_size() -> None:
+def test_margins_are_chosen_by_the_length_of_a_turn_and_the_rule() -> None:
     follow_up = (
         "now the same for March",
         Classification("math", 0.5, True, (("math", 0.5), ("sql", 0.4))),
@@ -163,5 +162,5 @@ def test_both_kinds_of_similarity_have_margins_of_their_size() -> None:
         "prove it by induction",
         Classification("math", 0.8, True, (("math", 0.8), ("sql", 0.1))),
     )
-    assert task_after(SQL, follow_up, rule=COSINES) == "sql"
-    assert task_after(SQL, clear, rule=COSINES) == "math"
+    assert task_after(SQL, follow_up, rule=MILD) == "sql"
+    assert task_after(SQL, clear, rule=MILD) == "math"

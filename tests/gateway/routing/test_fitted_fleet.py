@@ -8,8 +8,6 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import pytest
-
 from deltafleet.v1 import routing_pb2
 from support.fleet import DEMO, REPO, running_fleet
 
@@ -57,7 +55,7 @@ async def test_it_decides_where_requests_go(tmp_path: Path) -> None:
             assert found.decision.model == task, found
             assert 0 < found.decision.similarity <= 1
             shares = [one.similarity for one in found.decision.candidates]
-            assert sum(shares) == pytest.approx(1, abs=1e-3)
+            assert 0.5 < sum(shares) < 1  # the rest is that it is out of scope
         answer = await fleet.ask("What is 12 plus 30?")
         assert answer.decision.model == "arithmetic"
 

