@@ -24,8 +24,8 @@ from gateway.routing.task_router import TaskRouter, static_of
 
 CHATS = Path(__file__).with_name("routing_chats.jsonl")
 NEVER = 2.0  # no probability leads by so much
-MARGINS = (0.0, 0.1, 0.2, 0.5)
-SHORT_MARGINS = (0.2, 0.5, 0.8, 0.9, 0.95, NEVER)
+MARGINS = (0.0, 0.2, 0.5)
+SHORT_MARGINS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, NEVER)
 
 Classify = Callable[[Sequence[str]], list[Classification]]
 Figures = tuple[float, float]  # on the half that margins are chosen on, and on the other

@@ -10,7 +10,7 @@ from typing import Protocol
 from gateway.encoder import BatchedEncoder
 from gateway.routing.head import Decision
 from gateway.routing.labelled import OUT_OF_SCOPE
-from gateway.routing.task_router import Reading, TaskRouter
+from gateway.routing.task_router import FULL, Reading, TaskRouter
 from gateway.routing.words import Floats
 
 CACHE = "cache"  # beside the steps: the full one, its row remembered
@@ -87,9 +87,17 @@ class Cascade:
         tokens, row = self._encoder.remembered(reading.text)
         if row is not None:
             return row, CACHE
+        encoding = asyncio.create_task(self._encoder.encode(tokens))
+        encoding.add_done_callback(_seen)
         async with asyncio.timeout(self._budget_s):
             # Shielded: what comes too late for this request is remembered for the next.
-            return await asyncio.shield(self._encoder.encode(tokens)), "full"
+            return await asyncio.shield(encoding), FULL
+
+
+def _seen(encoding: asyncio.Task[Floats]) -> None:
+    """A failure that came too late to matter is not news."""
+    if not encoding.cancelled():
+        encoding.exception()
 
 
 def classified(

@@ -19,10 +19,10 @@ def read_text(text: str, gloss: Gloss) -> tuple[str, bool]:
     Returns it, and whether it was in English. Total: halves of surrogate pairs, which are no text,
     become question marks.
     """
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode())
     if len(text) > _FIRST_CHARACTERS + _LAST_CHARACTERS:
         text = f"{text[:_FIRST_CHARACTERS]} ... {text[-_LAST_CHARACTERS:]}"
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode())
     text = text.rstrip(_ENDING).lstrip()
     if text.count(" ") + text.count("\n") >= _FIRST_WORDS + _LAST_WORDS:
         words = text.split()
