@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.routing.answers import Answered, Answers, figures, recalls
-from benchmarks.routing.calibration import best_threshold, calibrate
+from benchmarks.routing.calibration import EXPECTED_OUT_OF_SCOPE, best_threshold, calibrate
 
 FOUR = Answered(
     ("sql", "math", "out_of_scope", "out_of_scope"),
@@ -47,8 +47,9 @@ def test_the_threshold_weighs_mistakes_by_how_often_they_are_expected():
 
     threshold, worth = best_threshold(beyond, is_beyond, is_right=~is_beyond)
 
-    assert 0.4 < threshold <= 0.9  # 15% out of scope: rather miss one than refuse one of the rest
-    assert worth == pytest.approx(0.85 + 0.15 / 2)
+    assert 0.4 < threshold <= 0.9  # few are out of scope: rather miss one than refuse another
+    few = EXPECTED_OUT_OF_SCOPE
+    assert worth == pytest.approx((1 - few) + few / 2)
 
 
 def test_calibrated_baselines_refuse_what_looks_out_of_scope():
