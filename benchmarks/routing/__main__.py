@@ -18,9 +18,9 @@ from typing import Any
 from benchmarks.machine import facts
 from benchmarks.models import ROOT
 from benchmarks.routing import data_sets, decision_times, ours_quality, quality, report, tasks
-from benchmarks.routing.contenders import OURS, TUNED, contenders
+from benchmarks.routing.contenders import OURS, TOLD, TUNED, contenders
 from benchmarks.routing.data_sets import Prompts
-from benchmarks.routing.estimators import BASELINES
+from benchmarks.routing.estimators import BASELINES, by_true_kind
 from benchmarks.routing.peer import SemanticRouter
 from benchmarks.routing.rows import KeptRows
 from benchmarks.routing.splits import folds, sources_left_out
@@ -41,6 +41,7 @@ class Data:
     languages: Prompts
     clinc: tuple[Prompts, Prompts]
     outcomes: dict[str, Outcomes]
+    kinds: dict[str, dict[str, str]]
 
     @property
     def line_counts(self) -> dict[str, int]:
@@ -140,11 +141,12 @@ def measure_times(data: Data, rows: KeptRows, is_quick: bool) -> dict[str, Any]:
 def measure_quality(data: Data, rows: KeptRows, is_quick: bool) -> dict[str, Any]:
     """File -> figures."""
     fold_count = 2 if is_quick else 5
-    estimators = {**BASELINES, OURS: ours_quality.estimates}
-    return {
-        name: quality.measure(name, outcomes, estimators, rows, fold_count)
-        for name, outcomes in data.outcomes.items()
-    }
+    found = {}
+    for name, outcomes in data.outcomes.items():
+        told = {TOLD: by_true_kind(data.kinds[name])}
+        estimators = {**BASELINES, OURS: ours_quality.estimates, **told}
+        found[name] = quality.measure(name, outcomes, estimators, rows, fold_count)
+    return found
 
 
 MEASURES = {"tasks": measure_tasks, "times": measure_times, "quality": measure_quality}
@@ -161,6 +163,7 @@ def read(home: Path, *, is_quick: bool) -> Data:
         data_sets.read_prompts(data_sets.LANGUAGES),
         data_sets.read_clinc(home / "clinc150_dev.json"),
         outcomes,
+        {name: data_sets.read_kinds(home / name) for name in outcomes},
     )
     return _thinned(data) if is_quick else data
 
@@ -172,6 +175,7 @@ def _thinned(data: Data) -> Data:
         thin_prompts(data.languages, 1),
         (thin_prompts(learned, 6), thin_prompts(tested, 1)),
         {name: thin_outcomes(one, 120) for name, one in data.outcomes.items()},
+        data.kinds,
     )
 
 

@@ -17,6 +17,7 @@ STATIC = "deltafleet, static step alone"
 FULL = "deltafleet, full step alone"
 ALONE = "deltafleet, without its library"
 PEER = "semantic-router, as it comes"
+TOLD = "told the true data set or subject"
 TUNED = "semantic-router, best settings"
 REGRESSION = "logistic regression"
 

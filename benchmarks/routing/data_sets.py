@@ -120,6 +120,14 @@ def read_fleet(path: Path) -> Outcomes:
     return Outcomes(tuple(line["prompt"] for line in lines), models, scores, costs)
 
 
+def read_kinds(path: Path) -> dict[str, str]:
+    """Prompt -> which data set it is from, or for MMLU which subject it is of."""
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            return {row["prompt"]: row["subject"] for row in csv.DictReader(file)}
+    return {line["prompt"]: line["source"] for line in _json_lines(path)}
+
+
 def _matrix(
     rows: Sequence[Mapping[str, float | None]], models: Sequence[str]
 ) -> NDArray[np.float64]:

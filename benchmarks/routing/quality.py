@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.routing.estimators import Estimates, Estimator, Floats
 from benchmarks.routing.splits import grouped_folds
@@ -15,7 +16,9 @@ from gateway.routing.quality.curve import apgr, cost_curve, cost_for_quality, cp
 from gateway.routing.quality.outcomes import Outcomes
 from gateway.routing.task_router import FullEncoder
 
+Places = NDArray[np.int64]
 _FINE = 100  # thresholds of a drawn curve
+_BOOTSTRAPS = 200
 
 
 def measure(
@@ -64,6 +67,7 @@ def pair_figures(outcomes: Outcomes, estimates: Estimates) -> dict[str, Any]:
     return {
         "mean": _mean_chosen(outcomes.scores, estimates.qualities),
         "apgr": apgr(curve, *ends),
+        "apgr_error": _error(outcomes, lambda drawn: _apgr(outcomes.scores, preference, drawn)),
         "cpt50": cpt(curve, *ends, 0.5),
         "cpt80": cpt(curve, *ends, 0.8),
         "curve": [fine.shares.tolist(), fine.qualities.tolist()],
@@ -80,6 +84,9 @@ def fleet_figures(outcomes: Outcomes, estimates: Estimates) -> dict[str, Any]:
     best = alone["means"][alone["best"]]
     mean = _mean_chosen(outcomes.scores, estimates.qualities)
     found: dict[str, Any] = {"mean": mean, "part": (mean - best) / (alone["oracle"] - best)}
+    found["part_error"] = _error(
+        outcomes, lambda drawn: _part(outcomes.scores[drawn], estimates.qualities[drawn])
+    )
     if has_costs(outcomes):
         curve = cost_curve(
             outcomes.scores, outcomes.costs_usd, estimates.qualities, estimates.costs_usd
@@ -89,6 +96,31 @@ def fleet_figures(outcomes: Outcomes, estimates: Estimates) -> dict[str, Any]:
         found["cost_part"] = None if least is None else least / cost
         found["curve"] = [curve.costs_usd.tolist(), curve.qualities.tolist()]
     return found
+
+
+def _error(outcomes: Outcomes, figure: Callable[[Places], float]) -> float:
+    """Standard error of a figure by bootstrap: prompts are drawn anew, estimates stay."""
+    random = np.random.default_rng(0)
+    count = len(outcomes.prompts)
+    drawn = [figure(random.integers(count, size=count)) for _ in range(_BOOTSTRAPS)]
+    return float(np.nanstd(drawn))
+
+
+def _apgr(scores: Floats, preference: Floats, drawn: Places) -> float:
+    """NaN where the drawn prompts do not tell the two models apart."""
+    strong, weak = scores[drawn].T
+    if strong.mean() == weak.mean():
+        return float("nan")
+    curve = deferral_curve(strong, weak, preference[drawn])
+    return apgr(curve, float(strong.mean()), float(weak.mean()))
+
+
+def _part(scores: Floats, qualities: Floats) -> float:
+    best = float(np.nanmean(scores, 0).max())
+    oracle = float(np.nanmax(scores, 1).mean())
+    if oracle == best:  # too few prompts to say anything
+        return float("nan")
+    return (_mean_chosen(scores, qualities) - best) / (oracle - best)
 
 
 def has_costs(outcomes: Outcomes) -> bool:

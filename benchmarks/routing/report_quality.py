@@ -26,11 +26,13 @@ def goals(figures: Figures) -> list[Goal]:
     for file, least in _APGR_GOALS.items():
         if told := ours[file]:
             what = f"APGR on {PAIRS[file]}: {least:.2f}"
-            found.append(Goal(what, f"{told['apgr']:.3f}", told["apgr"] >= least))
+            value = _with_error(told["apgr"], told["apgr_error"])
+            found.append(Goal(what, value, told["apgr"] >= least))
     for file in ("fleet9_dev.jsonl", "fleet7_dev.jsonl"):
         if told := ours[file]:
             what = f"{FLEETS[file]}: a quarter of the way to the oracle"
-            found.append(Goal(what, f"{told['part']:.3f}", told["part"] >= _PART_GOAL))
+            value = _with_error(told["part"], told["part_error"])
+            found.append(Goal(what, value, told["part"] >= _PART_GOAL))
     if told := ours["routerbench_dev.jsonl"]:
         part = told["cost_part"]
         what = "RouterBench: the best model's quality at half of its cost"
@@ -58,7 +60,7 @@ def _pair(title: str, found: Figures) -> str:
     rows = [
         (
             _emphasised(name),
-            f"{told['apgr']:.3f}",
+            _with_error(told["apgr"], told["apgr_error"]),
             f"{told['cpt50']:.0%}",
             f"{told['cpt80']:.0%}",
         )
@@ -73,7 +75,11 @@ def _fleet(title: str, found: Figures) -> str:
     best = alone["means"][alone["best"]]
     rows = []
     for name, told in found["estimators"].items():
-        row = [_emphasised(name), f"{told['mean']:.4f}", f"{told['part']:.3f}"]
+        row = [
+            _emphasised(name),
+            f"{told['mean']:.4f}",
+            _with_error(told["part"], told["part_error"]),
+        ]
         rows.append((*row, _cost_part(told["cost_part"])) if "cost_part" in told else tuple(row))
     head = ["", "mean score", "of the way"]
     head += ["cost at equal quality"] if "costs_usd" in alone else []
@@ -82,6 +88,10 @@ def _fleet(title: str, found: Figures) -> str:
         f"{best:.4f}, the oracle {alone['oracle']:.4f}."
     )
     return f"{told[0].upper()}{told[1:]}\n\n" + table(head, rows)
+
+
+def _with_error(value: float, error: float) -> str:
+    return f"{value:.3f} ± {error:.3f}"
 
 
 def _cost_part(part: float | None) -> str:

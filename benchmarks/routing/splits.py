@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
-_BEGINNING = 200  # characters; prompts that begin alike are one group
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,10 +32,10 @@ def folds(labels: Sequence[str], count: int = 5, seed: int = 0) -> list[Split]:
 
 
 def grouped_folds(prompts: Sequence[str], count: int = 5, seed: int = 0) -> list[Split]:
-    """Each prompt is tested once; prompts that begin alike are in one fold."""
+    """Each prompt is tested once; those that differ in blanks and capitals are in one fold."""
     groups: dict[str, list[int]] = defaultdict(list)
     for place, prompt in enumerate(prompts):
-        groups[prompt.lower()[:_BEGINNING]].append(place)
+        groups[" ".join(prompt.lower().split())].append(place)
     members = list(groups.values())
     fold_of = np.empty(len(prompts), np.int64)
     sizes = [0] * count

@@ -32,7 +32,7 @@ def test_folds_spread_every_label(labels):
 
 
 @given(st.lists(st.sampled_from(["How tall?", "HOW TALL?", "how wide?", "why"]), min_size=1))
-def test_prompts_that_begin_alike_are_tested_together(prompts):
+def test_prompts_that_are_alike_are_tested_together(prompts):
     splits = grouped_folds(prompts, 3)
 
     _check_apart(splits, len(prompts))
