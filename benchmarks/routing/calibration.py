@@ -16,7 +16,7 @@ from gateway.routing.labelled import OUT_OF_SCOPE
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-EXPECTED_OUT_OF_SCOPE = 0.08  # of requests; the default of `deltafleet router fit`
+EXPECTED_OUT_OF_SCOPE = 0.05  # of requests; the default of `deltafleet router fit`
 _TEMPERATURES = np.exp(np.linspace(np.log(1e-3), np.log(1e2), 201))
 
 

@@ -35,7 +35,7 @@ def router() -> None:
 @click.option("--library/--no-library", default=True, help="Learn from ours for the usual tasks.")
 @click.option(
     "--expected-out-of-scope",
-    default=0.08,
+    default=0.05,
     type=click.FloatRange(0, 1),
     show_default=True,
     help="The share of requests that no task is for.",

@@ -23,7 +23,7 @@ Indices = NDArray[np.int64]
 _FOLDS = 5
 _MANY_TASKS = 50  # then each fold is long work, and three do
 # Prompts of each task, on average, at which scikit-learn's C is 1; fewer are penalised less.
-_PROMPTS_AT_C_1 = {"full": 700, "static": 2000}
+_PROMPTS_AT_C_1 = {"full": 1000, "static": 2000}
 _TERMS_IN_FULL, _TERMS_IN_STATIC, _SHAPE_IN_FULL = 1.0, 0.7, 0.2  # beside an embedding of length 1
 _REFUSED_SHARE = 0.03  # of what is in scope, where nothing is known of what is not
 _CLEAR_STEPS = np.linspace(0.5, 0.99, 50)
@@ -87,7 +87,7 @@ def fit(
     known: Known,
     words: Words,
     *,
-    expected_out_of_scope: float = 0.08,
+    expected_out_of_scope: float = 0.05,
     static_accuracy: float = 0.985,
 ) -> Fitted:
     """Multinomial logistic regressions (scikit-learn's), every task weighted alike.

@@ -69,7 +69,7 @@ class TaskRouter:
         gloss: Gloss,
         *,
         with_library: bool = True,
-        expected_out_of_scope: float = 0.08,
+        expected_out_of_scope: float = 0.05,
         static_accuracy: float = 0.985,
     ) -> Self:
         """Learn from labelled prompts, and from the library where tasks have its names.
