@@ -121,10 +121,10 @@ def read_fleet(path: Path) -> Outcomes:
 
 
 def read_kinds(path: Path) -> dict[str, str]:
-    """Prompt -> which data set it is from, or for MMLU which subject it is of."""
+    """Prompt -> which data set it is from, or for MMLU which subject; GSM8K is of one kind."""
     if path.suffix == ".csv":
         with path.open(encoding="utf-8", newline="") as file:
-            return {row["prompt"]: row["subject"] for row in csv.DictReader(file)}
+            return {row["prompt"]: row.get("subject", "") for row in csv.DictReader(file)}
     return {line["prompt"]: line["source"] for line in _json_lines(path)}
 
 
