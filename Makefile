@@ -73,7 +73,7 @@ semantic-router-env: ## make .venv-semantic-router, an environment with semantic
 
 # The data are not part of the project; gateway/ROUTING.md says what they are.
 ROUTING_DATA ?= ../shared/data/routing
-bench-routing: $(INSTALLED) semantic-router-env ## measure routing beside baselines (about 25 minutes); writes gateway/ROUTING.md
+bench-routing: $(INSTALLED) semantic-router-env ## measure routing beside baselines (about 25 minutes on a quiet machine); writes gateway/ROUTING.md
 	$(BIN)/python -m benchmarks.routing --data $(ROUTING_DATA)
 
 check: $(INSTALLED) ## lint, types, the import arrow, the generated code
