@@ -34,7 +34,7 @@ _SAMPLE_COUNT, _SAMPLE_CHARACTERS = 48, 300  # all read whole
 
 
 def kept(name: str | None) -> Path:
-    """The files of an encoder, made where they are not yet (about a minute), from then on found.
+    """The files of an encoder, made where they are not yet, which is slow, from then on found.
 
     name: a sentence-transformers name or path; None: the MiniLM that is installed. They lie in
     the user's cache directory, `~/.cache/deltafleet` on Linux, by the digest of the model.
@@ -73,7 +73,7 @@ def make(source: str, directory: Path, digest: str) -> None:
     sample = [text[:_SAMPLE_CHARACTERS] for text in library_sample(_SAMPLE_COUNT)]
     wide = OnnxEncoder(directory).encode(sample)
     own = model.encode(sample, normalize_embeddings=True, show_progress_bar=False)
-    if (likeness := _agreement(wide, own)) < _LEAST_LIKENESS:
+    if not (likeness := _agreement(wide, own)) >= _LEAST_LIKENESS:  # NaN is unlike, too
         raise BadRouter(f"{source}: its export differs from it: mean cosine {likeness:.4f}")
     told |= _quantized(directory, sample, wide)
     _tell(directory, told)
@@ -133,7 +133,7 @@ def _export(model: Any, path: Path) -> None:
     axes = {"ids": {0: "n", 1: "length"}, "mask": {0: "n", 1: "length"}, "rows": {0: "n"}}
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
-        # The older exporter: ONNX Runtime fuses more of its graphs (a quarter faster for MiniLM).
+        # The older exporter: ONNX Runtime fuses more of its graphs.
         torch.onnx.export(
             Rows().eval(),
             (ids, (ids > 0).long()),
@@ -157,7 +157,7 @@ def _quantized(directory: Path, sample: Sequence[str], wide: Floats) -> dict[str
     (spare / "small.onnx").rename(spare / "model.onnx")
     agreement = _agreement(OnnxEncoder(spare).encode(sample), wide)
     shutil.rmtree(spare)
-    if agreement < _LEAST_AGREEMENT:
+    if not agreement >= _LEAST_AGREEMENT:
         small.unlink()
         return {"bits": 32}
     small.replace(whole)

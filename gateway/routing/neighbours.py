@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gateway.routing.words import Floats
 
 _NEAREST_COUNT = 5
-_MOST_INSIDE, _MOST_BEYOND = 4000, 2000  # rows; half a millisecond to look through
+_MOST_INSIDE, _MOST_BEYOND = 4000, 2000  # rows to look through in each full decision
 
 
 @dataclass(frozen=True, slots=True, eq=False)

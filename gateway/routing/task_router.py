@@ -95,11 +95,6 @@ class TaskRouter:
         )
         return cls(fitted, static, gloss)
 
-    @classmethod
-    def load(cls, directory: Path, gloss: Gloss) -> Self:
-        """All but the full encoder, which is in `encoder_of(directory)`. Raises BadRouter."""
-        return cls(Fitted.load(directory), static_of(encoder_of(directory)), gloss)
-
     def read(self, text: str) -> Reading:
         """The part that both steps need."""
         text, is_plain = read_text(text, self._gloss)
