@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from benchmarks.models import ROOT
 from benchmarks.routing import data_sets, decision_times, ours_quality, quality, report, tasks
 from benchmarks.routing.contenders import OURS, TOLD, TUNED, contenders
 from benchmarks.routing.data_sets import Prompts
-from benchmarks.routing.estimators import BASELINES, by_true_kind
+from benchmarks.routing.estimators import BASELINES, Estimates, Estimator, by_true_kind
 from benchmarks.routing.peer import SemanticRouter
-from benchmarks.routing.rows import KeptRows
+from benchmarks.routing.rows import KeptRows, Rows
 from benchmarks.routing.splits import folds, sources_left_out
 from benchmarks.routing.thinning import thin_outcomes, thin_prompts
 from benchmarks.timing import say
 from gateway.routing.quality.outcomes import Outcomes
+from gateway.routing.task_router import FullEncoder
 
 HOME = ROOT / "routing"
 PARTS = ("tasks", "times", "quality")
@@ -80,7 +82,7 @@ def measure(data_home: Path, parts: Sequence[str], home: Path, *, is_quick: bool
     """Add these parts' figures to what there is."""
     began = time.perf_counter()
     data = read(data_home, is_quick=is_quick)
-    rows = KeptRows(HOME / "rows.npz")
+    rows = Rows.kept_in(HOME)
     rows.use_threads(len(os.sched_getaffinity(0)))
     for listed in _texts(data, parts):
         rows.encode(listed)
@@ -107,7 +109,7 @@ def _texts(data: Data, parts: Sequence[str]) -> Iterator[list[str]]:
         yield [prompt for one in data.outcomes.values() for prompt in one.prompts]
 
 
-def measure_tasks(data: Data, rows: KeptRows, is_quick: bool) -> dict[str, Any]:
+def measure_tasks(data: Data, rows: Rows, is_quick: bool) -> dict[str, Any]:
     """Trial -> contender -> figures."""
     trials = {
         "sources": tasks.split_trial(
@@ -117,12 +119,12 @@ def measure_tasks(data: Data, rows: KeptRows, is_quick: bool) -> dict[str, Any]:
         "languages": tasks.Trial(((data.tasks, data.languages),), data.languages.sources),
         "clinc": tasks.Trial((data.clinc,)),
     }
-    with SemanticRouter(rows.path) as peer:
+    with SemanticRouter(rows.whole.path) as peer:
         every = contenders(rows, peer)
         return {name: tasks.measure(name, trial, every) for name, trial in trials.items()}
 
 
-def measure_times(data: Data, rows: KeptRows, is_quick: bool) -> dict[str, Any]:
+def measure_times(data: Data, rows: Rows, is_quick: bool) -> dict[str, Any]:
     """Of decisions on prompts that were not learned from."""
     split = folds(data.tasks.tasks)[0]
     texts = data.tasks.at(split.tested).texts
@@ -131,22 +133,30 @@ def measure_times(data: Data, rows: KeptRows, is_quick: bool) -> dict[str, Any]:
         "all": decision_times.evenly(texts, 20 if is_quick else len(texts)),
     }
     learned = data.tasks.at(split.learned)
-    with SemanticRouter(rows.path) as one, SemanticRouter(rows.path) as other:
+    with SemanticRouter(rows.whole.path) as one, SemanticRouter(rows.whole.path) as other:
         every = contenders(rows, one) | {TUNED: contenders(rows, other)[TUNED]}
         routers = {name: learn(learned) for name, learn in every.items()}
         found = decision_times.measure(routers, sets, rows)
     return {"decisions": found, "throughput": decision_times.throughput(texts, rows)}
 
 
-def measure_quality(data: Data, rows: KeptRows, is_quick: bool) -> dict[str, Any]:
+def measure_quality(data: Data, rows: Rows, is_quick: bool) -> dict[str, Any]:
     """File -> figures."""
     fold_count = 2 if is_quick else 5
     found = {}
     for name, outcomes in data.outcomes.items():
         told = {TOLD: by_true_kind(data.kinds[name])}
-        estimators = {**BASELINES, OURS: ours_quality.estimates, **told}
-        found[name] = quality.measure(name, outcomes, estimators, rows, fold_count)
+        estimators: dict[str, Estimator] = {
+            **BASELINES,
+            OURS: partial(_own_estimates, rows.own),
+            **told,
+        }
+        found[name] = quality.measure(name, outcomes, estimators, rows.whole, fold_count)
     return found
+
+
+def _own_estimates(own: KeptRows, learned: Outcomes, tested: Outcomes, _: FullEncoder) -> Estimates:
+    return ours_quality.estimates(learned, tested, own)
 
 
 MEASURES = {"tasks": measure_tasks, "times": measure_times, "quality": measure_quality}

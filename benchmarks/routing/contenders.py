@@ -10,7 +10,7 @@ from benchmarks.routing import classifiers, ours
 from benchmarks.routing.answers import Answers
 from benchmarks.routing.data_sets import Prompts
 from benchmarks.routing.peer import SemanticRouter
-from gateway.routing.task_router import FullEncoder
+from benchmarks.routing.rows import Rows
 
 OURS = "deltafleet"
 STATIC = "deltafleet, static step alone"
@@ -37,23 +37,23 @@ class Answering(Protocol):
 Contender = Callable[[Prompts], Answering]
 
 
-def contenders(embedding: FullEncoder, peer: SemanticRouter) -> dict[str, Contender]:
+def contenders(rows: Rows, peer: SemanticRouter) -> dict[str, Contender]:
     """Name -> how it learns. The peer's process holds one router at a time."""
 
     def asked(prompts: Prompts, *, is_tuned: bool) -> SemanticRouter:
         peer.learn(prompts, is_tuned=is_tuned)
         return peer
 
-    steps = ours.Steps(embedding)
+    steps = ours.Steps(rows.own)
     simple = {
-        name: partial(classifiers.learn, kind, embedding=embedding)
+        name: partial(classifiers.learn, kind, embedding=rows.whole)
         for name, kind in classifiers.BASELINES.items()
     }
     return {
         **simple,
         PEER: partial(asked, is_tuned=False),
         TUNED: partial(asked, is_tuned=True),
-        ALONE: partial(ours.learn, embedding=embedding, with_library=False),
+        ALONE: partial(ours.learn, embedding=rows.own, with_library=False),
         STATIC: steps.static,
         FULL: steps.full,
         OURS: steps.cascade,

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from benchmarks.routing.contenders import Answering
 from benchmarks.routing.peer import SemanticRouter
-from benchmarks.routing.rows import KeptRows
+from benchmarks.routing.rows import Rows
 from benchmarks.timing import say
 
 SHORT = (15, 25)  # tokens of a prompt of about twenty
@@ -27,7 +27,7 @@ _BATCH_COUNT = 512
 
 
 def measure(
-    routers: Mapping[str, Answering], sets: Mapping[str, Sequence[str]], rows: KeptRows
+    routers: Mapping[str, Answering], sets: Mapping[str, Sequence[str]], rows: Rows
 ) -> dict[str, Any]:
     """Router -> set of texts -> p50_s and mean_s. The routers take turns, so that whatever else
     runs on the machine slows all of them down.
@@ -44,15 +44,15 @@ def measure(
     return found
 
 
-def throughput(texts: Sequence[str], rows: KeptRows) -> dict[str, Any]:
+def throughput(texts: Sequence[str], rows: Rows) -> dict[str, Any]:
     """Texts per second through the full encoder in one call, by threads; of how many texts."""
     some = evenly(texts, _BATCH_COUNT)
     found = {}
     for count in sorted({1, len(os.sched_getaffinity(0))}):
         with _live(rows, count):
-            rows.encode(some[:_WARM_UP_COUNT])
+            rows.own.encode(some[:_WARM_UP_COUNT])
             began = time.perf_counter()
-            rows.encode(some)
+            rows.own.encode(some)
             found[str(count)] = len(some) / (time.perf_counter() - began)
     return {"count": len(some), "texts_per_s": found}
 
@@ -73,7 +73,7 @@ def evenly(texts: Sequence[str], count: int) -> list[str]:
     return [texts[i] for i in places]
 
 
-def _seconds(router: Answering, texts: Sequence[str], rows: KeptRows) -> list[float]:
+def _seconds(router: Answering, texts: Sequence[str], rows: Rows) -> list[float]:
     if isinstance(router, SemanticRouter):  # in its own process
         return router.decision_seconds(texts)
     seconds = []
@@ -96,12 +96,12 @@ def _told(seconds: Sequence[float]) -> dict[str, float]:
 
 
 @contextmanager
-def _live(rows: KeptRows, thread_count: int) -> Iterator[None]:
+def _live(rows: Rows, thread_count: int) -> Iterator[None]:
     """Everything is computed, by that many threads."""
     rows.use_threads(thread_count)
-    rows.is_live = True
+    rows.be_live(is_live=True)
     try:
         with threadpool_limits(thread_count):
             yield
     finally:
-        rows.is_live = False
+        rows.be_live(is_live=False)

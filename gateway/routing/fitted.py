@@ -15,7 +15,7 @@ from gateway.routing.head import BadRouter, Head
 from gateway.routing.labelled import OUT_OF_SCOPE
 from gateway.routing.words import Words
 
-_FORMAT = "deltafleet.router 2"
+_FORMAT = "deltafleet.router 3"
 ENCODER = "encoder"  # the directory in it
 
 
@@ -53,8 +53,8 @@ class Fitted:
             tensors |= {f"{name}.{key}": one for key, one in head.tensors().items()}
         in_order = {name: np.ascontiguousarray(one) for name, one in tensors.items()}
         save_file(in_order, directory / "heads.safetensors")  # which writes memory as it lies
-        terms = sorted(self.words.terms, key=self.words.terms.__getitem__)
-        (directory / "terms.txt").write_text("".join(f"{one}\n" for one in terms), "utf-8")
+        listed = "".join(f"{one}\n" for one in self.words.terms)
+        (directory / "terms.txt").write_text(listed, "utf-8")
         shutil.copytree(encoder, directory / ENCODER)
 
     @classmethod
@@ -78,8 +78,7 @@ class Fitted:
     @classmethod
     def _made(cls, directory: Path, told: dict[str, Any]) -> Self:
         tensors = load_file(directory / "heads.safetensors")
-        text = (directory / "terms.txt").read_text("utf-8")
-        terms = {term: place for place, term in enumerate(text.split("\n")[:-1])}
+        terms = (directory / "terms.txt").read_text("utf-8").split("\n")[:-1]
         if len(terms) != len(tensors["idf"]):
             raise BadRouter(f"{directory}: {len(terms)} terms, {len(tensors['idf'])} weights")
         tasks = tuple(map(str, told["tasks"]))
@@ -95,6 +94,6 @@ class Fitted:
             )
             for name in ("static", "full")
         )
-        words = Words(terms, tensors["idf"])
+        words = Words.of(terms, tensors["idf"])
         clear, knows_beyond = float(told["clear"]), bool(told["knows_beyond"])
         return cls(tasks, words, static, full, clear, knows_beyond, dict(told["facts"]))

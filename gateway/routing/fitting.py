@@ -16,7 +16,7 @@ from gateway.routing.head import Head, energy, softmax
 from gateway.routing.labelled import OUT_OF_SCOPE, BadLabels, Labelled
 from gateway.routing.neighbours import Neighbours
 from gateway.routing.scoring import auroc, measured, scope_aurocs
-from gateway.routing.words import SHAPE_COUNT, Floats, Words
+from gateway.routing.words import Floats, Words
 
 Indices = NDArray[np.int64]
 
@@ -24,10 +24,11 @@ _FOLDS = 5
 _MANY_TASKS = 50  # then each fold is long work, and three do
 # Prompts of each task, on average, at which scikit-learn's C is 1; fewer are penalised less.
 _PROMPTS_AT_C_1 = {"full": 1000, "static": 2000}
-_TERMS_IN_FULL, _TERMS_IN_STATIC, _SHAPE_IN_FULL = 1.0, 0.7, 0.2  # beside an embedding of length 1
+# What a step's regression sees is scaled by these: its embedding, the terms, and the shape.
+_SCALES = {"full": (1.0, 1.0, 0.2), "static": (1.0, 0.7, 0.2)}
 _REFUSED_SHARE = 0.03  # of what is in scope, where nothing is known of what is not
 _CLEAR_STEPS = np.linspace(0.5, 0.99, 50)
-_TOLERANCE = 1 / 2000
+_ERRORS = 2.0  # standard ones, that a difference may be by chance
 _CLEAR_AT_LEAST = 0.85  # where nothing is known of what is out of scope
 _NEARNESS_WEIGHTS = (0.0, 2.5, 5.0, 7.5, 10.0)
 _NEVER = 2.0  # no probability is so high
@@ -46,15 +47,13 @@ class Known:
     terms: sparse.csr_array
     shapes: Floats
 
-    def for_full(self) -> sparse.csr_array:
-        """What the full step's regression sees."""
-        parts = (self.full, self.terms * _TERMS_IN_FULL, self.shapes * _SHAPE_IN_FULL)
-        return sparse.hstack([sparse.csr_array(one) for one in parts], format="csr")
-
-    def for_static(self) -> sparse.csr_array:
-        """What the static step's regression sees."""
-        parts = (self.static, self.terms * _TERMS_IN_STATIC)
-        return sparse.hstack([sparse.csr_array(one) for one in parts], format="csr")
+    def seen_by(self, step: str) -> sparse.csr_array:
+        """What a step's regression sees."""
+        parts = (self.full if step == "full" else self.static, self.terms, self.shapes)
+        scaled = [
+            sparse.csr_array(one) * scale for one, scale in zip(parts, _SCALES[step], strict=True)
+        ]
+        return sparse.hstack(scaled, format="csr")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,8 @@ def fit(
     steps: dict[str, _Calibrated] = {}
     heads: dict[str, Head] = {}
     scope_told: dict[str, float] = {}
-    for name, rows in (("static", known.for_static()), ("full", known.for_full())):
+    for name in ("static", "full"):
+        rows = known.seen_by(name)
         held_out = np.empty((len(own), len(learned)), np.float32)
         for fold in folds:
             is_learned = np.ones(len(labels), bool)
@@ -222,17 +222,12 @@ def _head(
         place = tasks.index(OUT_OF_SCOPE)
         cooled = np.insert(cooled, place, 0, axis=0)
         cooled_bias = np.insert(cooled_bias, place, step.strange)
-    is_full = name == "full"
-    width = (known.full if is_full else known.static).shape[1]
-    term_count = known.terms.shape[1]
-    scale = _TERMS_IN_FULL if is_full else _TERMS_IN_STATIC
-    shape = None
-    if is_full:
-        shape = _in_order(cooled[:, width + term_count :] * _SHAPE_IN_FULL)
-        assert shape.shape[1] == SHAPE_COUNT
-    terms = _in_order(cooled[:, width : width + term_count].T * scale)
-    dense = _in_order(cooled[:, :width])
-    return Head(tasks, dense, terms, shape, _in_order(cooled_bias), step.threshold)
+    width = (known.full if name == "full" else known.static).shape[1]
+    ends = (width, width + known.terms.shape[1])
+    parts = zip(np.split(cooled, ends, axis=1), _SCALES[name], strict=True)
+    dense, terms, shape = (part * np.float32(scale) for part, scale in parts)
+    heads = (_in_order(dense), _in_order(terms.T), _in_order(shape), _in_order(cooled_bias))
+    return Head(tasks, *heads, step.threshold)
 
 
 def _in_order(values: NDArray[Any]) -> Floats:
@@ -299,15 +294,17 @@ def _clear(
 ) -> float:
     """The least probability from which on the static step may decide.
 
-    What it decides then is right as often as wanted, and the cascade as often as the full step
-    alone (but for one prompt in two thousand).
+    What it decides then is right as often as wanted, by Laplace's rule of succession, so that few
+    prompts prove little; and the cascade is so as often as the full step alone, as far as these
+    prompts can tell: but for two standard errors of the difference.
     """
     is_right, is_right_in_full = static.chosen == truth, full.chosen == truth
     for step in _CLEAR_STEPS:
         stands = sure >= step
-        cascade = np.where(stands, is_right, is_right_in_full).mean()
-        is_as_right = cascade >= is_right_in_full.mean() - _TOLERANCE
-        if stands.any() and is_as_right and is_right[stands].mean() >= wanted:
+        lost = np.where(stands, is_right_in_full.astype(float) - is_right, 0)
+        is_as_right = lost.mean() <= _ERRORS * lost.std() / np.sqrt(len(lost))
+        rate = (is_right[stands].sum() + 1) / (stands.sum() + 2)
+        if is_as_right and rate >= wanted:
             return float(step)
     return _NEVER
 

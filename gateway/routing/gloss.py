@@ -10,9 +10,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+
+from gateway.routing import lookup, scanning
+from gateway.routing.words import hashes_of_words
 
 ENGLISH = "en"
 
@@ -37,7 +42,6 @@ _SCRIPTS = (
 _INSTRUCTED = 3  # so many English function words: whatever else is in a text is quoted
 _LETTER = "(?:[^\\W\\d_]|[\u0300-\u036f\u064b-\u0652\u0900-\u0963])"
 _WORD = re.compile(f"{_LETTER}+")
-_ASCII_WORD = re.compile("[a-z]+")  # the same where a text has no other letters
 _JOINERS = frozenset("'\u2019-")  # part words that a form may have in one
 _PIECE = re.compile(rf"\d+(?:[.,]\d+)*(?!\w)|(?:\w|{_LETTER})+|[^\w\s]")
 _MEANING = re.compile(r"\s*\([^)]*\)")
@@ -88,6 +92,22 @@ class Gloss:
         for language in self._latin:
             for word, score in self._lists[language].telling.items():
                 self._telling.setdefault(word, {})[language] = score
+        self._index()
+
+    def _index(self) -> None:
+        """What tells the language of ASCII, by the words' hashes."""
+        listed = {*self._english, *_FUNCTION, *self._telling}
+        words = sorted(word for word in listed if word.isascii() and word.isalpha())
+        self._table = lookup.Table()
+        self._table.add(hashes_of_words(words))
+        self._english_scores = np.array([self._english_score(word) for word in words], np.float32)
+        self._telling_scores = np.array(
+            [[self._telling.get(word, {}).get(one, 0) for one in self._latin] for word in words],
+            np.float32,
+        ).reshape(len(words), len(self._latin))
+
+    def _english_score(self, word: str) -> float:
+        return 1.0 if word in _FUNCTION else 0.5 * (word in self._english)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -97,23 +117,37 @@ class Gloss:
     def language(self, text: str) -> str:
         """The language that most of a text is in, "en" where that is English or not known."""
         if text.isascii():
-            words = _ASCII_WORD.findall(text.lower())[:_LONGEST_LOOK]
-        else:
-            words = [_plain(word) for word in _WORD.findall(text)[:_LONGEST_LOOK]]
-        function = float(sum(map(_FUNCTION.__contains__, words)))
-        if not text.isascii():
-            letters = sum(map(len, words))
-            for language, script, share in _SCRIPTS:
-                count = len(script.findall(text[: 8 * _LONGEST_LOOK]))
-                if count and count >= share * letters and language in self._lists:
-                    return ENGLISH if function >= _INSTRUCTED else language
-        known = 0.5 * (sum(map(self._english.__contains__, words)) - function)
-        best, best_score = ENGLISH, max(function + known, 1.0, 0.15 * len(words))
+            return self._ascii_language(text)
+        words = [_plain(word) for word in _WORD.findall(text)[:_LONGEST_LOOK]]
+        letters = sum(map(len, words))
+        for language, script, share in _SCRIPTS:
+            count = len(script.findall(text[: 8 * _LONGEST_LOOK]))
+            if count and count >= share * letters and language in self._lists:
+                is_instructed = sum(map(_FUNCTION.__contains__, words)) >= _INSTRUCTED
+                return ENGLISH if is_instructed else language
         scores = dict.fromkeys(self._latin, 0.0)
         for one in filter(self._telling.__contains__, words):
             for language, score in self._telling[one].items():
                 scores[language] += score
-        for language, score in scores.items():
+        english = sum(map(self._english_score, words))
+        return self._best(english, list(scores.values()), len(words))
+
+    def _ascii_language(self, text: str) -> str:
+        data = np.frombuffer(text.encode(), np.uint8)
+        hashes = np.empty(len(data), np.uint64)
+        hashes = hashes[: scanning.hash_words(data, scanning.LETTER_KINDS, hashes)]
+        scores = np.zeros(1 + len(self._latin), np.float32)
+        count = lookup.score_languages(
+            *(hashes, _LONGEST_LOOK, self._table.keys, self._table.places),
+            *(self._english_scores, self._telling_scores, scores),
+        )
+        english, *others = scores.tolist()
+        return self._best(english, others, count)
+
+    def _best(self, english: float, scores: Sequence[float], word_count: int) -> str:
+        """scores: of the languages in Latin letters."""
+        best, best_score = ENGLISH, max(english, 1.0, 0.15 * word_count)
+        for language, score in zip(self._latin, scores, strict=True):
             if score > best_score:
                 best, best_score = language, score
         return best

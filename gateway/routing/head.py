@@ -1,4 +1,4 @@
-"""From what is known of a prompt to calibrated probabilities of tasks. Pure numpy."""
+"""From what is known of a prompt to calibrated probabilities of tasks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.routing import lookup
 from gateway.routing.labelled import OUT_OF_SCOPE
 from gateway.routing.neighbours import Neighbours
+from gateway.routing.scanning import SHAPE_COUNT
 from gateway.routing.words import Floats, Places
 
 
@@ -45,8 +47,8 @@ class Head:
     """A linear layer and a softmax over a prompt's embedding, words and shape.
 
     tasks: in the order of the rows, `out_of_scope` among them. dense: float32[tasks, dim]. terms:
-    float32[terms, tasks], one row for each term of `Words`. shape: float32[tasks, 14], None where
-    the head does not look at it. bias: float32[tasks]. All are divided by the temperature that
+    float32[terms, tasks], one row for each term of `Words`. shape: float32[tasks, 14].
+    bias: float32[tasks]. All are divided by the temperature that
     calibrates them (Guo et al. 2017, arXiv:1706.04599). neighbours: what they tell, times weight,
     is added to the logit of `out_of_scope`. scope_threshold: a prompt is out of scope where the
     probability of `out_of_scope` is at least this.
@@ -55,42 +57,35 @@ class Head:
     tasks: tuple[str, ...]
     dense: Floats
     terms: Floats
-    shape: Floats | None
+    shape: Floats
     bias: Floats
     scope_threshold: float
     neighbours: Neighbours | None = None
     weight: float = 0.0
 
-    def logits(self, row: Floats, places: Places, weights: Floats, shape: Floats | None) -> Floats:
-        """row: float32[dim]. places, weights: as `Words.weigh` gives. Returns float32[tasks]."""
-        found = self.dense @ row + self.bias
+    def logits(self, row: Floats, places: Places, weights: Floats, shape: Floats) -> Floats:
+        """row: float32[dim]. places, weights: as `Words.weigh` gives. shape: as `shape_of` does.
+
+        Returns float32[tasks].
+        """
+        found = self.dense @ row + self.shape @ shape + self.bias
         if len(places):
             found += weights @ self.terms[places]
-        if self.shape is not None and shape is not None:
-            found += self.shape @ shape
         if self.neighbours is not None:
             strangeness = self.neighbours.strangeness(row[None])[0]
             found[self.tasks.index(OUT_OF_SCOPE)] += self.weight * strangeness
         return np.asarray(found, np.float32)
 
-    def decided(self, probabilities: Floats, decided_by: str) -> Decision:
-        """The decision that probabilities, float32[tasks], amount to."""
-        beyond_place = self.tasks.index(OUT_OF_SCOPE)
-        rest = probabilities.copy()
-        rest[beyond_place] = -1
-        best = int(rest.argmax())  # of the tasks
-        beyond = float(probabilities[beyond_place])
-        if beyond >= self.scope_threshold:
-            chosen, probability, runner_up, is_in_scope = beyond_place, beyond, best, False
-        else:
-            rest[best], rest[beyond_place] = -1, beyond
-            chosen, probability = best, float(probabilities[best])
-            runner_up, is_in_scope = int(rest.argmax()), True
+    def decided(self, logits: Floats, decided_by: str) -> Decision:
+        """The decision that logits, float32[tasks], amount to."""
+        probabilities: Floats = np.empty_like(logits)
+        beyond = self.tasks.index(OUT_OF_SCOPE)
+        chosen, second = lookup.choose(logits, beyond, self.scope_threshold, probabilities)
         return Decision(
             self.tasks[chosen],
-            probability,
-            self.tasks[runner_up],
-            is_in_scope,
+            float(probabilities[chosen]),
+            self.tasks[second],
+            chosen != beyond,
             self.tasks,
             probabilities,
             decided_by,
@@ -99,9 +94,7 @@ class Head:
     def tensors(self) -> dict[str, NDArray[Any]]:
         """What `from_tensors` takes."""
         found: dict[str, NDArray[Any]] = {"dense": self.dense, "terms": self.terms}
-        found["bias"] = self.bias
-        if self.shape is not None:
-            found["shape"] = self.shape
+        found |= {"shape": self.shape, "bias": self.bias}
         if self.neighbours is not None:
             found["inside"], found["beyond"] = self.neighbours.inside, self.neighbours.beyond
             found["weight"] = np.array([self.weight], np.float32)
@@ -118,7 +111,7 @@ class Head:
             weight = float(tensors["weight"][0])
         return cls(
             tasks,
-            *(tensors["dense"], tensors["terms"], tensors.get("shape"), tensors["bias"]),
+            *(tensors["dense"], tensors["terms"], tensors["shape"], tensors["bias"]),
             scope_threshold,
             neighbours,
             weight,
@@ -127,8 +120,8 @@ class Head:
     def check(self, *, width: int, term_count: int) -> None:
         """Raises BadRouter unless the tensors belong together, and to an embedding so wide."""
         count = len(self.tasks)
-        shapes = (self.dense.shape, self.terms.shape, self.bias.shape)
-        wanted = ((count, width), (term_count, count), (count,))
+        shapes = (self.dense.shape, self.terms.shape, self.shape.shape, self.bias.shape)
+        wanted = ((count, width), (term_count, count), (count, SHAPE_COUNT), (count,))
         if shapes != wanted:
             raise BadRouter(f"its tensors are {shapes}, where {wanted} were expected")
         near = self.neighbours

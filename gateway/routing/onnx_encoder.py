@@ -13,11 +13,11 @@ from tokenizers import Tokenizer
 from gateway.routing.head import BadRouter
 from gateway.routing.words import Floats
 
-FIRST_TOKENS, LAST_TOKENS = 96, 32  # what is read of a longer text: requests stand at its ends
+FIRST_TOKENS, LAST_TOKENS = 56, 24  # what is read of a longer text: requests stand at its ends
 # Texts of like length that are run at once. In 8 bits one: the scale of activations is a batch's,
 # so that a row would depend on its company; and on a CPU company saves little.
 _BATCH_COUNTS = {8: 1, 32: 16}
-FORMAT = "deltafleet.encoder 1"
+FORMAT = "deltafleet.encoder 2"
 
 
 class OnnxEncoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -13,59 +14,44 @@ from tokenizers import Tokenizer
 from gateway.routing.head import BadRouter
 from gateway.routing.words import Floats
 
-_MOST_WORDS = 50_000  # remembered; then all are forgotten
 _TENSOR = "embedding.weight"  # as sentence-transformers' StaticEmbedding and model2vec name it
 
 
 class StaticVectors:
     """Texts → means of their tokens' vectors, each of Euclidean length 1.
 
-    As sentence-transformers' StaticEmbedding, whose files it reads and writes (`model.safetensors`
-    and `tokenizer.json`), but word by word, each tokenised once: microseconds instead of tenths of
-    a millisecond.
+    It reads and writes the files of sentence-transformers' StaticEmbedding (`model.safetensors` and
+    `tokenizer.json`), and adds up words, whose own sums can be remembered.
     """
 
     def __init__(self, table: NDArray[np.float16], tokenizer: Tokenizer) -> None:
         """table: [tokens of the tokenizer, dim]."""
         self._table = table
         self._tokenizer = tokenizer
-        self._forget()
 
     @property
     def width(self) -> int:
         """Dimensions."""
         return int(self._table.shape[1])
 
-    def row(self, words: list[str]) -> Floats:
-        """words: as `tokens_of` parts a text. Returns float32[dim]; zeros where it has none."""
-        try:
-            places = [self._places[word] for word in words]
-        except KeyError:
-            places = self._learned(words)
-        if not places:
-            return np.zeros(self.width, np.float32)
-        found = self._sums[places].sum(0)
-        norm = float(np.sqrt(found @ found))
-        return np.asarray(found / np.float32(norm or 1.0), np.float32)
+    def sums(self, words: Sequence[str]) -> Floats:
+        """Of each word's tokens' vectors: float32[words, dim]."""
+        parted = self._tokenizer.encode_batch(list(words), add_special_tokens=False)
+        found = np.zeros((len(words), self.width), np.float32)
+        for i, one in enumerate(parted):
+            found[i] = self._table[one.ids].astype(np.float32).sum(0)
+        return found
 
-    def _learned(self, words: list[str]) -> list[int]:
-        if self._count + len(words) > len(self._sums):
-            self._forget()
-        for word in words:
-            if word in self._places:
-                continue
-            if self._count == len(self._sums):  # a text with more words than are remembered
-                break
-            pieces = self._tokenizer.encode(word, add_special_tokens=False).ids
-            self._sums[self._count] = self._table[pieces].astype(np.float32).sum(0)
-            self._places[word] = self._count
-            self._count += 1
-        return [self._places[word] for word in words if word in self._places]
-
-    def _forget(self) -> None:
-        self._sums = np.zeros((_MOST_WORDS, self.width), np.float32)
-        self._places: dict[str, int] = {}
-        self._count = 0
+    def rows(self, listed: Sequence[Sequence[str]]) -> Floats:
+        """listed: each text's words. Returns float32[texts, dim]; zeros where one has none."""
+        every = sorted({word for words in listed for word in words})
+        places = {word: i for i, word in enumerate(every)}
+        sums = self.sums(every)
+        rows = np.zeros((len(listed), self.width), np.float32)
+        for i, words in enumerate(listed):
+            rows[i] = sums[[places[word] for word in words]].sum(0)
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        return np.asarray(rows / np.where(lengths > 0, lengths, 1), np.float32)
 
     def save(self, directory: Path) -> None:
         """Write `model.safetensors` and `tokenizer.json`."""

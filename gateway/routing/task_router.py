@@ -12,12 +12,13 @@ import numpy as np
 from gateway.routing.fitted import ENCODER, Fitted
 from gateway.routing.fitting import Known, fit
 from gateway.routing.gloss import Gloss
-from gateway.routing.head import BadRouter, Decision, softmax
+from gateway.routing.head import BadRouter, Decision
 from gateway.routing.labelled import OUT_OF_SCOPE, Labelled, library_for
+from gateway.routing.quick_step import QuickStep
 from gateway.routing.reading import read_text
 from gateway.routing.scoring import measured
 from gateway.routing.static import StaticVectors
-from gateway.routing.words import Floats, Places, Words, shape_of, tokens_of
+from gateway.routing.words import Floats, Places, Words, hashes_of, shape_of, tokens_of
 
 STATIC, FULL = "static", "full"  # the steps
 
@@ -35,14 +36,15 @@ class Reading:
     """A prompt as both steps see it.
 
     text: what is read of it. is_plain: nothing in it was glossed. places, weights: as `Words.weigh`
-    gives them.
+    gives them. shape: as `shape_of` does. logits: float32[tasks], the static step's.
     """
 
     text: str
     is_plain: bool
-    words: list[str]
     places: Places
     weights: Floats
+    shape: Floats
+    logits: Floats
 
 
 class TaskRouter:
@@ -56,9 +58,8 @@ class TaskRouter:
     def __init__(self, fitted: Fitted, static: StaticVectors, gloss: Gloss) -> None:
         """static: what the static head was fitted with. Raises BadRouter where widths differ."""
         self.fitted = fitted
-        self._static = static
+        self._step = QuickStep(fitted.static, fitted.words, static)
         self._gloss = gloss
-        fitted.static.check(width=static.width, term_count=len(fitted.words.terms))
 
     @classmethod
     def fit(
@@ -81,7 +82,7 @@ class TaskRouter:
         words = Words.fit(texts)
         known = Known(
             encoder.encode(texts),
-            np.stack([static.row(tokens_of(text)) for text in texts]),
+            static.rows([tokens_of(text) for text in texts]),
             words.matrix(texts),
             np.stack([shape_of(text) for text in texts]),
         )
@@ -98,14 +99,14 @@ class TaskRouter:
     def read(self, text: str) -> Reading:
         """The part that both steps need."""
         text, is_plain = read_text(text, self._gloss)
-        words = tokens_of(text)
-        return Reading(text, is_plain, words, *self.fitted.words.weigh(words))
+        hashes, shape = hashes_of(text), shape_of(text)
+        places, weights = self.fitted.words.weigh(hashes)
+        logits = self._step.logits(text, hashes, places, weights, shape)
+        return Reading(text, is_plain, places, weights, shape, logits)
 
     def quick(self, reading: Reading) -> Decision:
         """The static step."""
-        head = self.fitted.static
-        logits = head.logits(self._static.row(reading.words), reading.places, reading.weights, None)
-        return head.decided(softmax(logits), STATIC)
+        return self.fitted.static.decided(reading.logits, STATIC)
 
     def is_clear(self, reading: Reading, decision: Decision) -> bool:
         """Whether the static step's decision stands. Of glosses it is surer than it should be."""
@@ -117,9 +118,8 @@ class TaskRouter:
     def thorough(self, reading: Reading, row: Floats) -> Decision:
         """The full step. row: float32[dim], the full encoder's, of the reading's text."""
         head = self.fitted.full
-        shape = shape_of(reading.text)
-        logits = head.logits(row, reading.places, reading.weights, shape)
-        return head.decided(softmax(logits), FULL)
+        logits = head.logits(row, reading.places, reading.weights, reading.shape)
+        return head.decided(logits, FULL)
 
     def decide(self, text: str, encoder: FullEncoder) -> Decision:
         """Both steps, the second where it is needed."""

@@ -1,4 +1,4 @@
-"""A prompt's words and shape: what an embedding blurs. Pure numpy."""
+"""A prompt's words and shape: what an embedding blurs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from gateway.routing import lookup, scanning
+
 Floats = NDArray[np.float32]
 Places = NDArray[np.int32]
+Hashes = NDArray[np.uint64]
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _MOST_TERMS = 60_000
-_CODE_END = re.compile(r"[{}();]\s*$", re.MULTILINE)
-_FIRST_PERSON = re.compile(r"\b(?:i|my|me|i'm)\b", re.IGNORECASE)
-_SIGNS = frozenset("+-*/=^<>\\$")
-SHAPE_COUNT = 14
 
 
 def tokens_of(text: str) -> list[str]:
@@ -28,23 +27,71 @@ def tokens_of(text: str) -> list[str]:
     return _TOKEN.findall(text.lower())
 
 
+def hashes_of(text: str) -> Hashes:
+    """The hash of each of `tokens_of`: uint64, in order."""
+    read = text.encode() if text.isascii() else _readable(tokens_of(text))
+    data = np.frombuffer(read, np.uint8)
+    out = np.empty(len(data), np.uint64)
+    return out[: scanning.hash_words(data, scanning.WORD_KINDS, out)]
+
+
+def hashes_of_words(words: Sequence[str]) -> Hashes:
+    """One for each. words: as `tokens_of` gives them."""
+    data = np.frombuffer(_readable(words), np.uint8)
+    out = np.empty(len(data), np.uint64)
+    return out[: scanning.hash_words(data, scanning.WORD_KINDS, out)]
+
+
+def _readable(words: Sequence[str]) -> bytes:
+    """A blank between words: compiled code takes all that is beyond ASCII for letters."""
+    return " ".join(words).encode("utf-8", "replace")
+
+
+def shape_of(text: str) -> Floats:
+    """Length, digits, capitals, signs, lines, question marks ...: float32[14], about 0 to 1."""
+    found = np.empty(scanning.SHAPE_COUNT, np.float32)
+    data = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
+    scanning.measure_shape(data, scanning.WORD_KINDS, found)
+    return found
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Words:
     """Words and pairs of neighbours, weighted by TF-IDF with sublinear counts, of length 1.
 
-    terms: each one's place; a pair is two words and a blank. idf: float32[terms].
+    terms: in the order of their places; a pair is two words and a blank. idf: float32[terms].
+    table: their hashes' places.
     """
 
-    terms: dict[str, int]
+    terms: list[str]
     idf: Floats
+    table: lookup.Table
+
+    @classmethod
+    def of(cls, terms: list[str], idf: Floats) -> Self:
+        """Raises ValueError for a term that is no word and no pair, or is there twice."""
+        table = lookup.Table()
+        parts = [term.split(" ") for term in terms]
+        words = [word for part in parts for word in part]
+        hashes = hashes_of_words(words)
+        if len(hashes) != len(words) or any(len(part) > 2 for part in parts):
+            raise ValueError("a term is no word and no pair of words")
+        ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+        is_pair = np.array([len(part) == 2 for part in parts], bool)
+        keys = hashes[ends - 1] if len(ends) else hashes
+        keys[is_pair] = lookup.pairs(hashes[ends[is_pair] - 2], hashes[ends[is_pair] - 1])
+        if table.add(keys) != len(terms):
+            raise ValueError("a term is there twice")
+        return cls(terms, idf, table)
 
     @classmethod
     def fit(cls, texts: Sequence[str]) -> Self:
         """The terms that at least two texts have, as scikit-learn's TfidfVectorizer has them."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
+        none = cls.of([], np.zeros(0, np.float32))
         if len(texts) < 2:
-            return cls({}, np.zeros(0, np.float32))
+            return none
         made = TfidfVectorizer(
             min_df=2,
             sublinear_tf=True,
@@ -54,27 +101,24 @@ class Words:
         try:
             made.fit(texts)
         except ValueError:  # no term is in two texts
-            return cls({}, np.zeros(0, np.float32))
-        terms = {term: int(place) for term, place in made.vocabulary_.items()}
-        return cls(terms, np.asarray(made.idf_, np.float32))
+            return none
+        terms = sorted(made.vocabulary_, key=made.vocabulary_.__getitem__)
+        return cls.of(terms, np.asarray(made.idf_, np.float32))
 
-    def weigh(self, tokens: list[str]) -> tuple[Places, Floats]:
-        """Places of the terms that are in `terms`, and their weights: two arrays of one length."""
-        known = [one for one in map(self.terms.get, _terms(tokens)) if one is not None]
-        found = dict.fromkeys(known, 0)
-        places = np.fromiter(found, np.int32, len(found))
-        weights = self.idf[places]
-        if len(found) < len(known):
-            for place in known:
-                found[place] += 1
-            weights *= 1 + np.log(np.array(list(found.values()), np.float32))
-        norm = float(np.sqrt(weights @ weights))
-        weights /= norm or 1.0
-        return places, weights
+    def weigh(self, hashes: Hashes) -> tuple[Places, Floats]:
+        """Places of the terms that are in `terms`, ascending, and their weights: of one length.
+
+        hashes: as `hashes_of` gives them.
+        """
+        places = np.empty(2 * len(hashes), np.int32)
+        weights = np.empty(2 * len(hashes), np.float32)
+        table = self.table
+        count = lookup.weigh(hashes, table.keys, table.places, self.idf, places, weights)
+        return places[:count], weights[:count]
 
     def matrix(self, texts: Sequence[str]) -> sparse.csr_array:
         """The same of many texts: float32[n, terms]."""
-        rows = [self.weigh(tokens_of(text)) for text in texts]
+        rows = [self.weigh(hashes_of(text)) for text in texts]
         ends = np.cumsum([0, *(len(places) for places, _ in rows)])
         places = np.concatenate([one for one, _ in rows]) if rows else np.zeros(0, np.int32)
         weights = np.concatenate([one for _, one in rows]) if rows else np.zeros(0, np.float32)
@@ -83,26 +127,3 @@ class Words:
 
 def _terms(tokens: list[str]) -> list[str]:
     return [*tokens, *(f"{left} {right}" for left, right in pairwise(tokens))]
-
-
-def shape_of(text: str) -> Floats:
-    """Length, digits, capitals, signs, lines, question marks ...: float32[14], about 0 to 1."""
-    count = len(text) + 1
-    stripped = text.strip()
-    found = (
-        np.log1p(len(text)) / 8,
-        np.log1p(len(text.split())) / 6,
-        np.log1p(len(re.findall(r"\d+", text))) / 3,
-        sum(map(str.isdigit, text)) / count * 5,
-        sum(map(str.isupper, text)) / count * 5,
-        min(sum(one in _SIGNS for one in text), 10) / 10,
-        np.log1p(text.count("\n")) / 3,
-        min(text.count("?"), 3) / 3,
-        bool(_CODE_END.search(text)),
-        stripped.endswith("?"),
-        stripped[:1].islower(),
-        '"' in text,
-        bool(_FIRST_PERSON.search(text)),
-        sum(ord(one) > 127 for one in text) / count * 3,
-    )
-    return np.array(found, np.float32)

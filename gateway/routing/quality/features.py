@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.routing.quality import scanning
+from gateway.routing import scanning
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.routing.quality import scanning
+from gateway.routing import scanning
 from gateway.routing.quality.features import read_bytes, word_hashes
 
 Floats = NDArray[np.float32]

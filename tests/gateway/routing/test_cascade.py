@@ -27,12 +27,22 @@ EXAMPLES = {
     "paint": [
         text.format(one)
         for one in COLOURS
-        for text in ("What should I mix to get {} paint for a wall?", "Which brush for {} paint?")
+        for text in (
+            "What should I mix to get {} paint for a wall?",
+            "Which brush for {} paint?",
+            "Does {} paint hide a dark wall?",
+            "The {} wall wants a second coat.",
+        )
     ],
     "bake": [
         text.format(one)
         for one in COLOURS
-        for text in ("How long must a cake with {} icing stay in the oven?", "Bake a {} cake.")
+        for text in (
+            "How long must a cake with {} icing stay in the oven?",
+            "Bake a {} cake.",
+            "Does the {} dough need yeast?",
+            "My {} bread did not rise.",
+        )
     ],
 }
 CLEAR, UNCLEAR = EXAMPLES["paint"][0], "Wie lange muss der Kuchen in den Ofen?"

