@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from gateway.routing.fitted import Fitted
-from gateway.routing.head import Head, energy, softmax
+from gateway.routing.head import Head
 from gateway.routing.labelled import OUT_OF_SCOPE, BadLabels, Labelled
+from gateway.routing.logits import energy, softmax
 from gateway.routing.neighbours import Neighbours
 from gateway.routing.scoring import auroc, measured, scope_aurocs
 from gateway.routing.words import Floats, Words

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.routing.head import Decision, energy, softmax
+from gateway.routing.logits import energy, softmax
+
+if TYPE_CHECKING:  # which imports numba; some only measure
+    from gateway.routing.head import Decision
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
