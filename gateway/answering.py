@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Protocol
 
 from deltafleet.v1 import worker_pb2
@@ -13,14 +13,16 @@ from gateway.pricing import time_cost_nano_usd
 from gateway.router import ModelKind, Target
 from model_pool.pool import Lease, Pool
 
+Settle = Callable[[AnswerPiece], None]
+
 
 class Source(Protocol):
     """Something leased that answers one request."""
 
     def generate(
-        self, request: worker_pb2.RunRequest, timeout_s: float | None
+        self, request: worker_pb2.RunRequest, timeout_s: float | None, settle: Settle
     ) -> AsyncGenerator[AnswerPiece, None]:
-        """Stream the answer."""
+        """Stream the answer. settle: told what one that was broken off has used in all."""
         ...
 
 
@@ -31,22 +33,36 @@ class PooledSource:
         self._lease = lease
 
     async def generate(
-        self, request: worker_pb2.RunRequest, timeout_s: float | None
+        self, request: worker_pb2.RunRequest, timeout_s: float | None, settle: Settle
     ) -> AsyncGenerator[AnswerPiece, None]:
         """See Source."""
-        async with contextlib.aclosing(self._lease.generate(request, timeout_s)) as responses:
-            async for response in responses:
-                price = self._lease.price_nano_usd_per_hour
-                yield AnswerPiece(
-                    text=response.text,
-                    prompt_token_count=response.prompt_token_count,
-                    output_token_count=response.output_token_count,
-                    busy_s=response.busy_s,
-                    cost_nano_usd=time_cost_nano_usd(response.busy_s, price),
-                    worker=self._lease.worker,
-                    weights_digest=response.weights_digest,
-                    finish_reason=response.finish_reason,
-                )
+        last = worker_pb2.RunResponse()
+        try:
+            async with contextlib.aclosing(self._lease.generate(request, timeout_s)) as responses:
+                async for last in responses:
+                    yield self._piece(last)
+        finally:
+            if not last.finish_reason:
+                used = await self._lease.settle(request.request_id)
+                if used is not None:
+                    last.text = ""
+                    last.prompt_token_count = used.prompt_token_count
+                    last.output_token_count = used.output_token_count
+                    last.busy_s = used.busy_s
+                    settle(self._piece(last))
+
+    def _piece(self, response: worker_pb2.RunResponse) -> AnswerPiece:
+        price = self._lease.price_nano_usd_per_hour
+        return AnswerPiece(
+            text=response.text,
+            prompt_token_count=response.prompt_token_count,
+            output_token_count=response.output_token_count,
+            busy_s=response.busy_s,
+            cost_nano_usd=time_cost_nano_usd(response.busy_s, price),
+            worker=self._lease.worker,
+            weights_digest=response.weights_digest,
+            finish_reason=response.finish_reason,
+        )
 
 
 class Sources:

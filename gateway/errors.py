@@ -24,12 +24,6 @@ class ClosedApiFailed(FleetError):
     reason = ErrorReason.ERROR_REASON_CLOSED_API_FAILED
 
 
-class UnknownRequest(FleetError):
-    """No answer to a request of that id is remembered."""
-
-    reason = ErrorReason.ERROR_REASON_UNKNOWN_REQUEST
-
-
 class FeedbackOff(FleetError):
     """The fleet keeps no feedback."""
 

@@ -63,6 +63,10 @@ class Entry:
         self._output_character_count += len(piece.text)
         self.last = piece
 
+    def settle(self, piece: AnswerPiece) -> None:
+        """What an answer that was broken off has used in all: more than its pieces told."""
+        self.last = piece
+
     def close(self, outcome: str, prices: Mapping[str, TokenPrice]) -> None:
         """Nothing more comes."""
         self.outcome = outcome

@@ -80,7 +80,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             yield Event(decision=to_decision(route, explain=request.explain))
             async with (
                 self._sources.lease(route.target) as source,
-                contextlib.aclosing(source.generate(run, time_left_s())) as pieces,
+                contextlib.aclosing(source.generate(run, time_left_s(), entry.settle)) as pieces,
             ):
                 async for piece in pieces:
                     entry.add(piece)

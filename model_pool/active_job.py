@@ -28,8 +28,11 @@ class ActiveJob:
     is_running: it has a place in a batch. is_cancelled: nobody waits for it any more.
     """
 
-    def __init__(self, job: Job, model: LoadedModel) -> None:
+    def __init__(
+        self, job: Job, model: LoadedModel, on_end: Callable[[Usage], None] | None
+    ) -> None:
         self.job = job
+        self._on_end = on_end
         self.model = model
         self.pieces: asyncio.Queue[Piece | EngineFailed] = asyncio.Queue()
         self.prompt_ids: Sequence[int] = ()
@@ -78,5 +81,15 @@ class ActiveJob:
         """What the last token made visible, if anything."""
         if not self._new_text and self.finish_reason is None:
             return None
-        usage = Usage(len(self.prompt_ids), self._output_token_count, self._busy_s)
-        return Piece(self._new_text, usage, self.model.weights.digest, self.finish_reason)
+        return Piece(self._new_text, self.usage, self.model.weights.digest, self.finish_reason)
+
+    @property
+    def usage(self) -> Usage:
+        """So far."""
+        return Usage(len(self.prompt_ids), self._output_token_count, self._busy_s)
+
+    def end(self) -> None:
+        """Nothing of it computes any more: tell, once, what it used."""
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end(self.usage)

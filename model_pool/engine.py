@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -154,9 +154,13 @@ class Engine(Protocol):
         """Forget the weights. The caller has seen to it that no job uses them."""
         ...
 
-    def generate(self, job: Job) -> AsyncGenerator[Piece, None]:
+    def generate(
+        self, job: Job, on_end: Callable[[Usage], None] | None = None
+    ) -> AsyncGenerator[Piece, None]:
         """Stream the answer. Closing the generator stops the computing and frees its place.
 
+        on_end: called once, when nothing of the job computes any more, with all that it used; that
+        may be after the generator was closed, and more than the last piece told.
         Raises PromptTooLong before the first piece, EngineFailed when the computing failed.
         """
         ...

@@ -40,6 +40,12 @@ class UnknownModel(FleetError):
     reason = ErrorReason.ERROR_REASON_UNKNOWN_MODEL
 
 
+class UnknownRequest(FleetError):
+    """Nothing of a request of that id is remembered."""
+
+    reason = ErrorReason.ERROR_REASON_UNKNOWN_REQUEST
+
+
 class MalformedMessage(FleetError):
     """The bytes are not a message of the expected type."""
 

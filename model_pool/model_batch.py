@@ -90,8 +90,9 @@ class ModelBatch:
         token_ids = choose_tokens(logits, [job.chooser for job in self._rows])
         return [Advance(job, 1, token) for job, token in zip(self._rows, token_ids, strict=True)]
 
-    def drop_ended(self) -> None:
-        """Take out the jobs that are finished or cancelled."""
+    def drop_ended(self) -> list[ActiveJob]:
+        """Take out the jobs that are finished or cancelled. Returns the cancelled ones."""
+        cancelled = [job for job in self.jobs() if job.is_cancelled]
         for row in range(len(self._rows) - 1, -1, -1):
             if _is_ended(self._rows[row]):
                 self._cache.remove(row)
@@ -99,6 +100,7 @@ class ModelBatch:
                 self._rows.pop()
         self.waiting = deque(job for job in self.waiting if not job.is_cancelled)
         self._admitted = deque(job for job in self._admitted if not job.is_cancelled)
+        return cancelled
 
     def drop_running(self) -> list[ActiveJob]:
         """Take out every job that has a place, and what it had cached."""

@@ -24,6 +24,7 @@ from pydantic import SecretStr
 
 from deltafleet.v1 import worker_pb2
 from model_pool.chat import ChatPiece, chat_arguments, stream_chat
+from model_pool.engine import Usage
 from model_pool.errors import (
     DeadlineExceeded,
     FleetError,
@@ -31,9 +32,11 @@ from model_pool.errors import (
     PoolSaturated,
     PromptTooLong,
     SpecialistUnloadable,
+    UnknownRequest,
     WorkerLost,
 )
 from model_pool.member import RETRY_AFTER_S, Status
+from model_pool.run_ends import RunEnds, to_settled
 from model_pool.settings import OpenAIServer
 from model_pool.shared_time import SharedTime
 
@@ -95,6 +98,7 @@ class OpenAIMember:
         self._fault: str | None = None  # the last that was logged, empty for none
         self._suspected = asyncio.Event()
         self._time = SharedTime(clock)
+        self._ends = RunEnds()
         self._running = Counter[str]()
         self._last_used: dict[str, float] = {}
         self._task: asyncio.Task[None] | None = None
@@ -167,14 +171,28 @@ class OpenAIMember:
         connect_s = CONNECT_LIMIT_S if timeout_s is None else min(timeout_s, CONNECT_LIMIT_S)
         timeout = openai.Timeout(timeout_s, connect=connect_s)
         chat, sent_s = stream_chat(self._client, arguments, timeout), self._clock()
+        on_end, used = self._ends.begin(request.request_id), Usage(0, 0, 0.0)
         try:
             with self._counted(request.model) as share_s:
-                async with contextlib.aclosing(chat) as pieces:
-                    async for piece in pieces:
-                        yield self._response(request.model, piece, share_s())
+                try:
+                    async with contextlib.aclosing(chat) as pieces:
+                        async for piece in pieces:
+                            used = Usage(
+                                piece.prompt_token_count, piece.output_token_count, share_s()
+                            )
+                            yield self._response(request.model, piece, used.busy_s)
+                finally:
+                    on_end(dataclasses.replace(used, busy_s=share_s()))
         except openai.OpenAIError as error:
             is_late = timeout_s is not None and self._clock() - sent_s >= timeout_s
             raise self._failure(error, request.model, is_late=is_late) from error
+
+    async def settle(self, request_id: str) -> worker_pb2.SettleRunResponse | None:
+        """See Member. The seconds are ours, the tokens those that were heard of."""
+        try:
+            return to_settled(await self._ends.usage(request_id))
+        except UnknownRequest:
+            return None
 
     def _arguments(self, request: worker_pb2.RunRequest) -> dict[str, Any]:
         theirs = self._server.models[request.model]

@@ -17,7 +17,7 @@ from model_pool.model_batch import Advance, ModelBatch
 
 logger = logging.getLogger(__name__)
 
-Delivery = tuple[ActiveJob, Piece | EngineFailed]
+Delivery = tuple[ActiveJob, Piece | EngineFailed | None]  # None: cancelled, and out
 
 
 class StepLoop:
@@ -108,13 +108,17 @@ class StepLoop:
         batch = self._turns[0]
         self._turns.rotate(-1)
         self._step(batch, batch.prefill)
-        batch.drop_ended()
+        self._drop(batch)
         self._step(batch, batch.decode)
 
     def _drop_ended(self) -> None:
         for batch in self._turns:
-            batch.drop_ended()
+            self._drop(batch)
         self._turns = deque(batch for batch in self._turns if not batch.is_empty)
+
+    def _drop(self, batch: ModelBatch) -> None:
+        if cancelled := batch.drop_ended():
+            self._hand_over([(job, None) for job in cancelled])
 
     def _admit(self) -> None:
         """Fill free places: the model with the fewest running jobs first, then by turn.
@@ -137,8 +141,11 @@ class StepLoop:
                 advance.job.accept(advance.token_id, self._eos_ids)
         except Exception:
             logger.exception("engine_step_failed", extra={"model": batch.model.weights.model})
-            self.busy_s += self._clock() - began
-            self._fail(batch.drop_running(), "the computing of this model failed")
+            seconds, failed = self._clock() - began, batch.drop_running()
+            self.busy_s += seconds
+            for job in failed:
+                job.charge(seconds / len(failed))
+            self._fail(failed, "the computing of this model failed")
             return
         if advances:
             self._settle(advances, self._clock() - began)

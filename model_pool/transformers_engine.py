@@ -12,7 +12,7 @@ import torch
 
 from model_pool.active_job import ActiveJob, LoadedModel
 from model_pool.base_model import BaseModel
-from model_pool.engine import EngineReport, Job, Piece, Weights
+from model_pool.engine import EngineReport, Job, Piece, Usage, Weights
 from model_pool.errors import EngineFailed, PoolSaturated, PromptTooLong, UnknownModel
 from model_pool.step_loop import Delivery, StepLoop
 
@@ -112,15 +112,23 @@ class TransformersEngine:
         """Forget the weights; their memory goes when no job uses them any more."""
         self._models.pop(model, None)
 
-    async def generate(self, job: Job) -> AsyncGenerator[Piece, None]:
-        """Stream the answer.
+    async def generate(
+        self, job: Job, on_end: Callable[[Usage], None] | None = None
+    ) -> AsyncGenerator[Piece, None]:
+        """Stream the answer. on_end: see Engine.
 
         Raises PromptTooLong, UnknownModel (not loaded), PoolSaturated (queue full) before the
         first piece; EngineFailed when the computing failed.
         """
-        active = self._enter(job)
+        active = self._enter(job, on_end)
         try:
-            await self._submit(active)
+            await self._read(active)
+            self._started()[1].submit(active)
+        except BaseException:
+            self._leave(active)
+            active.end()
+            raise
+        try:
             piece = await _next_piece(active)
             while piece.finish_reason is None:
                 yield piece
@@ -170,7 +178,7 @@ class TransformersEngine:
         finally:
             self._load_s += self._clock() - began
 
-    def _enter(self, job: Job) -> ActiveJob:
+    def _enter(self, job: Job, on_end: Callable[[Usage], None] | None) -> ActiveJob:
         """Count the job as queued. Raises UnknownModel, PoolSaturated."""
         self._started()
         if job.model not in self._models:
@@ -182,13 +190,13 @@ class TransformersEngine:
                 retry_after_s=RETRY_AFTER_S,
                 queued_count=queued_count,
             )
-        active = ActiveJob(job, self._models[job.model])
+        active = ActiveJob(job, self._models[job.model], on_end)
         self._jobs.add(active)
         return active
 
-    async def _submit(self, active: ActiveJob) -> None:
-        """Read the prompt off the event loop, and queue the job. Raises PromptTooLong."""
-        base, steps = self._started()
+    async def _read(self, active: ActiveJob) -> None:
+        """Read the prompt off the event loop. Raises PromptTooLong."""
+        base, _ = self._started()
         context = self.context_token_count
         prompt_ids = await self._loop.run_in_executor(
             self._reader, base.encode, active.job.messages
@@ -201,7 +209,6 @@ class TransformersEngine:
                 context_token_count=context,
             )
         active.prepare(prompt_ids, context, base.decode)
-        steps.submit(active)
 
     def _hand_over(self, deliveries: Sequence[Delivery]) -> None:
         """Called on the step thread: one wake-up of the event loop for the whole step."""
@@ -210,9 +217,13 @@ class TransformersEngine:
 
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         for active, delivered in deliveries:
+            if delivered is None:
+                active.end()
+                continue
             active.pieces.put_nowait(delivered)
             if isinstance(delivered, EngineFailed) or delivered.finish_reason is not None:
                 self._leave(active)
+                active.end()
 
     def _leave(self, active: ActiveJob) -> None:
         self._jobs.discard(active)

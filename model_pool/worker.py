@@ -18,6 +18,7 @@ from model_pool.engine import Engine, FinishReason, Job, Message, Piece, Role, S
 from model_pool.errors import Draining, PoolSaturated
 from model_pool.residency import Residency
 from model_pool.rpc import time_left_s
+from model_pool.run_ends import RunEnds, to_settled
 from model_pool.switching import Priority
 
 WATCH_INTERVAL_S = 2.0
@@ -75,6 +76,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self._catalog = Catalog([])
         self._state = worker_pb2.WORKER_STATE_STARTING
         self._admitted_count = 0
+        self._ends = RunEnds()
         self._idle = asyncio.Event()
         self._idle.set()
         self._changed = asyncio.Event()
@@ -108,14 +110,18 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         """Run one request on one model."""
         weights = self._catalog.weights(request.model)
         with self._admission():
-            async with (
-                self._residency.hold(weights),
-                contextlib.aclosing(
-                    self._engine.generate(_to_job(request, time_left_s()))
-                ) as pieces,
-            ):
-                async for piece in pieces:
-                    yield _to_response(piece)
+            async with self._residency.hold(weights):
+                on_end = self._ends.begin(request.request_id)
+                job = _to_job(request, time_left_s())
+                async with contextlib.aclosing(self._engine.generate(job, on_end)) as pieces:
+                    async for piece in pieces:
+                        yield _to_response(piece)
+
+    async def SettleRun(
+        self, request: worker_pb2.SettleRunRequest, context: Any
+    ) -> worker_pb2.SettleRunResponse:
+        """All that a request used, once it has ended."""
+        return to_settled(await self._ends.usage(request.request_id))
 
     async def LoadModel(
         self, request: worker_pb2.LoadModelRequest, context: Any

@@ -15,6 +15,7 @@ from model_pool.member import RETRY_AFTER_S, Status
 from model_pool.rpc import HARD_LIMIT_BYTES, responses_of, to_failure
 
 RECONNECT_PAUSE_S = 0.1
+SETTLE_LIMIT_S = 5.0  # a step that computes is not interrupted
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", HARD_LIMIT_BYTES),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -74,6 +75,16 @@ class WorkerLink:
                     yield response
         except grpc.aio.AioRpcError as error:
             raise self._failure(error) from error
+
+    async def settle(self, request_id: str) -> worker_pb2.SettleRunResponse | None:
+        """See Member."""
+        asked = worker_pb2.SettleRunRequest(request_id=request_id)
+        try:
+            return await self._stub.SettleRun(asked, timeout=SETTLE_LIMIT_S)
+        except grpc.aio.AioRpcError as error:
+            known = {"worker": self.name, "request_id": request_id, "status": error.code().name}
+            log.info("run_not_settled", extra=known)
+            return None
 
     def _failure(self, error: grpc.aio.AioRpcError) -> FleetError:
         failure = to_failure(error)

@@ -10,8 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.errors import UnknownRequest
-from model_pool.errors import InvalidParameter
+from model_pool.errors import InvalidParameter, UnknownRequest
 
 Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]

@@ -77,9 +77,12 @@ class AnswerProgress:
         if not text and finish_reason is None:
             return None
         self.is_finished = finish_reason is not None
+        return Piece(text, self.usage(busy_s), self._weights_digest, finish_reason)
+
+    def usage(self, busy_s: float) -> Usage:
+        """So far. busy_s: as the engine's meter has it."""
         output_count = len(self.token_ids) - self._prompt_token_count
-        usage = Usage(self._prompt_token_count, output_count, busy_s)
-        return Piece(text, usage, self._weights_digest, finish_reason)
+        return Usage(self._prompt_token_count, output_count, busy_s)
 
     def _read(self, new_ids: Sequence[int], *, is_last: bool) -> str:
         text = ""

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from merge_on_load import Checkpoint
 from merge_on_load.errors import MergeError
-from model_pool.engine import EngineReport, Job, Piece, Weights
+from model_pool.engine import EngineReport, Job, Piece, Usage, Weights
 from model_pool.errors import EngineFailed, FleetError, PoolSaturated, UnknownModel, WorkerLost
 from model_pool.switching import Policy
 from model_pool.turns import Claim, Turns
@@ -55,8 +55,17 @@ class _Answer:
     one, neither the place in the batch nor the next turn.
     """
 
-    def __init__(self, job: Job, weights: Weights, claim: Claim, request_id: str) -> None:
+    def __init__(
+        self,
+        job: Job,
+        weights: Weights,
+        claim: Claim,
+        request_id: str,
+        on_end: Callable[[Usage], None] | None,
+    ) -> None:
         self.job = job
+        self.on_end = on_end
+        self.progress: AnswerProgress | None = None
         self.weights = weights
         self.claim = claim
         self.request_id = request_id
@@ -173,14 +182,16 @@ class VllmEngine:
         self._loaded.pop(model, None)
         self._let_go()
 
-    async def generate(self, job: Job) -> AsyncGenerator[Piece, None]:
-        """Stream the answer.
+    async def generate(
+        self, job: Job, on_end: Callable[[Usage], None] | None = None
+    ) -> AsyncGenerator[Piece, None]:
+        """Stream the answer. on_end: see Engine.
 
         Raises PromptTooLong, InvalidParameter (the chat template refuses the messages),
         UnknownModel (not loaded), PoolSaturated (queue full) before the first piece; EngineFailed
         when the computing failed, WorkerLost when vLLM died.
         """
-        answer = self._enter(job)
+        answer = self._enter(job, on_end)
         task = answer.task = asyncio.create_task(self._serve(answer), name=answer.request_id)
         task.add_done_callback(lambda _: self._leave(answer))
         try:
@@ -272,7 +283,7 @@ class VllmEngine:
             return WorkerLost("the worker's engine has died", retry_after_s=RETRY_AFTER_S)
         return EngineFailed(what)
 
-    def _enter(self, job: Job) -> _Answer:
+    def _enter(self, job: Job, on_end: Callable[[Usage], None] | None) -> _Answer:
         """Count the job as queued. Raises UnknownModel, PoolSaturated."""
         self._started()
         if job.model not in self._loaded:
@@ -294,7 +305,8 @@ class VllmEngine:
             left_count=job.sampling.max_output_token_count,
             must_move=True,
         )
-        answer = _Answer(job, weights, claim, f"{job.request_id}-{self._answer_count}")
+        request_id = f"{job.request_id}-{self._answer_count}"
+        answer = _Answer(job, weights, claim, request_id, on_end)
         self._answers.add(answer)
         self._used[weights] += 1
         return answer
@@ -302,7 +314,7 @@ class VllmEngine:
     async def _serve(self, answer: _Answer) -> None:
         """From the prompt to the last piece, or to the failure in its place."""
         try:
-            progress = await self._begin(answer)
+            progress = answer.progress = await self._begin(answer)
             while not progress.is_finished:
                 async with self._turns.place(answer.claim):
                     await self._compute(answer, progress)
@@ -316,6 +328,9 @@ class VllmEngine:
         """The answer's task has ended. Nobody waits for the piece, or the engine has stopped."""
         if answer.task is not None and answer.task.cancelled():
             answer.pieces.put_nowait(EngineFailed("the engine has stopped"))
+        if answer.on_end is not None:
+            busy_s, progress = answer.account.busy_s, answer.progress
+            answer.on_end(progress.usage(busy_s) if progress else Usage(0, 0, busy_s))
         self._answers.discard(answer)
         self._used[answer.weights] -= 1
         if not self._used[answer.weights]:

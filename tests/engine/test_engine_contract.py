@@ -10,7 +10,7 @@ from engine.asking import Fleet, StartEngine, answer_of, job, pieces_of
 from engine.tiny_models import CONTEXT_TOKEN_COUNT
 
 from merge_on_load.errors import MergeError
-from model_pool.engine import FinishReason, Job, Message, Role, Sampling
+from model_pool.engine import FinishReason, Job, Message, Role, Sampling, Usage
 from model_pool.errors import EngineFailed, InvalidParameter, PromptTooLong, UnknownModel
 
 PROMPTS = tuple(f"{'the price of tea, ' * (i % 7)}number {i}" for i in range(40))
@@ -209,6 +209,43 @@ async def test_shares_of_finished_jobs_add_up_to_the_busy_seconds(
         busy_s = engine.report().busy_s
 
     assert sum(pieces[-1].usage.busy_s for pieces in answers) == pytest.approx(busy_s, rel=1e-9)
+
+
+async def test_shares_of_broken_off_jobs_add_up_too(
+    start_engine: StartEngine, fleet: Fleet
+) -> None:
+    ends: list[Usage] = []
+    told: list[Usage] = []
+
+    async def ask(place: int) -> None:
+        asked = job(PROMPTS[place], ("base", "sql")[place % 2], max_output_token_count=40)
+        async with aclosing(engine.generate(asked, ends.append)) as stream:
+            count = 0
+            async for piece in stream:
+                told.append(piece.usage)
+                count += 1
+                if count == place % 7:
+                    return
+
+    async with start_engine() as engine:
+        await engine.load(fleet.weights["sql"])
+        tasks = [asyncio.create_task(ask(place)) for place in range(len(PROMPTS))]
+        for task in tasks[::5]:  # some before they begin, some in the middle
+            await asyncio.sleep(0.001)
+            task.cancel()
+        await asyncio.wait(tasks)
+        begun = len(PROMPTS) - sum(task.cancelled() for task in tasks)
+        while len(ends) < begun or engine.report().running_count:
+            await asyncio.sleep(0.001)
+        await engine.drain()
+        # One more: whatever the step thread was in has ended before.
+        async with aclosing(engine.generate(job("the end"), ends.append)) as stream:
+            async for _ in stream:
+                pass
+        busy_s = engine.report().busy_s
+
+    assert sum(usage.busy_s for usage in ends) == pytest.approx(busy_s, rel=1e-6)
+    assert max(usage.output_token_count for usage in ends) == 40
 
 
 async def test_drain_returns_when_the_last_job_has_ended(start_engine: StartEngine) -> None:

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import UnknownRequest
 from gateway.routing.feedback import (
     ESTIMATE_WEIGHT,
     Answered,
@@ -21,7 +20,7 @@ from gateway.routing.feedback import (
     RecentAnswers,
 )
 from gateway.routing.feedback_store import FeedbackStore
-from model_pool.errors import InvalidParameter
+from model_pool.errors import InvalidParameter, UnknownRequest
 
 DIM = 3
 MODELS, TASKS = ("a", "b"), ("", "sql", "math")

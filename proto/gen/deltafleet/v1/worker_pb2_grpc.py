@@ -40,6 +40,11 @@ class WorkerServiceStub:
                 request_serializer=deltafleet_dot_v1_dot_worker__pb2.RunRequest.SerializeToString,
                 response_deserializer=deltafleet_dot_v1_dot_worker__pb2.RunResponse.FromString,
                 _registered_method=True)
+        self.SettleRun = channel.unary_unary(
+                '/deltafleet.v1.WorkerService/SettleRun',
+                request_serializer=deltafleet_dot_v1_dot_worker__pb2.SettleRunRequest.SerializeToString,
+                response_deserializer=deltafleet_dot_v1_dot_worker__pb2.SettleRunResponse.FromString,
+                _registered_method=True)
         self.LoadModel = channel.unary_unary(
                 '/deltafleet.v1.WorkerService/LoadModel',
                 request_serializer=deltafleet_dot_v1_dot_worker__pb2.LoadModelRequest.SerializeToString,
@@ -63,6 +68,14 @@ class WorkerServiceServicer:
 
     def Run(self, request, context):
         """Run one request on one model; its weights are built first where needed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SettleRun(self, request, context):
+        """All that a request used, once nothing of it computes any more. For one that was broken off:
+        its caller heard less than was computed for it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +109,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Run,
                     request_deserializer=deltafleet_dot_v1_dot_worker__pb2.RunRequest.FromString,
                     response_serializer=deltafleet_dot_v1_dot_worker__pb2.RunResponse.SerializeToString,
+            ),
+            'SettleRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.SettleRun,
+                    request_deserializer=deltafleet_dot_v1_dot_worker__pb2.SettleRunRequest.FromString,
+                    response_serializer=deltafleet_dot_v1_dot_worker__pb2.SettleRunResponse.SerializeToString,
             ),
             'LoadModel': grpc.unary_unary_rpc_method_handler(
                     servicer.LoadModel,
@@ -141,6 +159,33 @@ class WorkerService:
             '/deltafleet.v1.WorkerService/Run',
             deltafleet_dot_v1_dot_worker__pb2.RunRequest.SerializeToString,
             deltafleet_dot_v1_dot_worker__pb2.RunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SettleRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deltafleet.v1.WorkerService/SettleRun',
+            deltafleet_dot_v1_dot_worker__pb2.SettleRunRequest.SerializeToString,
+            deltafleet_dot_v1_dot_worker__pb2.SettleRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,10 @@ class WorkerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> WorkerServiceAsyncStub: ...
     Run: _grpc.UnaryStreamMultiCallable[_worker_pb2.RunRequest, _worker_pb2.RunResponse]
     """Run one request on one model; its weights are built first where needed."""
+    SettleRun: _grpc.UnaryUnaryMultiCallable[_worker_pb2.SettleRunRequest, _worker_pb2.SettleRunResponse]
+    """All that a request used, once nothing of it computes any more. For one that was broken off:
+    its caller heard less than was computed for it.
+    """
     LoadModel: _grpc.UnaryUnaryMultiCallable[_worker_pb2.LoadModelRequest, _worker_pb2.LoadModelResponse]
     """Build a model's weights ahead of the first request."""
     DescribeModels: _grpc.UnaryUnaryMultiCallable[_worker_pb2.DescribeModelsRequest, _worker_pb2.DescribeModelsResponse]
@@ -49,6 +53,10 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Run: _aio.UnaryStreamMultiCallable[_worker_pb2.RunRequest, _worker_pb2.RunResponse]  # type: ignore[assignment]
     """Run one request on one model; its weights are built first where needed."""
+    SettleRun: _aio.UnaryUnaryMultiCallable[_worker_pb2.SettleRunRequest, _worker_pb2.SettleRunResponse]  # type: ignore[assignment]
+    """All that a request used, once nothing of it computes any more. For one that was broken off:
+    its caller heard less than was computed for it.
+    """
     LoadModel: _aio.UnaryUnaryMultiCallable[_worker_pb2.LoadModelRequest, _worker_pb2.LoadModelResponse]  # type: ignore[assignment]
     """Build a model's weights ahead of the first request."""
     DescribeModels: _aio.UnaryUnaryMultiCallable[_worker_pb2.DescribeModelsRequest, _worker_pb2.DescribeModelsResponse]  # type: ignore[assignment]
@@ -66,6 +74,16 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.RunResponse], _abc.AsyncIterator[_worker_pb2.RunResponse]]:
         """Run one request on one model; its weights are built first where needed."""
+
+    @_abc_1.abstractmethod
+    def SettleRun(
+        self,
+        request: _worker_pb2.SettleRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.SettleRunResponse, _abc.Awaitable[_worker_pb2.SettleRunResponse]]:
+        """All that a request used, once nothing of it computes any more. For one that was broken off:
+        its caller heard less than was computed for it.
+        """
 
     @_abc_1.abstractmethod
     def LoadModel(
