@@ -13,16 +13,14 @@ from gateway.pricing import time_cost_nano_usd
 from gateway.router import ModelKind, Target
 from model_pool.pool import Lease, Pool
 
-Settle = Callable[[AnswerPiece], None]
-
 
 class Source(Protocol):
     """Something leased that answers one request."""
 
     def generate(
-        self, request: worker_pb2.RunRequest, timeout_s: float | None, settle: Settle
+        self, request: worker_pb2.RunRequest, timeout_s: float | None
     ) -> AsyncGenerator[AnswerPiece, None]:
-        """Stream the answer. settle: told what one that was broken off has used in all."""
+        """Stream the answer."""
         ...
 
 
@@ -31,37 +29,42 @@ class PooledSource:
 
     def __init__(self, lease: Lease) -> None:
         self._lease = lease
+        self._request_id = ""
+        self._last = worker_pb2.RunResponse()
 
     async def generate(
-        self, request: worker_pb2.RunRequest, timeout_s: float | None, settle: Settle
+        self, request: worker_pb2.RunRequest, timeout_s: float | None
     ) -> AsyncGenerator[AnswerPiece, None]:
         """See Source."""
-        last = worker_pb2.RunResponse()
-        try:
-            async with contextlib.aclosing(self._lease.generate(request, timeout_s)) as responses:
-                async for last in responses:
-                    yield self._piece(last)
-        finally:
-            if not last.finish_reason:
-                used = await self._lease.settle(request.request_id)
-                if used is not None:
-                    last.text = ""
-                    last.prompt_token_count = used.prompt_token_count
-                    last.output_token_count = used.output_token_count
-                    last.busy_s = used.busy_s
-                    settle(self._piece(last))
+        self._request_id = request.request_id
+        async with contextlib.aclosing(self._lease.generate(request, timeout_s)) as responses:
+            async for response in responses:
+                self._last = response
+                yield self._piece(response.text)
 
-    def _piece(self, response: worker_pb2.RunResponse) -> AnswerPiece:
-        price = self._lease.price_nano_usd_per_hour
+    async def rest(self) -> AnswerPiece | None:
+        """What an answer that was broken off has used in all, where more than its pieces told."""
+        if not self._request_id or self._last.finish_reason:
+            return None
+        used = await self._lease.settle(self._request_id)
+        if used is None:
+            return None
+        self._last.prompt_token_count = used.prompt_token_count
+        self._last.output_token_count = used.output_token_count
+        self._last.busy_s = used.busy_s
+        return self._piece("")
+
+    def _piece(self, text: str) -> AnswerPiece:
+        last, price = self._last, self._lease.price_nano_usd_per_hour
         return AnswerPiece(
-            text=response.text,
-            prompt_token_count=response.prompt_token_count,
-            output_token_count=response.output_token_count,
-            busy_s=response.busy_s,
-            cost_nano_usd=time_cost_nano_usd(response.busy_s, price),
+            text=text,
+            prompt_token_count=last.prompt_token_count,
+            output_token_count=last.output_token_count,
+            busy_s=last.busy_s,
+            cost_nano_usd=time_cost_nano_usd(last.busy_s, price),
             worker=self._lease.worker,
-            weights_digest=response.weights_digest,
-            finish_reason=response.finish_reason,
+            weights_digest=last.weights_digest,
+            finish_reason=last.finish_reason,
         )
 
 
@@ -73,10 +76,22 @@ class Sources:
         self._closed_api = closed_api
 
     @contextlib.asynccontextmanager
-    async def lease(self, target: Target) -> AsyncIterator[Source]:
-        """A place for one request. Raises what Pool.lease raises."""
+    async def lease(
+        self, target: Target, settle: Callable[[AnswerPiece], None]
+    ) -> AsyncIterator[Source]:
+        """A place for one request. Raises what Pool.lease raises.
+
+        settle: told what an answer that was broken off has used in all. The place is free by then.
+        """
         if target.kind is ModelKind.CLOSED_API and self._closed_api:
             yield self._closed_api
             return
-        async with self._pool.lease(target.name) as lease:
-            yield PooledSource(lease)
+        source = None
+        try:
+            async with self._pool.lease(target.name) as lease:
+                source = PooledSource(lease)
+                yield source
+        finally:
+            rest = await source.rest() if source else None
+            if rest is not None:
+                settle(rest)

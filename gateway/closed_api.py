@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 
 import openai
 from pydantic import SecretStr
@@ -34,14 +34,9 @@ class ClosedApiClient:
         await self._client.close()
 
     async def generate(
-        self,
-        request: worker_pb2.RunRequest,
-        timeout_s: float | None,
-        settle: Callable[[AnswerPiece], None],
+        self, request: worker_pb2.RunRequest, timeout_s: float | None
     ) -> AsyncGenerator[AnswerPiece, None]:
-        """Stream the answer. settle: not told, the endpoint bills what it sent. Raises
-        ClosedApiFailed.
-        """
+        """Stream the answer. Raises ClosedApiFailed."""
         arguments = chat_arguments(request, self._settings.model)
         arguments["max_completion_tokens"] = request.max_output_token_count
         chat = stream_chat(self._client, arguments, timeout_s or self._settings.timeout_s)

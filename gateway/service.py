@@ -79,8 +79,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         async with self._ledger.entry(name, route, conversation.character_count) as entry:
             yield Event(decision=to_decision(route, explain=request.explain))
             async with (
-                self._sources.lease(route.target) as source,
-                contextlib.aclosing(source.generate(run, time_left_s(), entry.settle)) as pieces,
+                self._sources.lease(route.target, entry.settle) as source,
+                contextlib.aclosing(source.generate(run, time_left_s())) as pieces,
             ):
                 async for piece in pieces:
                     entry.add(piece)
