@@ -37,9 +37,8 @@ class LifeRecorder:
 
     async def _record(self) -> None:
         for member in self._pool.members.values():
-            status = member.status
-            if status is not None:
-                await self._store.record_life(_to_life(status))
+            if member.last_word is not None:
+                await self._store.record_life(_to_life(member.last_word))
 
 
 def _to_life(status: worker_pb2.WatchStatusResponse) -> WorkerLife:

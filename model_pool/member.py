@@ -26,6 +26,11 @@ class Member(Protocol):
         ...
 
     @property
+    def last_word(self) -> Status | None:
+        """Its last word on itself, also where it is out of reach now."""
+        ...
+
+    @property
     def is_ready(self) -> bool:
         """Whether it takes requests."""
         ...

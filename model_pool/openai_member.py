@@ -117,8 +117,13 @@ class OpenAIMember:
     @property
     def status(self) -> Status | None:
         """See Member."""
+        return self.last_word if self.is_ready else None
+
+    @property
+    def last_word(self) -> Status | None:
+        """See Member."""
         life = self._life
-        if life is None or not self.is_ready:
+        if life is None:
             return None
         return Status(
             worker=self.name,

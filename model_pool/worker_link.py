@@ -38,6 +38,7 @@ class WorkerLink:
     def __init__(self, name: str, address: str) -> None:
         self.name = name
         self.status: Status | None = None
+        self.last_word: Status | None = None
         self.descriptions: Mapping[str, worker_pb2.ModelDescription] = {}
         self.in_flight_count = 0
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
@@ -120,7 +121,7 @@ class WorkerLink:
                 if is_ready and status.incarnation != incarnation:
                     await self._describe()
                     incarnation = status.incarnation
-                self.status = status
+                self.status = self.last_word = status
                 on_change()
 
     async def _describe(self) -> None:
