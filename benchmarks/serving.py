@@ -32,7 +32,7 @@ def write_fleet(home: Path, base: Path, name: str, delta: Path) -> Path:
             "context_token_count": CONTEXT_TOKEN_COUNT,
             "thread_count": 1,
             "memory_budget_mib": 8192,
-            "price_usd_per_hour": 0.05,
+            "hardware": {"usd_per_hour": 0.05},
             "preload": [name],
         },
         "routing": {"encoder_thread_count": 1, "fallback": name},

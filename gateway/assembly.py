@@ -133,14 +133,11 @@ class Gateway:
         server = worker.openai
         if server is None:
             return WorkerLink(worker.name, worker.address or local.address(worker.name))
-        price = server.price_usd_per_hour
         return OpenAIMember(
             worker.name,
             server,
             member_key(worker.name),
-            price_nano_usd_per_hour=to_nano_usd(
-                self._settings.pool.price_usd_per_hour if price is None else price
-            ),
+            price_nano_usd_per_hour=self._settings.pool.hardware_of(worker.name).nano_usd_per_hour,
         )
 
     async def _start_classifier(self, stack: contextlib.AsyncExitStack) -> Classifier:

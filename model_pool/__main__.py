@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import time
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +135,7 @@ def _identity(settings: PoolSettings, name: str) -> WorkerIdentity:
     return WorkerIdentity(
         name=name,
         engine=pool.engine,
-        price_nano_usd_per_hour=int(pool.price_usd_per_hour * Decimal(10**9)),
+        price_nano_usd_per_hour=pool.hardware_of(name).nano_usd_per_hour,
         limit_count=pool.max_running_count + pool.max_queued_count,
         memory_budget_bytes=pool.memory_budget_mib * 2**20,
     )

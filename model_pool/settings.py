@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -104,7 +104,20 @@ class OpenAIServer(Section):
 
     url: Url  # as clients take it, usually ending in /v1
     models: dict[Name, str] = Field(min_length=1)  # our name → the server's own
-    price_usd_per_hour: Decimal | None = Field(None, ge=0)  # default: the pool's
+
+
+class Hardware(Section):
+    """What a worker runs on, and what that costs, busy or idle."""
+
+    accelerator: str = "cpu"  # a name for people: a10g, h100, ...
+    usd_per_hour: Decimal = Field(Decimal(0), ge=0)  # of all of it
+    share: Decimal = Field(Decimal(1), gt=0, le=1)  # of it that the worker has, beside others
+
+    @property
+    def nano_usd_per_hour(self) -> int:
+        """The worker's price, in nano-dollars."""
+        price = self.usd_per_hour * self.share * 10**9
+        return int(price.to_integral_value(ROUND_HALF_EVEN))
 
 
 class Worker(Section):
@@ -116,6 +129,7 @@ class Worker(Section):
     name: Name
     address: str | None = None  # host:port or unix:PATH
     openai: OpenAIServer | None = None
+    hardware: Hardware | None = None  # default: the pool's
 
     @property
     def is_local(self) -> bool:
@@ -144,7 +158,7 @@ class Pool(Section):
     vllm: VllmOptions | None = None  # passed to vLLM
     switching: Switching = Switching()
     workers: tuple[Worker, ...] = Field((Worker(name="worker-0"),), min_length=1)
-    price_usd_per_hour: Decimal = Field(Decimal(0), ge=0)  # of one worker, up or idle
+    hardware: Hardware = Hardware()  # of each worker that names none
     memory_budget_mib: int = Field(1024, ge=1)  # for weights, per worker
     max_running_count: int = Field(32, ge=1)  # requests in one worker's batch
     max_queued_count: int = Field(256, ge=0)  # requests that wait, per worker
@@ -159,6 +173,11 @@ class Pool(Section):
         if len(set(names)) < len(names):
             raise ValueError("two workers have the same name")
         return self
+
+    def hardware_of(self, worker: str) -> Hardware:
+        """What the worker of this name runs on."""
+        own = {one.name: one.hardware for one in self.workers}
+        return own.get(worker) or self.hardware
 
     @model_validator(mode="after")
     def _vllm_is_asked_for(self) -> Self:

@@ -50,10 +50,13 @@ async def running_mixed(
     running_server: OpenAIServer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Fleet]:
     """The demo fleet with one worker of ours and the server."""
-    openai = {"url": running_server.url, "models": {"sql": "my-sql"}, "price_usd_per_hour": 3.6}
+    openai = {"url": running_server.url, "models": {"sql": "my-sql"}}
     async with running_fleet(
         tmp_path_factory.mktemp("mixed"),
-        pool__workers=[{"name": "ours"}, {"name": "big-1", "openai": openai}],
+        pool__workers=[
+            {"name": "ours"},
+            {"name": "big-1", "openai": openai, "hardware": {"usd_per_hour": 3.6}},
+        ],
         member_key_big_1=KEY,
     ) as fleet:
         yield fleet
@@ -278,7 +281,11 @@ def write_fleet(directory: Path, server: OpenAIServer, models: dict[str, str]) -
     document = {
         "base": {"path": "nowhere"},
         "specialists": {"sql": specialist},
-        "pool": {"workers": [worker], "price_usd_per_hour": 3.6, "worker_wait_s": 0},
+        "pool": {
+            "workers": [worker],
+            "hardware": {"usd_per_hour": 7.2, "share": 0.5},
+            "worker_wait_s": 0,
+        },
     }
     path = directory / "fleet.yaml"
     path.write_text(yaml.safe_dump(document))

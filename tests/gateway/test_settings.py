@@ -56,6 +56,8 @@ WRONG = {
         {"pool": {"workers": [{"name": "w"}, {"name": "w"}]}},
         "same name",
     ),
+    "a price below zero": ({"pool": {"hardware": {"usd_per_hour": -1}}}, "usd_per_hour"),
+    "more than all of a machine": ({"pool": {"hardware": {"share": 1.5}}}, "hardware.share"),
     "a worker in two places": (server(address="h:1"), "not both"),
     "a server without models": (server(models={}), "openai.models"),
     "a server of a model that there is not": (server(models={"poetry": "m"}), "poetry"),
@@ -149,3 +151,14 @@ def test_every_reason_has_one_status_and_one_exception() -> None:
     for kind in classes:
         classes += kind.__subclasses__()
     assert {kind.reason for kind in classes} == reasons
+
+
+def test_a_worker_costs_its_share_of_its_hardware(tmp_path: Path) -> None:
+    halves = {"accelerator": "a10g", "usd_per_hour": "1.006", "share": "0.5"}
+    workers = [{"name": "left", "hardware": halves}, {"name": "right"}]
+    pool = {"hardware": {"usd_per_hour": "0.05"}, "workers": workers}
+
+    found = load(Settings, changed(tmp_path, pool=pool)).pool
+
+    assert found.hardware_of("left").nano_usd_per_hour == 503_000_000
+    assert found.hardware_of("right").nano_usd_per_hour == 50_000_000

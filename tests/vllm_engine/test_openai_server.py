@@ -80,7 +80,7 @@ async def served(url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIte
         "specialists": {"sql": {"description": "d", "delta": "nowhere", "examples": ["a table"]}},
         "pool": {
             "workers": [{"name": "plain", "openai": openai_section}],
-            "price_usd_per_hour": 1,
+            "hardware": {"usd_per_hour": 1},
         },
     }
     (directory / "fleet.yaml").write_text(yaml.safe_dump(document))
