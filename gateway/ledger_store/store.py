@@ -1,256 +1,200 @@
-"""Finished requests and workers' lives in SQLite: durable when `append` returns.
+"""The ledger as the gateway uses it: durable when `append` returns, and never in the way of reads.
 
 One thread writes; rows that arrive while it commits go into the next transaction together, so that
-the disk is synced once for many. Write-ahead log, synchronous=FULL: a committed row survives a
-crash of the process and of the machine.
+the disk is synced once for many. Reads have threads and connections of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway.errors import LedgerUnavailable
+from gateway.ledger_store.database import Database, retried
+from gateway.ledger_store.folding import first_kept_us, fold_some
+from gateway.ledger_store.migrating import migrate
+from gateway.ledger_store.rows import RequestRow, Sums, WorkerLife
+from gateway.ledger_store.summing import read_sums
+from gateway.ledger_store.tables import WORKER_LIVES
+from gateway.ledger_store.writing import insert_rows, upsert_lives
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
-_metadata = sa.MetaData()
-
-REQUESTS = sa.Table(
-    "requests",
-    _metadata,
-    sa.Column("row", sa.Integer, primary_key=True),
-    sa.Column("request_id", sa.Text, nullable=False, index=True),
-    sa.Column("finished_at_us", sa.BigInteger, nullable=False, index=True),  # since the epoch, UTC
-    sa.Column("model", sa.Text, nullable=False),
-    sa.Column("task", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("outcome", sa.Text, nullable=False),
-    sa.Column("worker", sa.Text, nullable=False),
-    sa.Column("weights_digest", sa.Text, nullable=False),
-    sa.Column("prompt_token_count", sa.BigInteger, nullable=False),
-    sa.Column("output_token_count", sa.BigInteger, nullable=False),
-    sa.Column("busy_us", sa.BigInteger, nullable=False),
-    sa.Column("first_token_us", sa.BigInteger, nullable=True),
-    sa.Column("total_us", sa.BigInteger, nullable=False),
-    sa.Column("cost_nano_usd", sa.BigInteger, nullable=False),
-)
-BASELINE_COSTS = sa.Table(
-    "baseline_costs",
-    _metadata,
-    sa.Column("row", sa.Integer, sa.ForeignKey("requests.row"), primary_key=True),
-    sa.Column("baseline", sa.Text, primary_key=True),
-    sa.Column("cost_nano_usd", sa.BigInteger, nullable=False),
-)
-WORKER_LIVES = sa.Table(
-    "worker_lives",
-    _metadata,
-    sa.Column("incarnation", sa.Text, primary_key=True),
-    sa.Column("worker", sa.Text, nullable=False),
-    sa.Column("started_at_us", sa.BigInteger, nullable=False),
-    sa.Column("uptime_s", sa.Float, nullable=False),
-    sa.Column("busy_s", sa.Float, nullable=False),
-    sa.Column("load_s", sa.Float, nullable=False),
-    sa.Column("price_nano_usd_per_hour", sa.BigInteger, nullable=False),
-)
+log = logging.getLogger("gateway.ledger")
+FOLD_INTERVAL_S = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRow:
-    """One finished request. Never its prompt. baselines: name → nano-dollars."""
+class _Waiting:
+    """A row, since when it waits (seconds, monotonic), and who is told that it is durable."""
 
-    request_id: str
-    finished_at_us: int
-    model: str
-    task: str
-    reason: str
-    outcome: str
-    worker: str
-    weights_digest: str
-    prompt_token_count: int
-    output_token_count: int
-    busy_us: int
-    first_token_us: int | None
-    total_us: int
-    cost_nano_usd: int
-    baselines: dict[str, int]
+    def __init__(self, row: RequestRow) -> None:
+        self.row = row
+        self.since_s = time.monotonic()
+        self.written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-
-@dataclass(frozen=True, slots=True)
-class WorkerLife:
-    """One worker process from its start to its last word."""
-
-    incarnation: str
-    worker: str
-    started_at_us: int
-    uptime_s: float
-    busy_s: float
-    load_s: float
-    price_nano_usd_per_hour: int
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSums:
-    """Sums over one model's rows. baselines: over the answered ones."""
-
-    model: str
-    request_count: int
-    answered_count: int
-    prompt_token_count: int
-    output_token_count: int
-    cost_nano_usd: int
-    baselines: dict[str, int]
+    def fail(self, error: BaseException) -> None:
+        self.written.set_exception(error)
+        self.written.exception()  # retrieved: its caller may have gone
 
 
 class LedgerStore:
-    """The ledger's file. `open` it first, `close` it last."""
+    """The ledger's database. `open` it first, `close` it last.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    place: SQLite's file, or the URL of either kind. retry_s: how long a row is tried again where
+    the database is away. keep_days: older requests are folded into daily sums; None: never.
+    """
+
+    def __init__(
+        self, place: Path | sa.URL, *, retry_s: float = 10.0, keep_days: int | None = None
+    ) -> None:
+        url = sa.URL.create("sqlite", database=str(place)) if isinstance(place, Path) else place
+        self.database = Database(url)
+        self._retry_s = retry_s
+        self._keep_days = keep_days
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
-        self._waiting: list[tuple[RequestRow, asyncio.Future[None]]] = []
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="ledger-read")
+        self._folder = ThreadPoolExecutor(1, thread_name_prefix="ledger-fold")
+        self._waiting: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
+        self._folding: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Create what is missing. Raises OSError or sqlalchemy.exc.SQLAlchemyError."""
-        await self._in_thread(self._open)
+        """Create what is missing, and bring older tables to today's shape.
+
+        Raises BadLedger, LedgerUnavailable, OSError or sqlalchemy.exc.SQLAlchemyError.
+        """
+        await _in(self._writer, self._open)
+        if self._keep_days is not None:
+            self._folding = asyncio.create_task(self._fold_often(), name="fold ledger")
 
     async def close(self) -> None:
         """Write what waits, then close."""
+        if self._folding:
+            self._folding.cancel()
+            await asyncio.gather(self._folding, return_exceptions=True)
         if self._task:
             await asyncio.gather(self._task, return_exceptions=True)
-        await self._in_thread(self._engine.dispose)
-        self._writer.shutdown()
+        for threads in (self._folder, self._readers, self._writer):
+            await asyncio.to_thread(threads.shutdown)
+        await asyncio.to_thread(self.database.dispose)
 
     async def append(self, row: RequestRow) -> None:
-        """Write one row; durable when this returns. Cancelling the caller does not undo it."""
-        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((row, written))
+        """Write one row; durable when this returns. Cancelling the caller does not undo it.
+
+        Raises LedgerUnavailable where the database stays away: then nobody knows whether the row is
+        there, and appending the same row again is safe.
+        """
+        one = _Waiting(row)
+        self._waiting.append(one)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._write_all(), name="write ledger")
-        await asyncio.shield(written)
+        await asyncio.shield(one.written)
 
     async def record_life(self, life: WorkerLife) -> None:
-        """Keep a worker's last word on itself."""
-        await self._in_thread(self._upsert_life, life)
+        """Keep a worker's last word on itself. Raises LedgerUnavailable."""
+        await self.record_lives([life])
 
-    async def sums(self, start: datetime | None, end: datetime | None) -> list[ModelSums]:
-        """Sums per model over the rows that finished in [start, end), by name."""
-        return await self._in_thread(self._sums, start, end)
+    async def record_lives(self, lives: Sequence[WorkerLife]) -> None:
+        """Keep workers' last words on themselves, in one transaction. Raises LedgerUnavailable."""
+        if lives:
+            await _in(self._writer, self._once, partial(upsert_lives, self.database, lives))
+
+    async def sums(
+        self, start: datetime | None, end: datetime | None, by: Sequence[str] = ("model",)
+    ) -> list[Sums]:
+        """Sums over the requests that finished in [start, end), by any of `rows.DIMENSIONS`.
+
+        In the keys' order. A folded day is of the time that its first moment is in, wholly.
+        """
+        return await self._read(partial(read_sums, self.database, start, end, by))
 
     async def lives(self) -> list[WorkerLife]:
         """Every worker's lives, the latest first."""
-        return await self._in_thread(self._lives)
+        return await self._read(self._lives)
 
-    async def _in_thread(
-        self, work: Callable[[*Arguments], Result], *arguments: *Arguments
-    ) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._writer, work, *arguments)
+    async def fold(self, before_us: int) -> int:
+        """Fold every request that finished before then into its day's sums; how many.
+
+        before_us: the beginning of a day, UTC. Raises LedgerUnavailable.
+        """
+        total = 0
+        while count := await _in(
+            self._folder, self._once, partial(fold_some, self.database, before_us)
+        ):
+            total += count
+        return total
+
+    async def _fold_often(self) -> None:
+        assert self._keep_days is not None
+        while True:
+            try:
+                count = await self.fold(first_kept_us(datetime.now(UTC), self._keep_days))
+                if count:
+                    log.info("ledger_folded", extra={"row_count": count})
+            except (LedgerUnavailable, SQLAlchemyError):
+                log.exception("ledger_fold_failed")
+            await asyncio.sleep(FOLD_INTERVAL_S)
 
     async def _write_all(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             try:
-                await self._in_thread(self._insert, [row for row, _ in batch])
+                await _in(self._writer, self._insert, batch)
             except Exception as error:
-                for _, written in batch:
-                    written.set_exception(error)
-                    written.exception()  # retrieved: its caller may have gone
+                await self._write_apart(batch, error)
             else:
-                for _, written in batch:
-                    written.set_result(None)
+                for one in batch:
+                    one.written.set_result(None)
+
+    async def _write_apart(self, batch: list[_Waiting], error: Exception) -> None:
+        if len(batch) == 1 or isinstance(error, LedgerUnavailable):
+            for one in batch:
+                one.fail(error)
+            return
+        for one in batch:  # so that a row that the database refuses takes no other with it
+            try:
+                await _in(self._writer, self._insert, [one])
+            except Exception as error:
+                one.fail(error)
+            else:
+                one.written.set_result(None)
 
     def _open(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._engine = sa.create_engine(f"sqlite:///{self._path}")
-        sa.event.listen(self._engine, "connect", _set_pragmas)
-        _metadata.create_all(self._engine)
+        if self.database.file:
+            self.database.file.parent.mkdir(parents=True, exist_ok=True)
+        until_s = time.monotonic() + self._retry_s
+        retried(partial(migrate, self.database), until_s)
+        retried(self.database.check_durable, until_s)
 
-    def _insert(self, rows: Sequence[RequestRow]) -> None:
-        with self._engine.begin() as connection:
-            for row in rows:
-                values = asdict(row)
-                baselines = values.pop("baselines")
-                key = connection.execute(sa.insert(REQUESTS).values(**values)).lastrowid
-                if baselines:
-                    connection.execute(
-                        sa.insert(BASELINE_COSTS),
-                        [
-                            {"row": key, "baseline": name, "cost_nano_usd": cost}
-                            for name, cost in baselines.items()
-                        ],
-                    )
+    def _insert(self, batch: Sequence[_Waiting]) -> None:
+        rows = [one.row for one in batch]
+        retried(partial(insert_rows, self.database, rows), batch[0].since_s + self._retry_s)
 
-    def _upsert_life(self, life: WorkerLife) -> None:
-        values = asdict(life)
-        statement = insert(WORKER_LIVES).values(**values)
-        statement = statement.on_conflict_do_update(index_elements=["incarnation"], set_=values)
-        with self._engine.begin() as connection:
-            connection.execute(statement)
+    def _once(self, work: Callable[[], Result]) -> Result:
+        return retried(work, time.monotonic())
 
-    def _sums(self, start: datetime | None, end: datetime | None) -> list[ModelSums]:
-        when: list[sa.ColumnElement[bool]] = [sa.true()]
-        if start:
-            when.append(REQUESTS.c.finished_at_us >= int(start.timestamp() * 1e6))
-        if end:
-            when.append(REQUESTS.c.finished_at_us < int(end.timestamp() * 1e6))
-        is_answered = REQUESTS.c.outcome == "answered"
-        columns = ("prompt_token_count", "output_token_count", "cost_nano_usd")
-        per_model = (
-            sa.select(
-                REQUESTS.c.model,
-                sa.func.count(),
-                sa.func.sum(sa.case((is_answered, 1), else_=0)),
-                *(sa.func.sum(REQUESTS.c[column]) for column in columns),
-            )
-            .where(*when)
-            .group_by(REQUESTS.c.model)
-            .order_by(REQUESTS.c.model)
-        )
-        per_baseline = (
-            sa.select(
-                REQUESTS.c.model,
-                BASELINE_COSTS.c.baseline,
-                sa.func.sum(BASELINE_COSTS.c.cost_nano_usd),
-            )
-            .join(BASELINE_COSTS, BASELINE_COSTS.c.row == REQUESTS.c.row)
-            .where(*when, is_answered)
-            .group_by(REQUESTS.c.model, BASELINE_COSTS.c.baseline)
-        )
-        with self._engine.begin() as connection:
-            baselines: dict[str, dict[str, int]] = {}
-            for model, baseline, cost in connection.execute(per_baseline):
-                baselines.setdefault(model, {})[baseline] = cost
-            rows = connection.execute(per_model).all()
-        return [
-            ModelSums(
-                model=model,
-                request_count=requests,
-                answered_count=answered,
-                prompt_token_count=prompt_tokens,
-                output_token_count=output_tokens,
-                cost_nano_usd=cost,
-                baselines=baselines.get(model, {}),
-            )
-            for model, requests, answered, prompt_tokens, output_tokens, cost in rows
-        ]
+    async def _read(self, work: Callable[[], Result]) -> Result:
+        return await _in(self._readers, retried, work, time.monotonic() + self._retry_s)
 
     def _lives(self) -> list[WorkerLife]:
         statement = sa.select(
             *(WORKER_LIVES.c[name] for name in WorkerLife.__dataclass_fields__)
         ).order_by(WORKER_LIVES.c.started_at_us.desc())
-        with self._engine.begin() as connection:
+        with self.database.begin_read() as connection:
             return [WorkerLife(*row) for row in connection.execute(statement)]
 
 
-def _set_pragmas(connection: Any, _: object) -> None:
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+async def _in(
+    threads: ThreadPoolExecutor, work: Callable[[*Arguments], Result], *arguments: *Arguments
+) -> Result:
+    return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
