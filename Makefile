@@ -7,6 +7,7 @@ SEMANTIC_ROUTER_VENV := .venv-semantic-router
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NODE_CLIENT := tests/node/node_modules/.installed
+POSTGRES := build/postgres/bin/postgres
 
 .PHONY: help install demo serve test check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing clean
 .DEFAULT_GOAL := help
@@ -45,7 +46,10 @@ demo: $(DEMO_NEEDS) ## start the embedded fleet, ask it questions of all tasks, 
 serve: $(INSTALLED) ## start the embedded fleet and leave it running until ctrl-C
 	$(BIN)/deltafleet up examples/demo/fleet.yaml
 
-test: $(INSTALLED) $(NODE_CLIENT) ## run every test
+$(POSTGRES):
+	tools/postgres-env
+
+test: $(INSTALLED) $(NODE_CLIENT) $(POSTGRES) ## run every test
 	$(BIN)/python -m pytest
 
 vllm-env: ## make .venv-vllm, an environment with vLLM
