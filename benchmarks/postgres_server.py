@@ -113,7 +113,8 @@ def _programs() -> Path:
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     for place in (REPO / "build" / "postgres" / "bin", *reversed(installed)):
         if (place / "postgres").exists():
-            return place
+            # Where links lead: the server's user may not be allowed into this directory.
+            return (place / "postgres").resolve().parent
     raise FileNotFoundError("there is no PostgreSQL here; tools/postgres-env makes one")
 
 

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from gateway.__main__ import main
 from gateway.settings import Settings, ledger_url, load_settings
 from model_pool.settings import SettingsError
+from support.fleet import DEMO
 
 SECRET = "hunter2"
 
@@ -82,3 +85,12 @@ def test_a_wrong_variable_or_file_is_refused_and_nothing_of_it_told(
     (tmp_path / "url").unlink()
     with pytest.raises(SettingsError, match=r"^ledger\.url_file"):
         ledger_url(ledger)
+
+
+def test_deltafleet_check_reads_the_url_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert CliRunner().invoke(main, ["check", str(DEMO)]).exit_code == 0
+    monkeypatch.setenv("DELTAFLEET_LEDGER_URL", f"mysql://me:{SECRET}@host/db")
+    found = CliRunner().invoke(main, ["check", str(DEMO)])
+    assert found.exit_code == 1
+    assert "DELTAFLEET_LEDGER_URL: postgresql+psycopg://..." in found.output
+    assert SECRET not in found.output
