@@ -7,8 +7,9 @@ SEMANTIC_ROUTER_VENV := .venv-semantic-router
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NODE_CLIENT := tests/node/node_modules/.installed
+POSTGRES := build/postgres/bin/postgres
 
-.PHONY: help install demo serve test check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing clean
+.PHONY: help install demo serve test check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing kill-ledger clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -45,7 +46,10 @@ demo: $(DEMO_NEEDS) ## start the embedded fleet, ask it questions of all tasks, 
 serve: $(INSTALLED) ## start the embedded fleet and leave it running until ctrl-C
 	$(BIN)/deltafleet up examples/demo/fleet.yaml
 
-test: $(INSTALLED) $(NODE_CLIENT) ## run every test
+$(POSTGRES):
+	tools/postgres-env
+
+test: $(INSTALLED) $(NODE_CLIENT) $(POSTGRES) ## run every test
 	$(BIN)/python -m pytest
 
 vllm-env: ## make .venv-vllm, an environment with vLLM
@@ -75,6 +79,9 @@ semantic-router-env: ## make .venv-semantic-router, an environment with semantic
 ROUTING_DATA ?= ../shared/data/routing
 bench-routing: $(INSTALLED) semantic-router-env ## measure routing beside baselines (about 25 minutes on a quiet machine); writes gateway/ROUTING.md
 	$(BIN)/python -m benchmarks.routing --data $(ROUTING_DATA)
+
+kill-ledger: $(INSTALLED) $(POSTGRES) ## kill the ledger's writers and server, count what is lost; writes gateway/LEDGER.md
+	$(BIN)/python -m benchmarks.ledger_kills
 
 check: $(INSTALLED) ## lint, types, the import arrow, the generated code
 	$(BIN)/ruff check .

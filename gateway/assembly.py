@@ -30,10 +30,11 @@ from gateway.classifier import Cascade, Classifier
 from gateway.closed_api import ClosedApiClient
 from gateway.cost_service import CostServicer
 from gateway.encoder import BatchedEncoder
+from gateway.errors import LedgerUnavailable
 from gateway.fleet_service import FleetServicer
 from gateway.forecast import AnswerForecast, CostForecast
 from gateway.ledger import Ledger
-from gateway.ledger_store import LedgerStore
+from gateway.ledger_store import BadLedger, LedgerStore
 from gateway.metrics import Metrics, WorkerCollector
 from gateway.pricing import TokenPrice, to_nano_usd
 from gateway.route_planner import Habits, RoutePlanner
@@ -47,10 +48,12 @@ from gateway.routing.labelled import BadLabels
 from gateway.routing.onnx_encoder import OnnxEncoder
 from gateway.routing.opening import Opened, fit_examples, open_fitted
 from gateway.service import InferenceServicer, RoutingServicer
+from gateway.settings import Ledger as LedgerSettings
 from gateway.settings import (
     PriceList,
     Settings,
     closed_api_key,
+    ledger_url,
     load_examples,
     load_prices,
     load_quality,
@@ -101,9 +104,7 @@ class Gateway:
         """
         async with contextlib.AsyncExitStack() as stack:
             pool = await self._start_pool(stack)
-            store = LedgerStore(self._settings.ledger.path)
-            await _open_ledger(store, self._settings.ledger.path)
-            stack.push_async_callback(store.close)
+            store = await _open_ledger(stack, self._settings.ledger)
             recorder = LifeRecorder(pool, store)
             recorder.start()
             stack.push_async_callback(recorder.stop)
@@ -294,11 +295,15 @@ class Gateway:
             await self._health.set(service, status)
 
 
-async def _open_ledger(store: LedgerStore, path: Path) -> None:
+async def _open_ledger(stack: contextlib.AsyncExitStack, ledger: LedgerSettings) -> LedgerStore:
+    store = LedgerStore(ledger_url(ledger), retry_s=ledger.retry_s, keep_days=ledger.keep_days)
+    stack.push_async_callback(store.close)
     try:
         await store.open()
-    except (OSError, SQLAlchemyError) as error:
-        raise SettingsError(f"ledger.path: cannot open {path}: {error}") from error
+    except (BadLedger, LedgerUnavailable, OSError, SQLAlchemyError) as error:
+        why = error.__cause__ if isinstance(error, LedgerUnavailable) else error
+        raise SettingsError(f"ledger: cannot open {store.database.name}: {why}") from error
+    return store
 
 
 def make_targets(settings: Settings) -> dict[str, Target]:

@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from deltafleet.v1 import cost_pb2, cost_pb2_grpc, inference_pb2
-from gateway.ledger_store import LedgerStore, ModelSums, WorkerLife
+from gateway.ledger_store import LedgerStore, Sums, WorkerLife
 from gateway.pricing import time_cost_nano_usd
 from model_pool.errors import InvalidParameter
 
@@ -28,7 +28,9 @@ class CostServicer(cost_pb2_grpc.CostServiceServicer):
         if start and end and end <= start:
             raise InvalidParameter("end_time: not after start_time", field="end_time")
         return cost_pb2.GetCostReportResponse(
-            models=[_model_cost(sums) for sums in await self._store.sums(start, end)],
+            models=[
+                _model_cost(sums) for sums in await self._store.sums(start, end, by=("model",))
+            ],
             workers=[_worker_cost(life) for life in await self._store.lives()],
         )
 
@@ -40,9 +42,9 @@ def _time(stamp: Timestamp) -> datetime.datetime:
         raise InvalidParameter("start_time, end_time: not a time", field="start_time") from None
 
 
-def _model_cost(sums: ModelSums) -> cost_pb2.ModelCost:
+def _model_cost(sums: Sums) -> cost_pb2.ModelCost:
     return cost_pb2.ModelCost(
-        model=sums.model,
+        model=sums.key["model"],
         request_count=sums.request_count,
         answered_count=sums.answered_count,
         prompt_token_count=sums.prompt_token_count,

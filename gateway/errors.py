@@ -28,3 +28,9 @@ class FeedbackOff(FleetError):
     """The fleet keeps no feedback."""
 
     reason = ErrorReason.ERROR_REASON_FEEDBACK_OFF
+
+
+class LedgerUnavailable(FleetError):
+    """The ledger's database is away: what happened cannot be accounted for."""
+
+    reason = ErrorReason.ERROR_REASON_LEDGER_UNAVAILABLE

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from deltafleet.v1 import inference_pb2
 from gateway.forecast import CostForecast
 from gateway.ledger_store import LedgerStore, RequestRow
+from gateway.ledger_store.rows import new_row_id
 from gateway.metrics import Metrics
 from gateway.pricing import TokenPrice, baseline_costs_nano_usd
 from gateway.router import Route
@@ -38,13 +39,24 @@ class AnswerPiece:
 class Entry:
     """One request as it happens.
 
-    prompt_character_count: of every message, for the baselines' own token counts.
+    prompt_character_count: of every message, for the baselines' own token counts. caller: as it
+    names itself. trace_id: W3C's, in hexadecimal. Either is empty where it is not known.
     """
 
     def __init__(
-        self, request_id: str, route: Route, prompt_character_count: int, clock: Callable[[], float]
+        self,
+        request_id: str,
+        route: Route,
+        prompt_character_count: int,
+        clock: Callable[[], float],
+        *,
+        caller: str = "",
+        trace_id: str = "",
     ) -> None:
         self.request_id = request_id
+        self.caller = caller
+        self.trace_id = trace_id
+        self._row_id = new_row_id()
         self.route = route
         self._prompt_character_count = prompt_character_count
         self._output_character_count = 0
@@ -94,6 +106,9 @@ class Entry:
             total_us=round(self.total_s * 1e6),
             cost_nano_usd=last.cost_nano_usd if last else 0,
             baselines=self.baselines,
+            caller=self.caller,
+            trace_id=self.trace_id,
+            row_id=self._row_id,
         )
 
 
@@ -120,10 +135,23 @@ class Ledger:
 
     @contextlib.asynccontextmanager
     async def entry(
-        self, request_id: str, route: Route, prompt_character_count: int
+        self,
+        request_id: str,
+        route: Route,
+        prompt_character_count: int,
+        *,
+        caller: str = "",
+        trace_id: str = "",
     ) -> AsyncIterator[Entry]:
         """Account for what happens inside, as answered only where `finish` was called."""
-        entry = Entry(request_id, route, prompt_character_count, self._clock)
+        entry = Entry(
+            request_id,
+            route,
+            prompt_character_count,
+            self._clock,
+            caller=caller,
+            trace_id=trace_id,
+        )
         self._metrics.in_flight.inc()
         try:
             yield entry

@@ -14,7 +14,13 @@ from gateway.decisions import to_decision
 from gateway.errors import FeedbackOff
 from gateway.ledger import AnswerPiece, Entry, Ledger
 from gateway.metrics import Metrics
-from gateway.requests import check_sampling, read_conversation, read_score, to_run
+from gateway.requests import (
+    check_sampling,
+    read_caller,
+    read_conversation,
+    read_score,
+    to_run,
+)
 from gateway.route_planner import RoutePlanner
 from gateway.routing.feedback import Feedback
 from model_pool.errors import WorkerLost
@@ -76,7 +82,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             model=route.target.name,
             default_output_token_count=self._default_output_token_count,
         )
-        async with self._ledger.entry(name, route, conversation.character_count) as entry:
+        async with self._ledger.entry(
+            name,
+            route,
+            conversation.character_count,
+            caller=read_caller(context.invocation_metadata()),
+        ) as entry:
             yield Event(decision=to_decision(route, explain=request.explain))
             async with (
                 self._sources.lease(route.target, entry.settle) as source,

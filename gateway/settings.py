@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Self
 
+import sqlalchemy as sa
 import yaml
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
@@ -112,9 +113,41 @@ class ClosedApi(Section):
 
 
 class Ledger(Section):
-    """Where finished requests are kept."""
+    """Where finished requests are kept: a SQLite file, or a PostgreSQL that several gateways share.
+
+    The database's URL, postgresql+psycopg://USER:PASSWORD@HOST/NAME, comes from
+    DELTAFLEET_LEDGER_URL or url_file; url, in fleet.yaml itself, has no password.
+    """
 
     path: FleetPath = Path("ledger.sqlite3")
+    url: str | None = None
+    url_file: FleetPath | None = None
+    retry_s: float = Field(10, ge=0)  # that a row is tried again while the database is away
+    keep_days: int | None = Field(None, ge=1)  # older requests become daily sums; default: never
+
+    @model_validator(mode="after")
+    def _url_is_plain(self) -> Self:
+        if self.url is not None and self.url_file is not None:
+            raise ValueError("url, url_file: only one of them")
+        if self.url is not None:
+            read = _to_url(self.url, "url")
+            if read.password is not None or "password" in read.query:
+                raise ValueError(
+                    "url: no password in fleet.yaml; DELTAFLEET_LEDGER_URL or url_file may have one"
+                )
+        return self
+
+
+def _to_url(text: str, place: str) -> sa.URL:
+    try:
+        url = sa.make_url(text.strip())
+    except (sa.exc.ArgumentError, ValueError):
+        raise ValueError(
+            f"{place}: not a URL"
+        ) from None  # nothing of it is told: a password may be
+    if url.drivername not in ("postgresql", "postgresql+psycopg"):
+        raise ValueError(f"{place}: postgresql+psycopg://..., not {url.drivername}://")
+    return url.set(drivername="postgresql+psycopg")
 
 
 class Price(Section):
@@ -237,6 +270,26 @@ def check_paths(settings: Settings) -> None:
     for place, path in directories.items():
         if not path.is_dir():
             raise SettingsError(f"{place}: there is no directory {path}")
+
+
+def ledger_url(ledger: Ledger) -> sa.URL:
+    """Where the ledger is, with its password: DELTAFLEET_LEDGER_URL, else as fleet.yaml says.
+
+    Raises SettingsError, whose text has nothing of what it read.
+    """
+    text, place = os.environ.get("DELTAFLEET_LEDGER_URL"), "DELTAFLEET_LEDGER_URL"
+    try:
+        if not text and ledger.url_file is not None:
+            text, place = ledger.url_file.read_text(encoding="utf-8"), "ledger.url_file"
+        elif not text and ledger.url is not None:
+            text, place = ledger.url, "ledger.url"
+        if text:
+            return _to_url(text, place)
+    except OSError as error:
+        raise SettingsError(f"ledger.url_file: {error}") from None
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    return sa.URL.create("sqlite", database=str(ledger.path))
 
 
 def closed_api_key() -> SecretStr | None:

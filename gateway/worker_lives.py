@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from deltafleet.v1 import worker_pb2
+from gateway.errors import LedgerUnavailable
 from gateway.ledger_store import LedgerStore, WorkerLife
 from model_pool.pool import Pool
 
 INTERVAL_S = 1.0
+log = logging.getLogger("gateway.ledger")
 
 
 class LifeRecorder:
@@ -36,9 +41,11 @@ class LifeRecorder:
             await self._record()
 
     async def _record(self) -> None:
-        for member in self._pool.members.values():
-            if member.last_word is not None:
-                await self._store.record_life(_to_life(member.last_word))
+        heard = [member.last_word for member in self._pool.members.values()]
+        try:
+            await self._store.record_lives([_to_life(status) for status in heard if status])
+        except (LedgerUnavailable, SQLAlchemyError):
+            log.exception("lives_not_recorded")  # the next word says it again
 
 
 def _to_life(status: worker_pb2.WatchStatusResponse) -> WorkerLife:

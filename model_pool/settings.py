@@ -284,7 +284,7 @@ def _override(document: dict[str, Any], environment: Mapping[str, str]) -> None:
 
 
 # Secrets come from the environment only and are never part of fleet.yaml.
-SECRETS = frozenset({"DELTAFLEET_CLOSED_API_KEY"})
+SECRETS = frozenset({"DELTAFLEET_CLOSED_API_KEY", "DELTAFLEET_LEDGER_URL"})
 MEMBER_KEY_PREFIX = "DELTAFLEET_MEMBER_KEY_"
 
 

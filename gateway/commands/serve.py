@@ -12,6 +12,7 @@ from gateway.settings import (
     Server,
     Settings,
     check_paths,
+    ledger_url,
     load_examples,
     load_prices,
     load_quality,
@@ -86,6 +87,7 @@ def _load(fleet: Path) -> Settings:
     try:
         settings = load_settings(fleet)
         load_prices(settings)
+        ledger_url(settings.ledger)
         load_examples(settings)
         load_router(settings)
         load_quality(settings)

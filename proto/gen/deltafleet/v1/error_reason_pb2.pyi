@@ -68,6 +68,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_FEEDBACK_OFF: _ErrorReason.ValueType  # 18
     """FAILED_PRECONDITION: the fleet keeps no feedback."""
+    ERROR_REASON_LEDGER_UNAVAILABLE: _ErrorReason.ValueType  # 19
+    """UNAVAILABLE: the ledger's database is away, so that nobody could account for the answer. What
+    was streamed so far stands, and may or may not be charged. RetryInfo says when to come back.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason for which a call can fail. A failed call carries one google.rpc.ErrorInfo whose
@@ -121,4 +125,8 @@ too many were since. Metadata: request_id.
 """
 ERROR_REASON_FEEDBACK_OFF: ErrorReason.ValueType  # 18
 """FAILED_PRECONDITION: the fleet keeps no feedback."""
+ERROR_REASON_LEDGER_UNAVAILABLE: ErrorReason.ValueType  # 19
+"""UNAVAILABLE: the ledger's database is away, so that nobody could account for the answer. What
+was streamed so far stands, and may or may not be charged. RetryInfo says when to come back.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
