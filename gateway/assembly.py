@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from gateway.forecast import AnswerForecast, CostForecast
 from gateway.ledger import Ledger
 from gateway.ledger_store import BadLedger, LedgerStore
 from gateway.metrics import Metrics, WorkerCollector
+from gateway.price_list import load_prices, priced_baselines
 from gateway.pricing import TokenPrice, to_nano_usd
 from gateway.route_planner import Habits, RoutePlanner
 from gateway.router import Constraints, ModelKind, Router, Target
@@ -50,12 +51,10 @@ from gateway.routing.opening import Opened, fit_examples, open_fitted
 from gateway.service import InferenceServicer, RoutingServicer
 from gateway.settings import Ledger as LedgerSettings
 from gateway.settings import (
-    PriceList,
     Settings,
     closed_api_key,
     ledger_url,
     load_examples,
-    load_prices,
     load_quality,
     load_router,
 )
@@ -88,6 +87,7 @@ class Gateway:
         self._fleet = fleet
         self._settings = settings
         self._prices = load_prices(settings)
+        self._baselines = priced_baselines(settings, self._prices)
         self._examples = load_examples(settings)
         self._fitted = load_router(settings)
         self._quality = load_quality(settings)
@@ -197,7 +197,8 @@ class Gateway:
         metrics = Metrics()
         metrics.registry.register(WorkerCollector(pool))
         forecast = CostForecast(closed_prices)
-        ledger = Ledger(store, metrics, forecast, _baselines(settings, self._prices))
+        baselines = {name: one.price for name, one in self._baselines.items()}
+        ledger = Ledger(store, metrics, forecast, baselines)
         router = Router(
             self.targets,
             fallback=settings.routing.fallback,
@@ -249,8 +250,7 @@ class Gateway:
         closed = self._settings.closed_api
         if closed is None:
             return None, {}
-        listed = self._prices.prices[closed.price]
-        price = TokenPrice(listed.input_usd_per_mtok, listed.output_usd_per_mtok)
+        price = self._prices.token_price(closed.price)
         return ClosedApiClient(closed, closed_api_key(), price), {closed.name: price}
 
     def _server(self) -> grpc.aio.Server:
@@ -335,17 +335,6 @@ def _descriptions(settings: Settings) -> dict[str, str]:
     if settings.closed_api:
         descriptions[settings.closed_api.name] = f"{settings.closed_api.model}, a closed API"
     return descriptions
-
-
-def _baselines(settings: Settings, prices: PriceList) -> Mapping[str, TokenPrice]:
-    return {
-        name: TokenPrice(
-            prices.prices[one.price].input_usd_per_mtok,
-            prices.prices[one.price].output_usd_per_mtok,
-            one.characters_per_token,
-        )
-        for name, one in settings.baselines.items()
-    }
 
 
 def _serve_metrics(stack: contextlib.AsyncExitStack, metrics: Metrics, address: str) -> None:

@@ -1,7 +1,7 @@
 """Tokens and seconds → money: ours and each closed baseline's. Pure.
 
-All money is whole nano-dollars (1e-9 USD): one token at 0.05 USD per million is 50 of them. Sums are
-of integers; a price is a Decimal, and each amount is rounded once.
+All money is whole nano-dollars (1e-9 USD): one token at 0.05 USD per million is 50 of them. Sums
+are of integers; a price is a Decimal, and each amount is rounded once.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ class TokenPrice:
     """What a closed API charges, and how what it would have billed is estimated.
 
     cached_input_usd_per_mtok: None where its cache saves nothing. tiers: by rising prompt length.
-    input_multiplier, output_multiplier: below 1 where all is sent in batches.
-
     Of the estimate only: characters_per_token, cached_input_share (0 to 1, of the prompt's tokens),
     reasoning_multiplier (output tokens billed per visible one, at least 1).
     """
@@ -42,8 +40,6 @@ class TokenPrice:
     characters_per_token: Decimal = Decimal(4)
     cached_input_usd_per_mtok: Decimal | None = None
     tiers: tuple[Tier, ...] = ()
-    input_multiplier: Decimal = Decimal(1)
-    output_multiplier: Decimal = Decimal(1)
     cached_input_share: Decimal = Decimal(0)
     reasoning_multiplier: Decimal = Decimal(1)
 
@@ -64,8 +60,7 @@ class TokenPrice:
         fresh_token_count = prompt_token_count - cached_token_count
         prompt = fresh_token_count * rates.input_usd_per_mtok + cached_token_count * cached
         output = output_token_count * rates.output_usd_per_mtok
-        usd_per_mtok = prompt * self.input_multiplier + output * self.output_multiplier
-        return to_nano_usd(usd_per_mtok / TOKENS_PER_MTOK)
+        return to_nano_usd((prompt + output) / TOKENS_PER_MTOK)
 
     def estimated_cost_nano_usd(
         self, prompt_character_count: int, output_character_count: int
