@@ -15,6 +15,7 @@ MODULE_OF = {
     "feedback": "feedback",
     "models": "report",
     "costs": "report",
+    "prices": "prices",
     "pack": "weights",
     "unpack": "weights",
     "inspect": "weights",

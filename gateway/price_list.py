@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -22,6 +22,10 @@ from gateway.settings import Baseline, Settings
 from model_pool.settings import Section, SettingsError
 
 BUILT_IN_PRICES = Path(__file__).with_name("prices.yaml")
+HEADER = """\
+# List prices of closed APIs, in USD per million tokens. as_of and source hold for what has none of
+# its own; each provider's own price page is the authority.
+"""
 
 UsdPerMtok = Annotated[Decimal, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 
@@ -202,3 +206,52 @@ def _tier(above_prompt_token_count: int, rates: Rates) -> pricing.Tier:
         rates.output_usd_per_mtok,
         rates.cached_input_usd_per_mtok,
     )
+
+
+def with_imported(
+    prices: PriceList | None, imported: Mapping[str, Price], as_of: date, source: str
+) -> PriceList:
+    """A list with imported prices; what is not imported stays, as do ratios of characters.
+
+    prices: None where there is no list yet.
+    """
+    kept = prices.prices if prices else {}
+    dated = {
+        name: price.model_copy(update={"as_of": as_of, "source": source, **_ratio(kept.get(name))})
+        for name, price in imported.items()
+    }
+    return PriceList(
+        as_of=prices.as_of if prices else as_of,
+        source=prices.source if prices else source,
+        prices=dict(sorted({**kept, **dated}.items())),
+    )
+
+
+def to_yaml(prices: PriceList) -> str:
+    """A price file."""
+    document = _plain(prices.model_dump(exclude_none=True))
+    return HEADER + yaml.dump(document, Dumper=_WithoutAliases, sort_keys=False, allow_unicode=True)
+
+
+class _WithoutAliases(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def plain(amount: Decimal) -> str:
+    """A decimal number without an exponent or idle zeros."""
+    return format(amount.normalize(), "f")
+
+
+def _ratio(price: Price | None) -> dict[str, object]:
+    if price is None:
+        return {}
+    return price.model_dump(include={"characters_per_token", "characters_per_token_is"})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items() if one != ()}
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    return plain(value) if isinstance(value, Decimal) else value
