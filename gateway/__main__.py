@@ -14,7 +14,7 @@ MODULE_OF = {
     "route": "ask",
     "feedback": "feedback",
     "models": "report",
-    "costs": "report",
+    "costs": "costs",
     "prices": "prices",
     "pack": "weights",
     "unpack": "weights",

@@ -220,7 +220,9 @@ class Gateway:
         routing_pb2_grpc.add_RoutingServiceServicer_to_server(routing, server)
         models = FleetServicer(self.targets, _descriptions(settings), pool)
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(models, server)
-        cost_pb2_grpc.add_CostServiceServicer_to_server(CostServicer(store), server)
+        cost_pb2_grpc.add_CostServiceServicer_to_server(
+            CostServicer(store, self._baselines), server
+        )
         _serve_metrics(stack, metrics, settings.server.metrics)
         return await self._start_server(stack, server)
 

@@ -7,18 +7,18 @@ their busy seconds, to the last nano-dollar.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from fractions import Fraction
-from typing import Protocol
 
+from gateway.ledger_store.rows import DIMENSIONS, Sums, WorkerLife
+from gateway.ledger_store.summing import to_us
+from gateway.ledger_store.tables import COUNTS, DAY_US
 from gateway.pricing import time_cost_nano_usd
 
-DIMENSIONS = ("model", "task", "caller", "day")
 MTOK = 10**6
-DAY_US = 86_400 * 10**6
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class BadReport(ValueError):
@@ -27,42 +27,6 @@ class BadReport(ValueError):
     def __init__(self, text: str, field: str) -> None:
         super().__init__(text)
         self.field = field
-
-
-class Sums(Protocol):
-    """Sums over the rows of one key. baselines and answered_cost: over the answered ones."""
-
-    @property
-    def key(self) -> Mapping[str, str]: ...  # dimension → value
-    @property
-    def request_count(self) -> int: ...
-    @property
-    def answered_count(self) -> int: ...
-    @property
-    def prompt_token_count(self) -> int: ...
-    @property
-    def output_token_count(self) -> int: ...
-    @property
-    def busy_us(self) -> int: ...
-    @property
-    def cost_nano_usd(self) -> int: ...
-    @property
-    def answered_cost_nano_usd(self) -> int: ...
-    @property
-    def baselines(self) -> Mapping[str, int]: ...
-
-
-class Life(Protocol):
-    """A worker from its start to its last word."""
-
-    @property
-    def started_at_us(self) -> int: ...
-    @property
-    def uptime_s(self) -> float: ...
-    @property
-    def busy_s(self) -> float: ...
-    @property
-    def price_nano_usd_per_hour(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +81,7 @@ class Group:
     busy_us: int = 0
     cost_nano_usd: int = 0
     overhead_nano_usd: int = 0
-    baselines: tuple[Comparison, ...] = field(default=())
+    baselines: tuple[Comparison, ...] = ()
 
     @property
     def effective_cost_nano_usd(self) -> int:
@@ -167,12 +131,7 @@ def check_window(start: datetime | None, end: datetime | None) -> Window:
     return Window(None if start is None else to_us(start), None if end is None else to_us(end))
 
 
-def to_us(moment: datetime) -> int:
-    """Microseconds since the epoch, exactly."""
-    return (moment - EPOCH) // timedelta(microseconds=1)
-
-
-def make_report(sums: Sequence[Sums], lives: Sequence[Life], window: Window) -> Report:
+def make_report(sums: Sequence[Sums], lives: Sequence[WorkerLife], window: Window) -> Report:
     """What each group cost in a time, all told.
 
     sums: of the requests that finished in it, with one and the same set of dimensions.
@@ -185,7 +144,7 @@ def make_report(sums: Sequence[Sums], lives: Sequence[Life], window: Window) -> 
         _group(one, share, None if "day" in one.key else _share(fixed, one.busy_us, all_busy_us))
         for one, share in zip(sums, overheads, strict=True)
     )
-    total = _group(_Total(sums), overhead, _share(fixed, all_busy_us, all_busy_us))
+    total = _group(_total(sums), overhead, _share(fixed, all_busy_us, all_busy_us))
     return Report(groups, total, overhead - sum(overheads))
 
 
@@ -219,22 +178,15 @@ def break_even_requests_per_day(
     return -(-requests.numerator // requests.denominator)
 
 
-class _Total:
-    """Sums over all keys, as one of them."""
-
-    def __init__(self, sums: Sequence[Sums]) -> None:
-        self.key: dict[str, str] = {}
-        self.request_count = sum(one.request_count for one in sums)
-        self.answered_count = sum(one.answered_count for one in sums)
-        self.prompt_token_count = sum(one.prompt_token_count for one in sums)
-        self.output_token_count = sum(one.output_token_count for one in sums)
-        self.busy_us = sum(one.busy_us for one in sums)
-        self.cost_nano_usd = sum(one.cost_nano_usd for one in sums)
-        self.answered_cost_nano_usd = sum(one.answered_cost_nano_usd for one in sums)
-        self.baselines: dict[str, int] = {}
-        for one in sums:
-            for name, cost in one.baselines.items():
-                self.baselines[name] = self.baselines.get(name, 0) + cost
+def _total(sums: Sequence[Sums]) -> Sums:
+    baselines: Counter[str] = Counter()
+    for one in sums:
+        baselines.update(one.baselines)
+    return Sums(
+        key={},
+        **{name: sum(getattr(one, name) for one in sums) for name in COUNTS},
+        baselines=dict(baselines),
+    )
 
 
 def _group(sums: Sums, overhead_nano_usd: int, fixed_nano_usd_per_day: Fraction | None) -> Group:
@@ -273,7 +225,7 @@ def _compare(sums: Sums, overhead_nano_usd: int, fixed: Fraction | None, name: s
     )
 
 
-def _allotted(sums: Sequence[Sums], lives: Sequence[Life], window: Window) -> list[int]:
+def _allotted(sums: Sequence[Sums], lives: Sequence[WorkerLife], window: Window) -> list[int]:
     """Each group's share of what was idle and loading; of a day's where groups are of days."""
     places_of: dict[str, list[int]] = {}
     for place, one in enumerate(sums):
@@ -288,18 +240,18 @@ def _allotted(sums: Sequence[Sums], lives: Sequence[Life], window: Window) -> li
     return shares
 
 
-def _uptime_us(life: Life) -> int:
+def _uptime_us(life: WorkerLife) -> int:
     return round(life.uptime_s * 1e6)
 
 
-def _overhead_nano_usd(life: Life, window: Window) -> int:
+def _overhead_nano_usd(life: WorkerLife, window: Window) -> int:
     """What its idle and loading seconds in that time cost, taken as spread evenly over its life."""
     price = life.price_nano_usd_per_hour
     busy = time_cost_nano_usd(life.busy_s, price)
     return _part(max(0, time_cost_nano_usd(life.uptime_s, price) - busy), life, window)
 
 
-def _part(amount: int, life: Life, window: Window) -> int:
+def _part(amount: int, life: WorkerLife, window: Window) -> int:
     """The part of an amount that falls into a time; parts of adjoining times sum exactly."""
     length = _uptime_us(life)
     if length <= 0:
@@ -308,7 +260,7 @@ def _part(amount: int, life: Life, window: Window) -> int:
     return amount * max(start, end) // length - amount * start // length
 
 
-def _fixed_nano_usd_per_day(lives: Sequence[Life], window: Window) -> Fraction:
+def _fixed_nano_usd_per_day(lives: Sequence[WorkerLife], window: Window) -> Fraction:
     """What the workers cost a day, busy or not: on average over the time that any was up."""
     spans = [_span(life, window) for life in lives]
     spans = [(start, end) for start, end in spans if end > start]
@@ -322,7 +274,7 @@ def _fixed_nano_usd_per_day(lives: Sequence[Life], window: Window) -> Fraction:
     return Fraction(uptime * DAY_US, length)
 
 
-def _span(life: Life, window: Window) -> tuple[int, int]:
+def _span(life: WorkerLife, window: Window) -> tuple[int, int]:
     start, end = window.elapsed_us(life.started_at_us, _uptime_us(life))
     return life.started_at_us + start, life.started_at_us + end
 

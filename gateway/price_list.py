@@ -125,6 +125,11 @@ class PricedBaseline:
         return age_days(self.as_of, now) > self.max_age_days
 
 
+def stale_names(baselines: Mapping[str, PricedBaseline], now: datetime) -> frozenset[str]:
+    """The baselines whose prices are older than fleet.yaml allows."""
+    return frozenset(name for name, one in baselines.items() if one.is_stale(now))
+
+
 def age_days(as_of: date, now: datetime) -> int:
     """Whole days from then to now, in UTC."""
     return (now.astimezone(UTC).date() - as_of).days

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from itertools import pairwise
@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.cost_report import (
-    DIMENSIONS,
     BadReport,
     Window,
     allot,
@@ -20,29 +19,15 @@ from gateway.cost_report import (
     check_dimensions,
     check_window,
     make_report,
-    to_us,
 )
-from gateway.ledger_store import WorkerLife
+from gateway.ledger_store import Sums, WorkerLife
+from gateway.ledger_store.rows import DIMENSIONS
+from gateway.ledger_store.summing import to_us
 from gateway.pricing import time_cost_nano_usd
 
 MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)
 DAY_S = 86_400
 USD = 10**9
-
-
-@dataclass(frozen=True)
-class Sums:
-    """Sums over the rows of one key."""
-
-    key: dict[str, str]
-    request_count: int = 0
-    answered_count: int = 0
-    prompt_token_count: int = 0
-    output_token_count: int = 0
-    busy_us: int = 0
-    cost_nano_usd: int = 0
-    answered_cost_nano_usd: int = 0
-    baselines: dict[str, int] = field(default_factory=dict)
 
 
 def life(
@@ -98,7 +83,7 @@ def test_parts_sum_to_the_whole_and_are_within_one_of_their_share(
 def test_effective_costs_and_what_nobody_bears_are_all_that_was_paid(
     sums: list[Sums], some: list[WorkerLife]
 ) -> None:
-    by_model = [Sums(**(vars(one) | {"key": {"model": one.key["model"]}})) for one in sums]
+    by_model = [replace(one, key={"model": one.key["model"]}) for one in sums]
     overhead = sum(
         time_cost_nano_usd(one.uptime_s, one.price_nano_usd_per_hour)
         - time_cost_nano_usd(one.busy_s, one.price_nano_usd_per_hour)
