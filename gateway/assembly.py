@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
@@ -36,7 +37,7 @@ from gateway.forecast import AnswerForecast, CostForecast
 from gateway.ledger import Ledger
 from gateway.ledger_store import BadLedger, LedgerStore
 from gateway.metrics import Metrics, WorkerCollector
-from gateway.price_list import load_prices, priced_baselines
+from gateway.price_list import load_prices, priced_baselines, stale_names
 from gateway.pricing import TokenPrice, to_nano_usd
 from gateway.route_planner import Habits, RoutePlanner
 from gateway.router import Constraints, ModelKind, Router, Target
@@ -214,6 +215,7 @@ class Gateway:
             ledger,
             feedback,
             default_output_token_count=settings.server.default_output_token_count,
+            stale_baselines=lambda: stale_names(self._baselines, datetime.now(UTC)),
         )
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
         routing = RoutingServicer(planner, feedback, metrics)
