@@ -29,7 +29,7 @@ from model_pool.settings import SettingsError
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.group()
+@click.group(epilog="Example: deltafleet prices list")
 def prices() -> None:
     """Show and import the list prices that requests are compared with."""
 
