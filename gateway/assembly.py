@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -37,7 +38,7 @@ from gateway.forecast import AnswerForecast, CostForecast
 from gateway.ledger import Ledger
 from gateway.ledger_store import BadLedger, LedgerStore
 from gateway.metrics import Metrics, WorkerCollector
-from gateway.price_list import load_prices, priced_baselines, stale_names
+from gateway.price_list import PricedBaseline, load_prices, priced_baselines, stale_names
 from gateway.pricing import TokenPrice, to_nano_usd
 from gateway.route_planner import Habits, RoutePlanner
 from gateway.router import Constraints, ModelKind, Router, Target
@@ -197,6 +198,7 @@ class Gateway:
             stack.push_async_callback(closed_api.stop)
         metrics = Metrics()
         metrics.registry.register(WorkerCollector(pool))
+        _tell_price_ages(metrics, self._baselines)
         forecast = CostForecast(closed_prices)
         baselines = {name: one.price for name, one in self._baselines.items()}
         ledger = Ledger(store, metrics, forecast, baselines)
@@ -339,6 +341,15 @@ def _descriptions(settings: Settings) -> dict[str, str]:
     if settings.closed_api:
         descriptions[settings.closed_api.name] = f"{settings.closed_api.model}, a closed API"
     return descriptions
+
+
+def _tell_price_ages(metrics: Metrics, baselines: Mapping[str, PricedBaseline]) -> None:
+    for name, one in baselines.items():
+        metrics.price_age.labels(name).set_function(partial(_age_s, one))
+
+
+def _age_s(baseline: PricedBaseline) -> float:
+    return baseline.age_s(datetime.now(UTC))
 
 
 def _serve_metrics(stack: contextlib.AsyncExitStack, metrics: Metrics, address: str) -> None:

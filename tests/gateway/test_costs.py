@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
 import random
+import urllib.request
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from deltafleet.v1 import cost_pb2
 from examples.demo.tasks import TASKS
@@ -138,10 +141,20 @@ async def test_a_stale_price_is_flagged_wherever_it_is_shown(tmp_path: Path) -> 
     async with running_fleet(tmp_path, prices__file=str(prices)) as fleet:
         answer = await fleet.ask(PROMPT)
         asked = await run("ask", "--server", fleet.address, PROMPT)
+        page = await asyncio.to_thread(_read, f"http://{fleet.metrics}/metrics")
         found = await report(fleet)
         table = await run("costs", "--server", fleet.address)
         text = (await run("costs", "--server", fleet.address, "--format", "csv")).output
 
+    ages = {
+        sample.labels["baseline"]: sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == "deltafleet_price_age_seconds"
+    }
+    since = datetime.now(UTC) - datetime(2020, 1, 1, tzinfo=UTC)
+    assert set(ages) == {"claude-haiku-4-5", "gpt-5-mini"}
+    assert all(0 < since.total_seconds() - age < 3600 for age in ages.values())
     assert answer.summary.baselines
     assert "less than gpt-5-mini (STALE price)" in asked.errors
     assert all(one.price_is_stale for one in answer.summary.baselines)
@@ -149,3 +162,8 @@ async def test_a_stale_price_is_flagged_wherever_it_is_shown(tmp_path: Path) -> 
     assert all(one.price_is_stale for one in found.groups[0].baselines)
     assert "as of 2020-01-01 (STALE)" in table.output
     assert next(csv.DictReader(io.StringIO(text)))["gpt-5-mini_price_is_stale"] == "true"
+
+
+def _read(url: str) -> str:
+    with urllib.request.urlopen(url) as page:
+        return page.read().decode()
