@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import grpc
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -90,7 +91,7 @@ def show(report: Report, by: list[str]) -> None:
 
 
 def _cost_table(report: Report, by: list[str]) -> Table:
-    table = Table(*by, "answered", "tokens", "USD", "with idle", "USD/M out", "with idle")
+    table = _table(by, ["answered", "tokens", "USD", "with idle", "USD/M out", "with idle"])
     for one in (*report.groups, report.total):
         tokens = one.prompt_token_count + one.output_token_count
         table.add_row(
@@ -107,7 +108,7 @@ def _cost_table(report: Report, by: list[str]) -> Table:
 
 
 def _baseline_table(report: Report, by: list[str]) -> Table:
-    table = Table(*by, "instead", "USD", "saved", "with idle", "pays from, a day")
+    table = _table([*by, "instead"], ["USD", "saved", "with idle", "pays from\na day"])
     for one in (*report.groups, report.total):
         for theirs in one.baselines:
             table.add_row(
@@ -121,8 +122,18 @@ def _baseline_table(report: Report, by: list[str]) -> Table:
     return table
 
 
+def _table(names: list[str], amounts: list[str]) -> Table:
+    """A table that folds names and never cuts an amount, however narrow the terminal is."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for amount in amounts:
+        table.add_column(amount, justify="right", no_wrap=True)
+    return table
+
+
 def _worker_table(report: Report) -> Table:
-    table = Table("worker", "up s", "busy s", "loading s", "USD", "of which idle")
+    table = _table(["worker"], ["up s", "busy s", "loading s", "USD", "of which idle"])
     for life in report.workers:
         table.add_row(
             life.worker,
