@@ -7,6 +7,8 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -36,6 +38,7 @@ from gateway.forecast import AnswerForecast, CostForecast
 from gateway.ledger import Ledger
 from gateway.ledger_store import BadLedger, LedgerStore
 from gateway.metrics import Metrics, WorkerCollector
+from gateway.price_list import PricedBaseline, load_prices, priced_baselines, stale_names
 from gateway.pricing import TokenPrice, to_nano_usd
 from gateway.route_planner import Habits, RoutePlanner
 from gateway.router import Constraints, ModelKind, Router, Target
@@ -50,12 +53,10 @@ from gateway.routing.opening import Opened, fit_examples, open_fitted
 from gateway.service import InferenceServicer, RoutingServicer
 from gateway.settings import Ledger as LedgerSettings
 from gateway.settings import (
-    PriceList,
     Settings,
     closed_api_key,
     ledger_url,
     load_examples,
-    load_prices,
     load_quality,
     load_router,
 )
@@ -88,6 +89,7 @@ class Gateway:
         self._fleet = fleet
         self._settings = settings
         self._prices = load_prices(settings)
+        self._baselines = priced_baselines(settings, self._prices)
         self._examples = load_examples(settings)
         self._fitted = load_router(settings)
         self._quality = load_quality(settings)
@@ -193,8 +195,10 @@ class Gateway:
             stack.push_async_callback(closed_api.stop)
         metrics = Metrics()
         metrics.registry.register(WorkerCollector(pool))
+        _tell_price_ages(metrics, self._baselines)
         forecast = CostForecast(closed_prices)
-        ledger = Ledger(store, metrics, forecast, _baselines(settings, self._prices))
+        baselines = {name: one.price for name, one in self._baselines.items()}
+        ledger = Ledger(store, metrics, forecast, baselines)
         router = Router(
             self.targets,
             fallback=settings.routing.fallback,
@@ -210,13 +214,16 @@ class Gateway:
             ledger,
             feedback,
             default_output_token_count=settings.server.default_output_token_count,
+            stale_baselines=lambda: stale_names(self._baselines, datetime.now(UTC)),
         )
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
         routing = RoutingServicer(planner, feedback, metrics)
         routing_pb2_grpc.add_RoutingServiceServicer_to_server(routing, server)
         models = FleetServicer(self.targets, _descriptions(settings), pool)
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(models, server)
-        cost_pb2_grpc.add_CostServiceServicer_to_server(CostServicer(store), server)
+        cost_pb2_grpc.add_CostServiceServicer_to_server(
+            CostServicer(store, self._baselines), server
+        )
         _serve_metrics(stack, metrics, settings.server.metrics)
         return await self._start_server(stack, server)
 
@@ -246,8 +253,7 @@ class Gateway:
         closed = self._settings.closed_api
         if closed is None:
             return None, {}
-        listed = self._prices.prices[closed.price]
-        price = TokenPrice(listed.input_usd_per_mtok, listed.output_usd_per_mtok)
+        price = self._prices.token_price(closed.price)
         return ClosedApiClient(closed, closed_api_key(), price), {closed.name: price}
 
     def _server(self) -> grpc.aio.Server:
@@ -334,15 +340,13 @@ def _descriptions(settings: Settings) -> dict[str, str]:
     return descriptions
 
 
-def _baselines(settings: Settings, prices: PriceList) -> Mapping[str, TokenPrice]:
-    return {
-        name: TokenPrice(
-            prices.prices[one.price].input_usd_per_mtok,
-            prices.prices[one.price].output_usd_per_mtok,
-            one.characters_per_token,
-        )
-        for name, one in settings.baselines.items()
-    }
+def _tell_price_ages(metrics: Metrics, baselines: Mapping[str, PricedBaseline]) -> None:
+    for name, one in baselines.items():
+        metrics.price_age.labels(name).set_function(partial(_age_s, one))
+
+
+def _age_s(baseline: PricedBaseline) -> float:
+    return baseline.age_s(datetime.now(UTC))
 
 
 def _serve_metrics(stack: contextlib.AsyncExitStack, metrics: Metrics, address: str) -> None:

@@ -57,6 +57,13 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.price_age = Gauge(
+            "deltafleet_price_age_seconds",
+            "Since the day on which a baseline's price was true.",
+            ["baseline"],
+            registry=self.registry,
+        )
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"deltafleet_{name}", text, labels, registry=self.registry)
 

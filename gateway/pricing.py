@@ -1,13 +1,15 @@
 """Tokens and seconds → money: ours and each closed baseline's. Pure.
 
-All money is whole nano-dollars (1e-9 USD): one token at 0.05 USD per million is 50 of them.
+All money is whole nano-dollars (1e-9 USD): one token at 0.05 USD per million is 50 of them. Sums
+are of integers; a price is a Decimal, and each amount is rounded once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
+from fractions import Fraction
 
 NANO = Decimal(10**9)
 TOKENS_PER_MTOK = Decimal(10**6)
@@ -15,25 +17,69 @@ SECONDS_PER_HOUR = Decimal(3600)
 
 
 @dataclass(frozen=True, slots=True)
+class Tier:
+    """What every token of a request costs where its prompt is longer than so many tokens."""
+
+    above_prompt_token_count: int
+    input_usd_per_mtok: Decimal
+    output_usd_per_mtok: Decimal
+    cached_input_usd_per_mtok: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TokenPrice:
-    """What a closed API charges, and how its tokens are counted from characters."""
+    """What a closed API charges, and how what it would have billed is estimated.
+
+    cached_input_usd_per_mtok: None where its cache saves nothing. tiers: by rising prompt length.
+    Of the estimate only: characters_per_token, cached_input_share (0 to 1, of the prompt's tokens),
+    reasoning_multiplier (output tokens billed per visible one, at least 1).
+    """
 
     input_usd_per_mtok: Decimal
     output_usd_per_mtok: Decimal
     characters_per_token: Decimal = Decimal(4)
+    cached_input_usd_per_mtok: Decimal | None = None
+    tiers: tuple[Tier, ...] = ()
+    cached_input_share: Decimal = Decimal(0)
+    reasoning_multiplier: Decimal = Decimal(1)
 
     def token_count(self, character_count: int) -> int:
         """Its tokens for a text of so many characters, rounded up."""
-        tokens = Decimal(character_count) / self.characters_per_token
-        return int(tokens.to_integral_value(ROUND_CEILING))
+        return _ceiling(Fraction(character_count) / Fraction(self.characters_per_token))
 
-    def cost_nano_usd(self, prompt_token_count: int, output_token_count: int) -> int:
-        """What it charges for so many of its own tokens."""
-        usd = (
-            prompt_token_count * self.input_usd_per_mtok
-            + output_token_count * self.output_usd_per_mtok
-        ) / TOKENS_PER_MTOK
-        return to_nano_usd(usd)
+    def cost_nano_usd(
+        self, prompt_token_count: int, output_token_count: int, cached_token_count: int = 0
+    ) -> int:
+        """What it charges for so many of its own tokens, all of which it bills.
+
+        cached_token_count: of the prompt's, those that its cache had.
+        """
+        rates = self._rates(prompt_token_count)
+        cached = rates.cached_input_usd_per_mtok
+        cached = rates.input_usd_per_mtok if cached is None else cached
+        fresh_token_count = prompt_token_count - cached_token_count
+        prompt = fresh_token_count * rates.input_usd_per_mtok + cached_token_count * cached
+        output = output_token_count * rates.output_usd_per_mtok
+        return to_nano_usd((prompt + output) / TOKENS_PER_MTOK)
+
+    def estimated_cost_nano_usd(
+        self, prompt_character_count: int, output_character_count: int
+    ) -> int:
+        """What it would charge for texts of such lengths."""
+        prompt_token_count = self.token_count(prompt_character_count)
+        visible = self.token_count(output_character_count)
+        return self.cost_nano_usd(
+            prompt_token_count,
+            _ceiling(visible * Fraction(self.reasoning_multiplier)),
+            int(prompt_token_count * Fraction(self.cached_input_share)),
+        )
+
+    def _rates(self, prompt_token_count: int) -> TokenPrice | Tier:
+        rates: TokenPrice | Tier = self
+        for tier in self.tiers:
+            if prompt_token_count > tier.above_prompt_token_count:
+                rates = tier
+        return rates
 
 
 def to_nano_usd(usd: Decimal) -> int:
@@ -57,8 +103,10 @@ def baseline_costs_nano_usd(
 ) -> dict[str, int]:
     """What each baseline would have charged for the same prompt and answer."""
     return {
-        name: price.cost_nano_usd(
-            price.token_count(prompt_character_count), price.token_count(output_character_count)
-        )
+        name: price.estimated_cost_nano_usd(prompt_character_count, output_character_count)
         for name, price in baselines.items()
     }
+
+
+def _ceiling(value: Fraction) -> int:
+    return -(-value.numerator // value.denominator)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Collection
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -40,8 +40,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         feedback: Feedback | None,
         *,
         default_output_token_count: int,
+        stale_baselines: Callable[[], Collection[str]],
     ) -> None:
         self._planner = planner
+        self._stale_baselines = stale_baselines
         self._sources = sources
         self._ledger = ledger
         self._feedback = feedback
@@ -101,7 +103,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             await self._ledger.finish(entry)
             if self._feedback:
                 self._feedback.answered(name, route.target.name, route.task, route.row)
-            yield Event(summary=_to_summary(entry))
+            yield Event(summary=_to_summary(entry, self._stale_baselines()))
 
 
 class RoutingServicer(routing_pb2_grpc.RoutingServiceServicer):
@@ -139,7 +141,7 @@ def check_whole(entry: Entry) -> AnswerPiece:
     return entry.last
 
 
-def _to_summary(entry: Entry) -> inference_pb2.Summary:
+def _to_summary(entry: Entry, stale: Collection[str]) -> inference_pb2.Summary:
     last = check_whole(entry)
     return inference_pb2.Summary(
         request_id=entry.request_id,
@@ -148,7 +150,9 @@ def _to_summary(entry: Entry) -> inference_pb2.Summary:
         output_token_count=last.output_token_count,
         cost_nano_usd=last.cost_nano_usd,
         baselines=[
-            inference_pb2.BaselineCost(baseline=name, cost_nano_usd=cost)
+            inference_pb2.BaselineCost(
+                baseline=name, cost_nano_usd=cost, price_is_stale=name in stale
+            )
             for name, cost in entry.baselines.items()
         ],
         time_to_first_token=_duration(entry.first_token_s or entry.total_s),

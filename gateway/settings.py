@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Self
 
 import sqlalchemy as sa
-import yaml
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from gateway.routing.fitted import Fitted
 from gateway.routing.head import BadRouter
@@ -25,8 +23,6 @@ from model_pool.settings import (
     SettingsError,
     load,
 )
-
-BUILT_IN_PRICES = Path(__file__).with_name("prices.yaml")
 
 
 class Server(Section):
@@ -90,12 +86,15 @@ class Caller(Section):
 class Baseline(Section):
     """A closed API that we compare with.
 
-    characters_per_token: its tokenizer's measured ratio. Its tokens are counted with it, since ours
-    are another tokenizer's. 4 is the providers' own rule of thumb for English.
+    characters_per_token: its tokens are counted with it, since ours are another tokenizer's.
+    reasoning_multiplier: output tokens that it bills per visible one, where it thinks first.
     """
 
     price: str  # a key of the price file
-    characters_per_token: Decimal = Field(Decimal(4), gt=0)
+    characters_per_token: Decimal | None = Field(None, gt=0, allow_inf_nan=False)  # the price's
+    cached_input_share: Decimal = Field(Decimal(0), ge=0, le=1)  # of prompts' tokens
+    batch: bool = False  # at the price of requests that may wait
+    reasoning_multiplier: Decimal = Field(Decimal(1), ge=1, allow_inf_nan=False)
 
 
 class ClosedApi(Section):
@@ -150,19 +149,11 @@ def _to_url(text: str, place: str) -> sa.URL:
     return url.set(drivername="postgresql+psycopg")
 
 
-class Price(Section):
-    """USD per million tokens."""
+class Prices(Section):
+    """Where prices come from, and how old one may be before it is shown as stale."""
 
-    input_usd_per_mtok: Decimal = Field(ge=0)
-    output_usd_per_mtok: Decimal = Field(ge=0)
-
-
-class PriceList(Section):
-    """Closed APIs' prices, dated and with their source."""
-
-    as_of: date
-    source: str
-    prices: dict[str, Price]
+    file: FleetPath | None = None  # default: prices.yaml beside this file
+    max_age_days: int = Field(90, ge=1)
 
 
 class Settings(PoolSettings):
@@ -172,6 +163,7 @@ class Settings(PoolSettings):
     routing: Routing = Routing()
     callers: dict[Name, Caller] = {}  # by what they say in the metadata deltafleet-caller
     baselines: dict[str, Baseline] = {}
+    prices: Prices = Prices()
     closed_api: ClosedApi | None = None
     ledger: Ledger = Ledger()
 
@@ -187,21 +179,6 @@ class Settings(PoolSettings):
 def load_settings(path: Path) -> Settings:
     """Read fleet.yaml. Raises SettingsError that says where and why."""
     return load(Settings, path)
-
-
-def load_prices(settings: Settings, path: Path = BUILT_IN_PRICES) -> PriceList:
-    """Read the price file and see that every price that fleet.yaml names is there."""
-    try:
-        prices = PriceList.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise SettingsError(f"{path}: {error}") from None
-    wanted = {f"baselines.{name}": one.price for name, one in settings.baselines.items()}
-    if settings.closed_api:
-        wanted["closed_api"] = settings.closed_api.price
-    for place, price in wanted.items():
-        if price not in prices.prices:
-            raise SettingsError(f"{place}.price: {path.name} has no {price!r}")
-    return prices
 
 
 def load_examples(settings: Settings) -> dict[str, tuple[str, ...]]:

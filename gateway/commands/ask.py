@@ -89,15 +89,20 @@ def _summarised(summary: inference_pb2.Summary) -> dict[str, Any]:
         "output_token_count": summary.output_token_count,
         "cost_usd": plain_usd(summary.cost_nano_usd),
         "baseline_usd": {one.baseline: plain_usd(one.cost_nano_usd) for one in summary.baselines},
+        "stale_baselines": [one.baseline for one in summary.baselines if one.price_is_stale],
         "ttft_s": summary.time_to_first_token.ToNanoseconds() / 1e9,
         "total_s": summary.total_time.ToNanoseconds() / 1e9,
     }
 
 
+def _flag(answer: dict[str, Any], baseline: str) -> str:
+    return " (STALE price)" if baseline in answer["stale_baselines"] else ""
+
+
 def _in_short(answer: dict[str, Any]) -> str:
     cost = round(answer["cost_usd"] * 1e9)
     savings = ", ".join(
-        f"{saving(cost, round(theirs * 1e9))} less than {name}"
+        f"{saving(cost, round(theirs * 1e9))} less than {name}{_flag(answer, name)}"
         for name, theirs in answer["baseline_usd"].items()
     )
     return (

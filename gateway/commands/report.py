@@ -1,4 +1,4 @@
-"""deltafleet models, deltafleet costs."""
+"""deltafleet models."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 from rich.table import Table
 
-from deltafleet.v1 import cost_pb2, cost_pb2_grpc, fleet_pb2, fleet_pb2_grpc, routing_pb2
-from gateway.commands.connection import call, json_option, saving, server_option, usd
+from deltafleet.v1 import fleet_pb2, fleet_pb2_grpc, routing_pb2
+from gateway.commands.connection import call, json_option, server_option
 
 
 @click.command(epilog="Example: deltafleet models --server 127.0.0.1:7070")
@@ -22,7 +22,7 @@ def models(server: str, as_json: bool) -> None:
     """List the models: how they are stored, and where they are live."""
     found = call(server, _all_models)
     if as_json:
-        click.echo(json.dumps({"models": [_as_dict(model) for model in found]}))
+        click.echo(json.dumps({"models": [as_dict(model) for model in found]}))
         return
     table = Table("model", "kind", "codec", "stored KiB", "of full", "quality", "live on")
     for model in found:
@@ -51,61 +51,8 @@ async def _all_models(channel: grpc.aio.Channel) -> list[fleet_pb2.Model]:
             return found
 
 
-@click.command(epilog="Example: deltafleet costs --json")
-@server_option
-@json_option
-def costs(server: str, as_json: bool) -> None:
-    """Show what was spent per model, and what closed APIs would have charged."""
-
-    async def get(channel: grpc.aio.Channel) -> cost_pb2.GetCostReportResponse:
-        stub = cost_pb2_grpc.CostServiceStub(channel)
-        return await stub.GetCostReport(cost_pb2.GetCostReportRequest())
-
-    report = call(server, get)
-    if as_json:
-        click.echo(json.dumps(_as_dict(report)))
-        return
-    console = Console()
-    console.print(_model_table(report))
-    console.print(_worker_table(report))
-
-
-def _model_table(report: cost_pb2.GetCostReportResponse) -> Table:
-    baselines = sorted({one.baseline for model in report.models for one in model.baselines})
-    table = Table("model", "requests", "answered", "tokens in", "tokens out", "USD")
-    for name in baselines:
-        table.add_column(f"{name} USD")
-        table.add_column("saving")
-    for model in report.models:
-        theirs = {one.baseline: one.cost_nano_usd for one in model.baselines}
-        cells = [
-            str(model.request_count),
-            str(model.answered_count),
-            f"{model.prompt_token_count:,}",
-            f"{model.output_token_count:,}",
-            usd(model.cost_nano_usd),
-        ]
-        for name in baselines:
-            cells += [usd(theirs.get(name, 0)), saving(model.cost_nano_usd, theirs.get(name, 0))]
-        table.add_row(model.model, *cells)
-    return table
-
-
-def _worker_table(report: cost_pb2.GetCostReportResponse) -> Table:
-    table = Table("worker", "up s", "busy s", "loading s", "USD", "of which idle")
-    for life in report.workers:
-        table.add_row(
-            life.worker,
-            f"{life.uptime_s:,.1f}",
-            f"{life.busy_s:,.1f}",
-            f"{life.load_s:,.1f}",
-            usd(life.uptime_cost_nano_usd),
-            usd(life.idle_cost_nano_usd),
-        )
-    return table
-
-
-def _as_dict(message: Any) -> dict[str, Any]:
+def as_dict(message: Any) -> dict[str, Any]:
+    """A message as JSON has it, with its zeros."""
     found: dict[str, Any] = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )

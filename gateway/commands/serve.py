@@ -8,13 +8,13 @@ from pathlib import Path
 
 import click
 
+from gateway.price_list import load_prices
 from gateway.settings import (
     Server,
     Settings,
     check_paths,
     ledger_url,
     load_examples,
-    load_prices,
     load_quality,
     load_router,
     load_settings,

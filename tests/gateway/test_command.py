@@ -31,7 +31,7 @@ async def test_ask_json_is_one_object(fleet: Fleet) -> None:
     assert set(answer) == {
         *("model", "task", "similarity", "reason", "decided_by", "note"),
         *("text", "request_id", "prompt_token_count"),
-        *("output_token_count", "cost_usd", "baseline_usd", "ttft_s", "total_s"),
+        *("output_token_count", "cost_usd", "baseline_usd", "stale_baselines", "ttft_s", "total_s"),
     }
     assert answer["model"] == "translation"
     assert set(answer["baseline_usd"]) == {"gpt-5-mini", "claude-haiku-4-5"}

@@ -212,10 +212,10 @@ async def test_the_report_is_the_sum_of_the_answers(fleet: Fleet) -> None:
         assert after[task].answered_count == before[task].answered_count + 1
 
 
-async def _sums(fleet: Fleet) -> dict[str, cost_pb2.ModelCost]:
+async def _sums(fleet: Fleet) -> dict[str, cost_pb2.CostGroup]:
     report = await fleet.costs.GetCostReport(cost_pb2.GetCostReportRequest())
-    found = {task: cost_pb2.ModelCost() for task in TASKS}
-    return found | {one.model: one for one in report.models}
+    found = {task: cost_pb2.CostGroup() for task in TASKS}
+    return found | {one.key["model"]: one for one in report.groups}
 
 
 async def test_prometheus_is_told(fleet: Fleet) -> None:

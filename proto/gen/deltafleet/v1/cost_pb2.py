@@ -22,25 +22,33 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from deltafleet.v1 import inference_pb2 as deltafleet_dot_v1_dot_inference__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x64\x65ltafleet/v1/cost.proto\x12\rdeltafleet.v1\x1a\x1d\x64\x65ltafleet/v1/inference.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"t\n\x14GetCostReportRequest\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"m\n\x15GetCostReportResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.deltafleet.v1.ModelCost\x12*\n\x07workers\x18\x02 \x03(\x0b\x32\x19.deltafleet.v1.WorkerCost\"\xc8\x01\n\tModelCost\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rrequest_count\x18\x02 \x01(\x03\x12\x16\n\x0e\x61nswered_count\x18\x03 \x01(\x03\x12\x1a\n\x12prompt_token_count\x18\x04 \x01(\x03\x12\x1a\n\x12output_token_count\x18\x05 \x01(\x03\x12\x15\n\rcost_nano_usd\x18\x06 \x01(\x03\x12.\n\tbaselines\x18\x07 \x03(\x0b\x32\x1b.deltafleet.v1.BaselineCost\"\xcd\x01\n\nWorkerCost\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x10\n\x08uptime_s\x18\x03 \x01(\x01\x12\x0e\n\x06\x62usy_s\x18\x04 \x01(\x01\x12\x0e\n\x06load_s\x18\x05 \x01(\x01\x12\x1c\n\x14uptime_cost_nano_usd\x18\x06 \x01(\x03\x12\x1a\n\x12idle_cost_nano_usd\x18\x07 \x01(\x03\x12.\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2i\n\x0b\x43ostService\x12Z\n\rGetCostReport\x12#.deltafleet.v1.GetCostReportRequest\x1a$.deltafleet.v1.GetCostReportResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x64\x65ltafleet/v1/cost.proto\x12\rdeltafleet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\x01\n\x14GetCostReportRequest\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\n\n\x02\x62y\x18\x03 \x03(\t\"\xed\x01\n\x15GetCostReportResponse\x12*\n\x07workers\x18\x02 \x03(\x0b\x32\x19.deltafleet.v1.WorkerCost\x12(\n\x06groups\x18\x03 \x03(\x0b\x32\x18.deltafleet.v1.CostGroup\x12\'\n\x05total\x18\x04 \x01(\x0b\x32\x18.deltafleet.v1.CostGroup\x12*\n\tbaselines\x18\x05 \x03(\x0b\x32\x17.deltafleet.v1.Baseline\x12\x1b\n\x13unallotted_nano_usd\x18\x06 \x01(\x03J\x04\x08\x01\x10\x02R\x06models\"\xd7\x04\n\tCostGroup\x12.\n\x03key\x18\x01 \x03(\x0b\x32!.deltafleet.v1.CostGroup.KeyEntry\x12\x15\n\rrequest_count\x18\x02 \x01(\x03\x12\x16\n\x0e\x61nswered_count\x18\x03 \x01(\x03\x12\x1a\n\x12prompt_token_count\x18\x04 \x01(\x03\x12\x1a\n\x12output_token_count\x18\x05 \x01(\x03\x12,\n\tbusy_time\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rcost_nano_usd\x18\x07 \x01(\x03\x12\x19\n\x11overhead_nano_usd\x18\x08 \x01(\x03\x12\x1f\n\x17\x65\x66\x66\x65\x63tive_cost_nano_usd\x18\t \x01(\x03\x12%\n\x18nano_usd_per_mtok_output\x18\n \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x11nano_usd_per_mtok\x18\x0b \x01(\x03H\x01\x88\x01\x01\x12/\n\"effective_nano_usd_per_mtok_output\x18\x0c \x01(\x03H\x02\x88\x01\x01\x12\x34\n\tbaselines\x18\r \x03(\x0b\x32!.deltafleet.v1.BaselineComparison\x1a*\n\x08KeyEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x1b\n\x19_nano_usd_per_mtok_outputB\x14\n\x12_nano_usd_per_mtokB%\n#_effective_nano_usd_per_mtok_output\"\xf6\x01\n\x12\x42\x61selineComparison\x12\x10\n\x08\x62\x61seline\x18\x01 \x01(\t\x12\x15\n\rcost_nano_usd\x18\x02 \x01(\x03\x12\x17\n\x0fsaving_nano_usd\x18\x03 \x01(\x03\x12!\n\x19\x65\x66\x66\x65\x63tive_saving_nano_usd\x18\x04 \x01(\x03\x12(\n\x1b\x62reak_even_requests_per_day\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x19\n\x11never_breaks_even\x18\x06 \x01(\x08\x12\x16\n\x0eprice_is_stale\x18\x07 \x01(\x08\x42\x1e\n\x1c_break_even_requests_per_day\"\xdb\x02\n\x08\x42\x61seline\x12\x10\n\x08\x62\x61seline\x18\x01 \x01(\t\x12\r\n\x05price\x18\x02 \x01(\t\x12\r\n\x05\x61s_of\x18\x03 \x01(\t\x12\x10\n\x08\x61ge_days\x18\x04 \x01(\x05\x12\x16\n\x0eprice_is_stale\x18\x05 \x01(\x08\x12\x0e\n\x06source\x18\x06 \x01(\t\x12\x1a\n\x12input_usd_per_mtok\x18\x07 \x01(\t\x12!\n\x19\x63\x61\x63hed_input_usd_per_mtok\x18\x08 \x01(\t\x12\x1b\n\x13output_usd_per_mtok\x18\t \x01(\t\x12\x1c\n\x14\x63haracters_per_token\x18\n \x01(\t\x12\x1f\n\x17\x63haracters_per_token_is\x18\x0b \x01(\t\x12\x1a\n\x12\x63\x61\x63hed_input_share\x18\x0c \x01(\t\x12\x1c\n\x14reasoning_multiplier\x18\r \x01(\t\x12\x10\n\x08is_batch\x18\x0e \x01(\x08\"\xcd\x01\n\nWorkerCost\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x10\n\x08uptime_s\x18\x03 \x01(\x01\x12\x0e\n\x06\x62usy_s\x18\x04 \x01(\x01\x12\x0e\n\x06load_s\x18\x05 \x01(\x01\x12\x1c\n\x14uptime_cost_nano_usd\x18\x06 \x01(\x03\x12\x1a\n\x12idle_cost_nano_usd\x18\x07 \x01(\x03\x12.\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2i\n\x0b\x43ostService\x12Z\n\rGetCostReport\x12#.deltafleet.v1.GetCostReportRequest\x1a$.deltafleet.v1.GetCostReportResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'deltafleet.v1.cost_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETCOSTREPORTREQUEST']._serialized_start=107
-  _globals['_GETCOSTREPORTREQUEST']._serialized_end=223
-  _globals['_GETCOSTREPORTRESPONSE']._serialized_start=225
-  _globals['_GETCOSTREPORTRESPONSE']._serialized_end=334
-  _globals['_MODELCOST']._serialized_start=337
-  _globals['_MODELCOST']._serialized_end=537
-  _globals['_WORKERCOST']._serialized_start=540
-  _globals['_WORKERCOST']._serialized_end=745
-  _globals['_COSTSERVICE']._serialized_start=747
-  _globals['_COSTSERVICE']._serialized_end=852
+  _globals['_COSTGROUP_KEYENTRY']._loaded_options = None
+  _globals['_COSTGROUP_KEYENTRY']._serialized_options = b'8\001'
+  _globals['_GETCOSTREPORTREQUEST']._serialized_start=109
+  _globals['_GETCOSTREPORTREQUEST']._serialized_end=237
+  _globals['_GETCOSTREPORTRESPONSE']._serialized_start=240
+  _globals['_GETCOSTREPORTRESPONSE']._serialized_end=477
+  _globals['_COSTGROUP']._serialized_start=480
+  _globals['_COSTGROUP']._serialized_end=1079
+  _globals['_COSTGROUP_KEYENTRY']._serialized_start=947
+  _globals['_COSTGROUP_KEYENTRY']._serialized_end=989
+  _globals['_BASELINECOMPARISON']._serialized_start=1082
+  _globals['_BASELINECOMPARISON']._serialized_end=1328
+  _globals['_BASELINE']._serialized_start=1331
+  _globals['_BASELINE']._serialized_end=1678
+  _globals['_WORKERCOST']._serialized_start=1681
+  _globals['_WORKERCOST']._serialized_end=1886
+  _globals['_COSTSERVICE']._serialized_start=1888
+  _globals['_COSTSERVICE']._serialized_end=1993
 # @@protoc_insertion_point(module_scope)

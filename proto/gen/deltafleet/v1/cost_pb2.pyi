@@ -4,8 +4,8 @@ isort:skip_file
 """
 
 from collections import abc as _abc
-from deltafleet.v1 import inference_pb2 as _inference_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -22,12 +22,13 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class GetCostReportRequest(_message.Message):
-    """Which time."""
+    """Which time, and by what."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """From then on. Unset: from the first row."""
@@ -36,15 +37,20 @@ class GetCostReportRequest(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """Before then. Unset: until now. Not after start_time: refused."""
 
+    @_builtins.property
+    def by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Any of "model", "task", "caller", "day" (of UTC), each once. None: by model. Another: refused."""
+
     def __init__(
         self,
         *,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        by: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -56,45 +62,85 @@ class GetCostReportResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    MODELS_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelCost]:
-        """One for each model that answered, by name."""
-
+    GROUPS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    BASELINES_FIELD_NUMBER: _builtins.int
+    UNALLOTTED_NANO_USD_FIELD_NUMBER: _builtins.int
+    unallotted_nano_usd: _builtins.int
+    """Cost of idle and loading time during which no request of any group computed."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerCost]:
         """One for each worker's life, the latest first; not cut by start_time and end_time."""
 
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___CostGroup]:
+        """One for each key, by key."""
+
+    @_builtins.property
+    def total(self) -> Global___CostGroup:
+        """All of them together, with the idle and loading time that no group bears."""
+
+    @_builtins.property
+    def baselines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Baseline]:
+        """What is compared with, by name, and how its prices are known."""
+
     def __init__(
         self,
         *,
-        models: _abc.Iterable[Global___ModelCost] | None = ...,
         workers: _abc.Iterable[Global___WorkerCost] | None = ...,
+        groups: _abc.Iterable[Global___CostGroup] | None = ...,
+        total: Global___CostGroup | None = ...,
+        baselines: _abc.Iterable[Global___Baseline] | None = ...,
+        unallotted_nano_usd: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baselines", b"baselines", "groups", b"groups", "total", b"total", "unallotted_nano_usd", b"unallotted_nano_usd", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetCostReportResponse: _TypeAlias = GetCostReportResponse  # noqa: Y015
 
 @_typing.final
-class ModelCost(_message.Message):
-    """What one model's answers cost."""
+class CostGroup(_message.Message):
+    """What the requests of one key cost."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    MODEL_FIELD_NUMBER: _builtins.int
+    @_typing.final
+    class KeyEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    KEY_FIELD_NUMBER: _builtins.int
     REQUEST_COUNT_FIELD_NUMBER: _builtins.int
     ANSWERED_COUNT_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     OUTPUT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    BUSY_TIME_FIELD_NUMBER: _builtins.int
     COST_NANO_USD_FIELD_NUMBER: _builtins.int
+    OVERHEAD_NANO_USD_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_COST_NANO_USD_FIELD_NUMBER: _builtins.int
+    NANO_USD_PER_MTOK_OUTPUT_FIELD_NUMBER: _builtins.int
+    NANO_USD_PER_MTOK_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_NANO_USD_PER_MTOK_OUTPUT_FIELD_NUMBER: _builtins.int
     BASELINES_FIELD_NUMBER: _builtins.int
-    model: _builtins.str
-    """The model."""
     request_count: _builtins.int
     """Finished requests, the failed and cancelled ones included."""
     answered_count: _builtins.int
@@ -104,29 +150,190 @@ class ModelCost(_message.Message):
     output_token_count: _builtins.int
     """Output tokens."""
     cost_nano_usd: _builtins.int
-    """Its share of busy time at the workers' prices, or the closed API's bill."""
+    """Their share of busy time at the workers' prices, or the closed API's bill."""
+    overhead_nano_usd: _builtins.int
+    """Their share of idle and loading time, in proportion to busy time. Shares sum to the whole."""
+    effective_cost_nano_usd: _builtins.int
+    """The two together."""
+    nano_usd_per_mtok_output: _builtins.int
+    """cost_nano_usd for a million output tokens. Unset: there were none."""
+    nano_usd_per_mtok: _builtins.int
+    """cost_nano_usd for a million tokens, prompts' and output. Unset: there were none."""
+    effective_nano_usd_per_mtok_output: _builtins.int
+    """effective_cost_nano_usd for a million output tokens. Unset: there were none."""
     @_builtins.property
-    def baselines(self) -> _containers.RepeatedCompositeFieldContainer[_inference_pb2.BaselineCost]:
-        """What closed APIs would have charged for the requests that ended well."""
+    def key(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What was asked for in `by`, with this group's value. A day is YYYY-MM-DD."""
+
+    @_builtins.property
+    def busy_time(self) -> _duration_pb2.Duration:
+        """What workers computed for them."""
+
+    @_builtins.property
+    def baselines(self) -> _containers.RepeatedCompositeFieldContainer[Global___BaselineComparison]:
+        """Beside closed APIs, by name."""
 
     def __init__(
         self,
         *,
-        model: _builtins.str = ...,
+        key: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         request_count: _builtins.int = ...,
         answered_count: _builtins.int = ...,
         prompt_token_count: _builtins.int = ...,
         output_token_count: _builtins.int = ...,
+        busy_time: _duration_pb2.Duration | None = ...,
         cost_nano_usd: _builtins.int = ...,
-        baselines: _abc.Iterable[_inference_pb2.BaselineCost] | None = ...,
+        overhead_nano_usd: _builtins.int = ...,
+        effective_cost_nano_usd: _builtins.int = ...,
+        nano_usd_per_mtok_output: _builtins.int | None = ...,
+        nano_usd_per_mtok: _builtins.int | None = ...,
+        effective_nano_usd_per_mtok_output: _builtins.int | None = ...,
+        baselines: _abc.Iterable[Global___BaselineComparison] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_effective_nano_usd_per_mtok_output", b"_effective_nano_usd_per_mtok_output", "_nano_usd_per_mtok", b"_nano_usd_per_mtok", "_nano_usd_per_mtok_output", b"_nano_usd_per_mtok_output", "busy_time", b"busy_time", "effective_nano_usd_per_mtok_output", b"effective_nano_usd_per_mtok_output", "nano_usd_per_mtok", b"nano_usd_per_mtok", "nano_usd_per_mtok_output", b"nano_usd_per_mtok_output"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_effective_nano_usd_per_mtok_output", b"_effective_nano_usd_per_mtok_output", "_nano_usd_per_mtok", b"_nano_usd_per_mtok", "_nano_usd_per_mtok_output", b"_nano_usd_per_mtok_output", "answered_count", b"answered_count", "baselines", b"baselines", "busy_time", b"busy_time", "cost_nano_usd", b"cost_nano_usd", "effective_cost_nano_usd", b"effective_cost_nano_usd", "effective_nano_usd_per_mtok_output", b"effective_nano_usd_per_mtok_output", "key", b"key", "nano_usd_per_mtok", b"nano_usd_per_mtok", "nano_usd_per_mtok_output", b"nano_usd_per_mtok_output", "output_token_count", b"output_token_count", "overhead_nano_usd", b"overhead_nano_usd", "prompt_token_count", b"prompt_token_count", "request_count", b"request_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__effective_nano_usd_per_mtok_output: _TypeAlias = _typing.Literal["effective_nano_usd_per_mtok_output"]  # noqa: Y015
+    _WhichOneofArgType__effective_nano_usd_per_mtok_output: _TypeAlias = _typing.Literal["_effective_nano_usd_per_mtok_output", b"_effective_nano_usd_per_mtok_output"]  # noqa: Y015
+    _WhichOneofReturnType__nano_usd_per_mtok: _TypeAlias = _typing.Literal["nano_usd_per_mtok"]  # noqa: Y015
+    _WhichOneofArgType__nano_usd_per_mtok: _TypeAlias = _typing.Literal["_nano_usd_per_mtok", b"_nano_usd_per_mtok"]  # noqa: Y015
+    _WhichOneofReturnType__nano_usd_per_mtok_output: _TypeAlias = _typing.Literal["nano_usd_per_mtok_output"]  # noqa: Y015
+    _WhichOneofArgType__nano_usd_per_mtok_output: _TypeAlias = _typing.Literal["_nano_usd_per_mtok_output", b"_nano_usd_per_mtok_output"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__effective_nano_usd_per_mtok_output) -> _WhichOneofReturnType__effective_nano_usd_per_mtok_output | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nano_usd_per_mtok) -> _WhichOneofReturnType__nano_usd_per_mtok | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nano_usd_per_mtok_output) -> _WhichOneofReturnType__nano_usd_per_mtok_output | None: ...
+
+Global___CostGroup: _TypeAlias = CostGroup  # noqa: Y015
+
+@_typing.final
+class BaselineComparison(_message.Message):
+    """A group beside one closed API."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASELINE_FIELD_NUMBER: _builtins.int
+    COST_NANO_USD_FIELD_NUMBER: _builtins.int
+    SAVING_NANO_USD_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_SAVING_NANO_USD_FIELD_NUMBER: _builtins.int
+    BREAK_EVEN_REQUESTS_PER_DAY_FIELD_NUMBER: _builtins.int
+    NEVER_BREAKS_EVEN_FIELD_NUMBER: _builtins.int
+    PRICE_IS_STALE_FIELD_NUMBER: _builtins.int
+    baseline: _builtins.str
+    """Its name, as in fleet.yaml."""
+    cost_nano_usd: _builtins.int
+    """What it would have charged for the requests that ended well."""
+    saving_nano_usd: _builtins.int
+    """That less cost_nano_usd of the group, to which failed requests belong. Below 0: it is cheaper."""
+    effective_saving_nano_usd: _builtins.int
+    """That less effective_cost_nano_usd of the group."""
+    break_even_requests_per_day: _builtins.int
+    """From so many requests a day on it would charge more than the group's share of the workers costs
+    a day, busy or not. Unset: never, or not known (by day; nothing answered; no worker busy).
+    """
+    never_breaks_even: _builtins.bool
+    """Its price of a request is not above what the busy time alone costs."""
+    price_is_stale: _builtins.bool
+    """Its price is older than prices.max_age_days of fleet.yaml."""
+    def __init__(
+        self,
+        *,
+        baseline: _builtins.str = ...,
+        cost_nano_usd: _builtins.int = ...,
+        saving_nano_usd: _builtins.int = ...,
+        effective_saving_nano_usd: _builtins.int = ...,
+        break_even_requests_per_day: _builtins.int | None = ...,
+        never_breaks_even: _builtins.bool = ...,
+        price_is_stale: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_break_even_requests_per_day", b"_break_even_requests_per_day", "break_even_requests_per_day", b"break_even_requests_per_day"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_break_even_requests_per_day", b"_break_even_requests_per_day", "baseline", b"baseline", "break_even_requests_per_day", b"break_even_requests_per_day", "cost_nano_usd", b"cost_nano_usd", "effective_saving_nano_usd", b"effective_saving_nano_usd", "never_breaks_even", b"never_breaks_even", "price_is_stale", b"price_is_stale", "saving_nano_usd", b"saving_nano_usd"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__break_even_requests_per_day: _TypeAlias = _typing.Literal["break_even_requests_per_day"]  # noqa: Y015
+    _WhichOneofArgType__break_even_requests_per_day: _TypeAlias = _typing.Literal["_break_even_requests_per_day", b"_break_even_requests_per_day"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__break_even_requests_per_day) -> _WhichOneofReturnType__break_even_requests_per_day | None: ...
+
+Global___BaselineComparison: _TypeAlias = BaselineComparison  # noqa: Y015
+
+@_typing.final
+class Baseline(_message.Message):
+    """A closed API that is compared with. Prices in USD per million tokens, decimal; tiers by prompt
+    length are in the price file.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASELINE_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    AGE_DAYS_FIELD_NUMBER: _builtins.int
+    PRICE_IS_STALE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    INPUT_USD_PER_MTOK_FIELD_NUMBER: _builtins.int
+    CACHED_INPUT_USD_PER_MTOK_FIELD_NUMBER: _builtins.int
+    OUTPUT_USD_PER_MTOK_FIELD_NUMBER: _builtins.int
+    CHARACTERS_PER_TOKEN_FIELD_NUMBER: _builtins.int
+    CHARACTERS_PER_TOKEN_IS_FIELD_NUMBER: _builtins.int
+    CACHED_INPUT_SHARE_FIELD_NUMBER: _builtins.int
+    REASONING_MULTIPLIER_FIELD_NUMBER: _builtins.int
+    IS_BATCH_FIELD_NUMBER: _builtins.int
+    baseline: _builtins.str
+    """Its name, as in fleet.yaml."""
+    price: _builtins.str
+    """Its price's name in the price file."""
+    as_of: _builtins.str
+    """The day on which the price was true, YYYY-MM-DD."""
+    age_days: _builtins.int
+    """Whole days since then."""
+    price_is_stale: _builtins.bool
+    """More than prices.max_age_days of fleet.yaml."""
+    source: _builtins.str
+    """Who says so."""
+    input_usd_per_mtok: _builtins.str
+    """Of a prompt's tokens."""
+    cached_input_usd_per_mtok: _builtins.str
+    """Of a prompt's tokens that its cache has. Empty: the same."""
+    output_usd_per_mtok: _builtins.str
+    """Of output tokens."""
+    characters_per_token: _builtins.str
+    """Its tokens are counted by so many characters each, decimal."""
+    characters_per_token_is: _builtins.str
+    """How that is known: "measured", "rule of thumb" or "set in fleet.yaml"."""
+    cached_input_share: _builtins.str
+    """Share of prompts' tokens that its cache is taken to have, decimal, 0 to 1."""
+    reasoning_multiplier: _builtins.str
+    """Output tokens that it is taken to bill per visible one, decimal."""
+    is_batch: _builtins.bool
+    """At the prices of requests that may wait."""
+    def __init__(
+        self,
+        *,
+        baseline: _builtins.str = ...,
+        price: _builtins.str = ...,
+        as_of: _builtins.str = ...,
+        age_days: _builtins.int = ...,
+        price_is_stale: _builtins.bool = ...,
+        source: _builtins.str = ...,
+        input_usd_per_mtok: _builtins.str = ...,
+        cached_input_usd_per_mtok: _builtins.str = ...,
+        output_usd_per_mtok: _builtins.str = ...,
+        characters_per_token: _builtins.str = ...,
+        characters_per_token_is: _builtins.str = ...,
+        cached_input_share: _builtins.str = ...,
+        reasoning_multiplier: _builtins.str = ...,
+        is_batch: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_count", b"answered_count", "baselines", b"baselines", "cost_nano_usd", b"cost_nano_usd", "model", b"model", "output_token_count", b"output_token_count", "prompt_token_count", b"prompt_token_count", "request_count", b"request_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_days", b"age_days", "as_of", b"as_of", "baseline", b"baseline", "cached_input_share", b"cached_input_share", "cached_input_usd_per_mtok", b"cached_input_usd_per_mtok", "characters_per_token", b"characters_per_token", "characters_per_token_is", b"characters_per_token_is", "input_usd_per_mtok", b"input_usd_per_mtok", "is_batch", b"is_batch", "output_usd_per_mtok", b"output_usd_per_mtok", "price", b"price", "price_is_stale", b"price_is_stale", "reasoning_multiplier", b"reasoning_multiplier", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ModelCost: _TypeAlias = ModelCost  # noqa: Y015
+Global___Baseline: _TypeAlias = Baseline  # noqa: Y015
 
 @_typing.final
 class WorkerCost(_message.Message):

@@ -234,19 +234,23 @@ class BaselineCost(_message.Message):
 
     BASELINE_FIELD_NUMBER: _builtins.int
     COST_NANO_USD_FIELD_NUMBER: _builtins.int
+    PRICE_IS_STALE_FIELD_NUMBER: _builtins.int
     baseline: _builtins.str
     """Name of the baseline, as in fleet.yaml."""
     cost_nano_usd: _builtins.int
     """What it would have charged, in nano-dollars."""
+    price_is_stale: _builtins.bool
+    """Its price is older than prices.max_age_days of fleet.yaml."""
     def __init__(
         self,
         *,
         baseline: _builtins.str = ...,
         cost_nano_usd: _builtins.int = ...,
+        price_is_stale: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "cost_nano_usd", b"cost_nano_usd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "cost_nano_usd", b"cost_nano_usd", "price_is_stale", b"price_is_stale"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
