@@ -46,6 +46,7 @@ class PooledSource:
                     worker=self._lease.worker,
                     weights_digest=response.weights_digest,
                     finish_reason=response.finish_reason,
+                    queue_s=response.queue_s if response.HasField("queue_s") else None,
                 )
 
 

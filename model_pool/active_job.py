@@ -28,7 +28,8 @@ class ActiveJob:
     is_running: it has a place in a batch. is_cancelled: nobody waits for it any more.
     """
 
-    def __init__(self, job: Job, model: LoadedModel) -> None:
+    def __init__(self, job: Job, model: LoadedModel, entered_s: float) -> None:
+        """entered_s: when it was queued, on the clock of `charge`."""
         self.job = job
         self.model = model
         self.pieces: asyncio.Queue[Piece | EngineFailed] = asyncio.Queue()
@@ -41,6 +42,8 @@ class ActiveJob:
         self._limit = 0
         self._output_token_count = 0
         self._busy_s = 0.0
+        self._entered_s = entered_s
+        self._queue_s: float | None = None
         self._new_text = ""
 
     def prepare(
@@ -70,13 +73,15 @@ class ActiveJob:
         if self._text.is_stopped:
             self.finish_reason = FinishReason.STOP
 
-    def charge(self, seconds: float) -> None:
+    def charge(self, seconds: float, step_began_s: float) -> None:
         """Add this job's share of a step."""
         self._busy_s += seconds
+        if self._queue_s is None:
+            self._queue_s = max(0.0, step_began_s - self._entered_s)
 
     def take_piece(self) -> Piece | None:
         """What the last token made visible, if anything."""
         if not self._new_text and self.finish_reason is None:
             return None
-        usage = Usage(len(self.prompt_ids), self._output_token_count, self._busy_s)
+        usage = Usage(len(self.prompt_ids), self._output_token_count, self._busy_s, self._queue_s)
         return Piece(self._new_text, usage, self.model.weights.digest, self.finish_reason)

@@ -12,6 +12,7 @@ import torch
 
 from model_pool.active_job import ActiveJob, LoadedModel
 from model_pool.base_model import BaseModel
+from model_pool.durations import Durations
 from model_pool.engine import EngineReport, Job, Piece, Weights
 from model_pool.errors import EngineFailed, PoolSaturated, PromptTooLong, UnknownModel
 from model_pool.step_loop import Delivery, StepLoop
@@ -59,6 +60,7 @@ class TransformersEngine:
         self._jobs: set[ActiveJob] = set()
         self._is_idle = asyncio.Event()
         self._load_s = 0.0
+        self._changes = Durations()
         self._base: BaseModel | None = None
         self._steps: StepLoop | None = None
         self._loader = ThreadPoolExecutor(1, "engine-load")
@@ -139,6 +141,7 @@ class TransformersEngine:
             queued_count=len(self._jobs) - running_count,
             busy_s=0.0 if self._steps is None else self._steps.busy_s,
             load_s=self._load_s,
+            changes=self._changes,
         )
 
     async def drain(self) -> None:
@@ -168,7 +171,9 @@ class TransformersEngine:
         try:
             return base.build(weights)
         finally:
-            self._load_s += self._clock() - began
+            took_s = self._clock() - began
+            self._load_s += took_s
+            self._changes.add(took_s)
 
     def _enter(self, job: Job) -> ActiveJob:
         """Count the job as queued. Raises UnknownModel, PoolSaturated."""
@@ -182,7 +187,7 @@ class TransformersEngine:
                 retry_after_s=RETRY_AFTER_S,
                 queued_count=queued_count,
             )
-        active = ActiveJob(job, self._models[job.model])
+        active = ActiveJob(job, self._models[job.model], self._clock())
         self._jobs.add(active)
         return active
 

@@ -59,7 +59,7 @@ class AnswerProgress:
             count += len(self.token_ids) - (output.num_cached_tokens or 0)
         return count
 
-    def accept(self, output: Any, busy_s: float) -> Piece | None:
+    def accept(self, output: Any, busy_s: float, queue_s: float | None = None) -> Piece | None:
         """The piece that the output makes visible, if any. The last one sets is_finished.
 
         Raises EngineFailed for an answer that did not end by itself or is not the weights' own.
@@ -78,7 +78,7 @@ class AnswerProgress:
             return None
         self.is_finished = finish_reason is not None
         output_count = len(self.token_ids) - self._prompt_token_count
-        usage = Usage(self._prompt_token_count, output_count, busy_s)
+        usage = Usage(self._prompt_token_count, output_count, busy_s, queue_s)
         return Piece(text, usage, self._weights_digest, finish_reason)
 
     def _read(self, new_ids: Sequence[int], *, is_last: bool) -> str:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from merge_on_load import Checkpoint
 from merge_on_load.errors import MergeError
+from model_pool.durations import Durations
 from model_pool.engine import EngineReport, Job, Piece, Weights
 from model_pool.errors import EngineFailed, FleetError, PoolSaturated, UnknownModel, WorkerLost
 from model_pool.switching import Policy
@@ -55,11 +56,15 @@ class _Answer:
     one, neither the place in the batch nor the next turn.
     """
 
-    def __init__(self, job: Job, weights: Weights, claim: Claim, request_id: str) -> None:
+    def __init__(
+        self, job: Job, weights: Weights, claim: Claim, request_id: str, entered_s: float
+    ) -> None:
         self.job = job
         self.weights = weights
         self.claim = claim
         self.request_id = request_id
+        self.entered_s = entered_s
+        self.queue_s: float | None = None  # until its first turn
         self.turn_count = 0
         self.account = Account()
         self.pieces: asyncio.Queue[Piece | FleetError] = asyncio.Queue()
@@ -118,6 +123,7 @@ class VllmEngine:
         self._is_idle = asyncio.Event()
         self._load_s = 0.0
         self._switch_count = 0
+        self._changes = Durations()
         self._prompts: PromptReader | None = None
         self._process: VllmProcess | None = None
 
@@ -202,6 +208,7 @@ class VllmEngine:
             busy_s=self._meter.busy_s,
             load_s=self._load_s,
             switch_count=self._switch_count,
+            changes=self._changes,
         )
 
     async def drain(self) -> None:
@@ -264,7 +271,9 @@ class VllmEngine:
             logger.exception("engine_switch_failed", extra={"model": weights.model})
             raise self._failure(f"{weights.model} could not be made live") from error
         finally:
-            self._load_s += self._clock() - began
+            took_s = self._clock() - began
+            self._load_s += took_s
+            self._changes.add(took_s)
 
     def _failure(self, what: str) -> FleetError:
         """WorkerLost where vLLM is gone: then another worker may answer."""
@@ -294,7 +303,9 @@ class VllmEngine:
             left_count=job.sampling.max_output_token_count,
             must_move=True,
         )
-        answer = _Answer(job, weights, claim, f"{job.request_id}-{self._answer_count}")
+        answer = _Answer(
+            job, weights, claim, f"{job.request_id}-{self._answer_count}", self._clock()
+        )
         self._answers.add(answer)
         self._used[weights] += 1
         return answer
@@ -347,6 +358,8 @@ class VllmEngine:
         """
         claim, account = answer.claim, answer.account
         answer.turn_count += 1
+        if answer.queue_s is None:
+            answer.queue_s = self._clock() - answer.entered_s
         outputs = self._started().generate(
             progress.begin_turn(),
             replace(answer.job.sampling, max_output_token_count=progress.left_count),
@@ -363,7 +376,8 @@ class VllmEngine:
                     self._meter.note(account, progress.computed_token_count(output))
                     asyncio.get_running_loop().call_soon(self._meter.settle)
                     await asyncio.sleep(0)
-                    if (piece := progress.accept(output, account.busy_s)) is not None:
+                    piece = progress.accept(output, account.busy_s, answer.queue_s)
+                    if piece is not None:
                         answer.pieces.put_nowait(piece)
                     claim.token_count = len(progress.token_ids)
                     claim.left_count = progress.left_count
