@@ -6,6 +6,7 @@ MERGEKIT_VENV := .venv-mergekit
 SEMANTIC_ROUTER_VENV := .venv-semantic-router
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PROMETHEUS := build/prometheus/.installed
 NODE_CLIENT := tests/node/node_modules/.installed
 
 .PHONY: help install demo serve test check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing clean
@@ -30,6 +31,10 @@ $(NODE_CLIENT): tests/node/package.json tests/node/package-lock.json $(INSTALLED
 	cd tests/node && PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --no-audit --no-fund
 	@touch $@
 
+# The tests ask a real Prometheus.
+$(PROMETHEUS): tools/prometheus-env
+	tools/prometheus-env
+
 # ENGINE=vllm: the same on vLLM, in an environment of its own.
 ENGINE ?= transformers
 ifeq ($(ENGINE),vllm)
@@ -45,7 +50,7 @@ demo: $(DEMO_NEEDS) ## start the embedded fleet, ask it questions of all tasks, 
 serve: $(INSTALLED) ## start the embedded fleet and leave it running until ctrl-C
 	$(BIN)/deltafleet up examples/demo/fleet.yaml
 
-test: $(INSTALLED) $(NODE_CLIENT) ## run every test
+test: $(INSTALLED) $(NODE_CLIENT) $(PROMETHEUS) ## run every test
 	$(BIN)/python -m pytest
 
 vllm-env: ## make .venv-vllm, an environment with vLLM
