@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PROMETHEUS := build/prometheus/.installed
 NODE_CLIENT := tests/node/node_modules/.installed
 
-.PHONY: help install demo serve test check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing clean
+.PHONY: help install demo serve test monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -52,6 +52,9 @@ serve: $(INSTALLED) ## start the embedded fleet and leave it running until ctrl-
 
 test: $(INSTALLED) $(NODE_CLIENT) $(PROMETHEUS) ## run every test
 	$(BIN)/python -m pytest
+
+monitoring: $(PROMETHEUS) ## say how to watch a fleet with Prometheus and Grafana
+	@sed -n '/^## Use/,/^## What/p' deploy/monitoring/README.md | sed '/^## /d'
 
 vllm-env: ## make .venv-vllm, an environment with vLLM
 	tools/vllm-env $(VLLM_VENV)

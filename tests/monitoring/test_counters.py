@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import re
 
 import grpc
 import pytest
@@ -20,7 +21,9 @@ from gateway.worker_metrics import WorkerCollector, life_cost_nano_usd
 from model_pool.durations import Durations
 from model_pool.pool import Pool
 from model_pool.worker_link import WorkerLink
+from support.fleet import REPO
 
+README = REPO / "deploy" / "monitoring" / "README.md"
 NANO_USD = st.integers(0, 10**15)
 
 
@@ -146,3 +149,19 @@ def test_metrics_keep_the_conventions() -> None:
         assert not family.name.endswith(("_ms", "_milliseconds", "_kb", "_percent"))
         if family.type == "histogram":
             assert family.name.endswith("_seconds")
+
+
+def test_the_documents_name_every_metric() -> None:
+    metrics = Metrics()
+    metrics.describe("0" * 64)
+    pool = Pool([], limit_count=1, wait_s=1, on_change=lambda: None)
+    metrics.registry.register(WorkerCollector(pool))
+    suffix = {"counter": "_total", "info": "_info"}
+    told = {
+        family.name + suffix.get(family.type, "")
+        for family in metrics.registry.collect()
+        if family.name.startswith("deltafleet_")
+    }
+
+    documented = set(re.findall(r"^\| `(\w+)", README.read_text(), re.MULTILINE))
+    assert documented == told

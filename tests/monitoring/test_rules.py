@@ -77,3 +77,10 @@ def test_every_alert_says_what_to_do() -> None:
             assert rule["labels"]["severity"] in {"page", "ticket"}
             assert set(rule["annotations"]) == {"summary", "runbook"}
             assert len(rule["annotations"]["runbook"]) > 80
+
+
+def test_prometheus_takes_the_example_of_its_configuration() -> None:
+    config = RULES[0].parents[1] / "prometheus.yml"
+    checked = subprocess.run([PROMTOOL, "check", "config", config], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert f"SUCCESS: {len(RULES)} rule files found" in checked.stdout
