@@ -6,10 +6,11 @@ MERGEKIT_VENV := .venv-mergekit
 SEMANTIC_ROUTER_VENV := .venv-semantic-router
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PROMETHEUS := build/prometheus/.installed
 NODE_CLIENT := tests/node/node_modules/.installed
 POSTGRES := build/postgres/bin/postgres
 
-.PHONY: help install demo serve test check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing kill-ledger clean
+.PHONY: help install demo serve test monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs kill-ledger clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -31,6 +32,10 @@ $(NODE_CLIENT): tests/node/package.json tests/node/package-lock.json $(INSTALLED
 	cd tests/node && PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --no-audit --no-fund
 	@touch $@
 
+# The tests ask a real Prometheus.
+$(PROMETHEUS): tools/prometheus-env
+	tools/prometheus-env
+
 # ENGINE=vllm: the same on vLLM, in an environment of its own.
 ENGINE ?= transformers
 ifeq ($(ENGINE),vllm)
@@ -49,8 +54,11 @@ serve: $(INSTALLED) ## start the embedded fleet and leave it running until ctrl-
 $(POSTGRES):
 	tools/postgres-env
 
-test: $(INSTALLED) $(NODE_CLIENT) $(POSTGRES) ## run every test
+test: $(INSTALLED) $(NODE_CLIENT) $(POSTGRES) $(PROMETHEUS) ## run every test
 	$(BIN)/python -m pytest
+
+monitoring: $(PROMETHEUS) ## say how to watch a fleet with Prometheus and Grafana
+	@sed -n '/^## Use/,/^## What/p' deploy/monitoring/README.md | sed '/^## /d'
 
 vllm-env: ## make .venv-vllm, an environment with vLLM
 	tools/vllm-env $(VLLM_VENV)

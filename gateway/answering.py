@@ -65,6 +65,7 @@ class PooledSource:
             worker=self._lease.worker,
             weights_digest=last.weights_digest,
             finish_reason=last.finish_reason,
+            queue_s=last.queue_s if last.HasField("queue_s") else None,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
@@ -37,7 +38,7 @@ from gateway.fleet_service import FleetServicer
 from gateway.forecast import AnswerForecast, CostForecast
 from gateway.ledger import Ledger
 from gateway.ledger_store import BadLedger, LedgerStore
-from gateway.metrics import Metrics, WorkerCollector
+from gateway.metrics import Metrics
 from gateway.price_list import PricedBaseline, load_prices, priced_baselines, stale_names
 from gateway.pricing import TokenPrice, to_nano_usd
 from gateway.route_planner import Habits, RoutePlanner
@@ -61,6 +62,7 @@ from gateway.settings import (
     load_router,
 )
 from gateway.worker_lives import LifeRecorder
+from gateway.worker_metrics import WorkerCollector
 from model_pool.local_workers import LocalWorkers
 from model_pool.member import Member
 from model_pool.openai_member import OpenAIMember
@@ -194,6 +196,8 @@ class Gateway:
         if closed_api:
             stack.push_async_callback(closed_api.stop)
         metrics = Metrics()
+        metrics.expect(self.targets, settings.baselines)
+        metrics.describe(hashlib.sha256(settings.model_dump_json().encode()).hexdigest())
         metrics.registry.register(WorkerCollector(pool))
         _tell_price_ages(metrics, self._baselines)
         forecast = CostForecast(closed_prices)
@@ -207,7 +211,7 @@ class Gateway:
         feedback = await self._start_feedback(stack)
         answers = AnswerForecast(forecast, self._quality, feedback)
         planner = RoutePlanner(classifier, router, answers, self._habits(), metrics)
-        server = self._server()
+        server = self._server(metrics)
         inference = InferenceServicer(
             planner,
             Sources(pool, closed_api),
@@ -256,13 +260,14 @@ class Gateway:
         price = self._prices.token_price(closed.price)
         return ClosedApiClient(closed, closed_api_key(), price), {closed.name: price}
 
-    def _server(self) -> grpc.aio.Server:
+    def _server(self, metrics: Metrics) -> grpc.aio.Server:
         limits = self._settings.server
         server = grpc.aio.server(
             interceptors=[
                 Door(
                     max_message_bytes=limits.max_message_bytes,
                     default_deadline_s=limits.default_deadline_s,
+                    on_end=metrics.call_ended,
                 )
             ],
             options=[

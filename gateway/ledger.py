@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+from prometheus_client import Histogram
 
 from deltafleet.v1 import inference_pb2
 from gateway.forecast import CostForecast
@@ -34,13 +36,14 @@ class AnswerPiece:
     worker: str
     weights_digest: str
     finish_reason: inference_pb2.FinishReason.ValueType
+    queue_s: float | None = None  # waited before the first step; None: not known
 
 
 class Entry:
     """One request as it happens.
 
     prompt_character_count: of every message, for the baselines' own token counts. caller: as it
-    names itself. trace_id: W3C's, in hexadecimal. Either is empty where it is not known.
+    names itself. trace_id: the sampled W3C trace, in hexadecimal. Either is empty where unknown.
     """
 
     def __init__(
@@ -51,18 +54,21 @@ class Entry:
         clock: Callable[[], float],
         *,
         caller: str = "",
-        trace_id: str = "",
     ) -> None:
         self.request_id = request_id
         self.caller = caller
-        self.trace_id = trace_id
         self._row_id = new_row_id()
         self.route = route
         self._prompt_character_count = prompt_character_count
         self._output_character_count = 0
         self._clock = clock
         self._started_s = clock()
+        self.trace_id = trace_id.get()
         self.first_token_s: float | None = None
+        self.token_gaps_s: list[float] = []  # per token, of each piece after the first
+        self.token_mean_s: float | None = None  # of all tokens after the first piece
+        self._first_count = 0
+        self._last_token_s = 0.0
         self.total_s = 0.0
         self.last: AnswerPiece | None = None
         self.outcome = ""
@@ -70,14 +76,26 @@ class Entry:
 
     def add(self, piece: AnswerPiece) -> None:
         """Take a piece of the answer into account."""
-        if self.first_token_s is None and piece.output_token_count:
-            self.first_token_s = self._clock() - self._started_s
+        count = self.last.output_token_count if self.last else 0
+        if piece.output_token_count > count:
+            self._time_tokens(piece.output_token_count, piece.output_token_count - count)
         self._output_character_count += len(piece.text)
         self.last = piece
 
     def settle(self, piece: AnswerPiece) -> None:
         """What an answer that was broken off has used in all: more than its pieces told."""
         self.last = piece
+
+    def _time_tokens(self, token_count: int, new_count: int) -> None:
+        now_s = self._clock() - self._started_s
+        if self.first_token_s is None:
+            self.first_token_s, self._first_count = now_s, token_count
+        else:
+            self.token_gaps_s.append((now_s - self._last_token_s) / new_count)
+            later_count = token_count - self._first_count
+            if later_count > 0:
+                self.token_mean_s = (now_s - self.first_token_s) / later_count
+        self._last_token_s = now_s
 
     def close(self, outcome: str, prices: Mapping[str, TokenPrice]) -> None:
         """Nothing more comes."""
@@ -141,7 +159,6 @@ class Ledger:
         prompt_character_count: int,
         *,
         caller: str = "",
-        trace_id: str = "",
     ) -> AsyncIterator[Entry]:
         """Account for what happens inside, as answered only where `finish` was called."""
         entry = Entry(
@@ -150,7 +167,6 @@ class Ledger:
             prompt_character_count,
             self._clock,
             caller=caller,
-            trace_id=trace_id,
         )
         self._metrics.in_flight.inc()
         try:
@@ -175,17 +191,31 @@ class Ledger:
 
     def _count(self, entry: Entry, row: RequestRow) -> None:
         metrics, model = self._metrics, row.model
-        metrics.requests.labels(model, row.reason, row.outcome).inc()
+        exemplar = {"trace_id": entry.trace_id} if entry.trace_id else None
+        metrics.requests.labels(model, row.reason, row.outcome).inc(exemplar=exemplar)
         metrics.prompt_tokens.labels(model).inc(row.prompt_token_count)
         metrics.output_tokens.labels(model).inc(row.output_token_count)
-        metrics.cost.labels(model).inc(row.cost_nano_usd / 1e9)
-        metrics.total.labels(model).observe(entry.total_s)
-        if entry.first_token_s is not None:
-            metrics.first_token.labels(model).observe(entry.first_token_s)
+        metrics.cost.add(row.cost_nano_usd, model)
+        for histogram, seconds in (
+            (metrics.total, [entry.total_s]),
+            (metrics.first_token, [entry.first_token_s]),
+            (metrics.token_mean, [entry.token_mean_s]),
+            (metrics.token_gap, entry.token_gaps_s),
+            (metrics.queue, [entry.last.queue_s if entry.last else None]),
+        ):
+            _observe(histogram.labels(model), seconds, exemplar)
         if row.outcome == "answered":
             self._forecast.learn(model, row.cost_nano_usd)
             for baseline, cost in row.baselines.items():
-                metrics.baseline_cost.labels(model, baseline).inc(cost / 1e9)
+                metrics.baseline_cost.add(cost, model, baseline)
+
+
+def _observe(
+    histogram: Histogram, seconds: Sequence[float | None], exemplar: dict[str, str] | None
+) -> None:
+    for value in seconds:
+        if value is not None:
+            histogram.observe(value, exemplar)
 
 
 def _outcome(error: BaseException) -> str:

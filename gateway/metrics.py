@@ -1,22 +1,36 @@
-"""Everything that Prometheus is told, declared once. Base units; ratios belong in PromQL."""
+"""Everything that the gateway itself counts, declared once. Base units; ratios belong in PromQL.
+
+deploy/monitoring/README.md says what vLLM and the Gateway API inference extension call the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+import grpc
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
-from deltafleet.v1 import worker_pb2
-from model_pool.pool import Pool
+from gateway.usd_counter import UsdCounter
 
-# Seconds; vLLM's own buckets for the same quantities, so that one dashboard reads both.
+# Seconds; vLLM's own buckets for the same quantities, so that one dashboard reads both. Smaller
+# ones below them, for models that answer before vLLM's first bucket ends.
 FIRST_TOKEN_BUCKETS_S = (
-    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
-    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5),
+    *(10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
 )
-TOTAL_BUCKETS_S = (0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0)
+TOKEN_BUCKETS_S = (
+    *(0.001, 0.0025, 0.005),
+    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5),
+    *(10.0, 20.0, 40.0, 80.0),
+)
+REQUEST_BUCKETS_S = (
+    *(0.01, 0.05, 0.1),
+    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
+    *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
+)
+ANSWERING = ("Generate", "StreamGenerate")
 
 
 class Metrics:
@@ -24,18 +38,17 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._declare_traffic()
+        self._declare_money()
+        self._declare_times()
+
+    def _declare_traffic(self) -> None:
         self.requests = self._counter(
-            "requests", "Finished requests.", "model", "reason", "outcome"
+            "requests", "Finished requests that were routed.", "model", "reason", "outcome"
         )
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens.", "model")
         self.output_tokens = self._counter("output_tokens", "Output tokens.", "model")
-        self.cost = self._counter("cost_usd", "What the requests cost us.", "model")
-        self.baseline_cost = self._counter(
-            "baseline_cost_usd",
-            "What closed APIs would have charged for the answered requests.",
-            "model",
-            "baseline",
-        )
         self.route_decisions = self._counter(
             "route_decisions", "Decisions, by the step that made them.", "decided_by", "reason"
         )
@@ -43,13 +56,10 @@ class Metrics:
             "feedback", "Answers that callers scored, for the first time or again.", "model", "said"
         )
         self.feedback_score = self._counter("feedback_score", "Sum of their scores.", "model")
-        self.first_token = self._histogram(
-            "time_to_first_token_seconds",
-            "From receiving a request to its first token.",
-            FIRST_TOKEN_BUCKETS_S,
-        )
-        self.total = self._histogram(
-            "request_duration_seconds", "From receiving a request to its end.", TOTAL_BUCKETS_S
+        self._handled = self._counter(
+            "grpc_server_handled",
+            "Ended calls, by status and the ErrorReason behind it.",
+            *("grpc_service", "grpc_method", "grpc_code", "reason"),
         )
         self.in_flight = Gauge(
             "deltafleet_requests_in_flight",
@@ -57,11 +67,51 @@ class Metrics:
             registry=self.registry,
         )
 
+    def _declare_money(self) -> None:
+        self.cost = UsdCounter(
+            "deltafleet_cost_usd",
+            "What the requests cost us, in USD.",
+            ("model",),
+            self.registry,
+        )
+        self.baseline_cost = UsdCounter(
+            "deltafleet_baseline_cost_usd",
+            "What closed APIs would have charged for the answered requests, in USD.",
+            ("model", "baseline"),
+            self.registry,
+        )
         self.price_age = Gauge(
             "deltafleet_price_age_seconds",
             "Since the day on which a baseline's price was true.",
             ["baseline"],
             registry=self.registry,
+        )
+
+    def _declare_times(self) -> None:
+        self.first_token = self._histogram(
+            "time_to_first_token_seconds",
+            "From receiving a request to its first token.",
+            FIRST_TOKEN_BUCKETS_S,
+        )
+        self.token_gap = self._histogram(
+            "inter_token_latency_seconds",
+            "Between two pieces of an answer, per token of the second.",
+            TOKEN_BUCKETS_S,
+        )
+        self.token_mean = self._histogram(
+            "request_time_per_output_token_seconds",
+            "From the first to the last token of a request, per token after the first.",
+            TOKEN_BUCKETS_S,
+        )
+        self.queue = self._histogram(
+            "request_queue_time_seconds",
+            "At the worker, before the first step, where the worker tells it.",
+            REQUEST_BUCKETS_S,
+        )
+        self.total = self._histogram(
+            "e2e_request_latency_seconds",
+            "From receiving a request to its end.",
+            REQUEST_BUCKETS_S,
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -72,56 +122,30 @@ class Metrics:
             f"deltafleet_{name}", text, ["model"], buckets=buckets, registry=self.registry
         )
 
+    def call_ended(self, method: str, code: grpc.StatusCode, reason: str) -> None:
+        """What `model_pool.rpc.Door` tells of each call. method: /package.Service/Method."""
+        service, _, name = method.lstrip("/").partition("/")
+        self._handled.labels(service, name, code.name, reason).inc()
 
-class WorkerCollector(Collector):
-    """The workers' own words as metrics, read when Prometheus asks."""
+    def expect(self, models: Iterable[str], baselines: Iterable[str]) -> None:
+        """Show these at 0 from the start: `rate` does not see the step from nothing to a first
+        value, and an alert needs a total while everything fails.
+        """
+        names = tuple(baselines)
+        for model in models:
+            self.cost.add(0, model)
+            for baseline in names:
+                self.baseline_cost.add(0, model, baseline)
+            self.prompt_tokens.labels(model)
+            self.output_tokens.labels(model)
+            for histogram in (self.first_token, self.total):
+                histogram.labels(model)
+        for method in ANSWERING:
+            self._handled.labels("deltafleet.v1.InferenceService", method, "OK", "")
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-
-    def collect(self) -> Iterator[Metric]:
-        """One family per quantity, one sample per worker."""
-        up = GaugeMetricFamily(
-            "deltafleet_worker_up", "1 where the worker takes requests.", labels=["worker"]
-        )
-        running = GaugeMetricFamily(
-            "deltafleet_worker_running_requests", "Requests that compute.", labels=["worker"]
-        )
-        waiting = GaugeMetricFamily(
-            "deltafleet_worker_waiting_requests", "Requests that wait.", labels=["worker"]
-        )
-        loaded = GaugeMetricFamily(
-            "deltafleet_model_loaded_bytes",
-            "Memory that a model's weights take on a worker.",
-            labels=["worker", "model"],
-        )
-        seconds = CounterMetricFamily(
-            "deltafleet_worker_seconds",
-            "Seconds of the worker's life: computing, building weights, idle.",
-            labels=["worker", "state"],
-        )
-        switches = CounterMetricFamily(
-            "deltafleet_worker_switches",
-            "Switches of the live weights, where an engine has one set of them.",
-            labels=["worker"],
-        )
-        for worker, member in self._pool.members.items():
-            status = member.status
-            is_up = status is not None and status.state == worker_pb2.WORKER_STATE_READY
-            up.add_metric([worker], float(is_up))
-            if status is None:
-                continue
-            running.add_metric([worker], status.running_count)
-            waiting.add_metric([worker], status.queued_count)
-            switches.add_metric([worker], status.switch_count)
-            for model in status.loaded:
-                loaded.add_metric([worker, model.model], model.size_bytes)
-            for state, value in life_seconds(status).items():
-                seconds.add_metric([worker, state], value)
-        return iter((up, running, waiting, loaded, seconds, switches))
-
-
-def life_seconds(status: worker_pb2.WatchStatusResponse) -> dict[str, float]:
-    """A worker's uptime in its three parts."""
-    idle_s = max(0.0, status.uptime_s - status.busy_s - status.load_s)
-    return {"busy": status.busy_s, "load": status.load_s, "idle": idle_s}
+    def describe(self, config_digest: str) -> None:
+        """What runs, and on which configuration. config_digest: SHA-256 in hex."""
+        build = Info("deltafleet_build", "What runs.", registry=self.registry)
+        build.info({"version": version("deltafleet"), "python": platform.python_version()})
+        config = Info("deltafleet_config", "The configuration in force.", registry=self.registry)
+        config.info({"sha256": config_digest})

@@ -29,8 +29,13 @@ class ActiveJob:
     """
 
     def __init__(
-        self, job: Job, model: LoadedModel, on_end: Callable[[Usage], None] | None
+        self,
+        job: Job,
+        model: LoadedModel,
+        entered_s: float,
+        on_end: Callable[[Usage], None] | None,
     ) -> None:
+        """entered_s: when it was queued, on the clock of `charge`. on_end: see Engine."""
         self.job = job
         self._on_end = on_end
         self.model = model
@@ -44,6 +49,8 @@ class ActiveJob:
         self._limit = 0
         self._output_token_count = 0
         self._busy_s = 0.0
+        self._entered_s = entered_s
+        self._queue_s: float | None = None
         self._new_text = ""
 
     def prepare(
@@ -73,9 +80,11 @@ class ActiveJob:
         if self._text.is_stopped:
             self.finish_reason = FinishReason.STOP
 
-    def charge(self, seconds: float) -> None:
+    def charge(self, seconds: float, step_began_s: float) -> None:
         """Add this job's share of a step."""
         self._busy_s += seconds
+        if self._queue_s is None:
+            self._queue_s = max(0.0, step_began_s - self._entered_s)
 
     def take_piece(self) -> Piece | None:
         """What the last token made visible, if anything."""
@@ -86,7 +95,8 @@ class ActiveJob:
     @property
     def usage(self) -> Usage:
         """So far."""
-        return Usage(len(self.prompt_ids), self._output_token_count, self._busy_s)
+        counts = (len(self.prompt_ids), self._output_token_count)
+        return Usage(*counts, self._busy_s, self._queue_s)
 
     def end(self) -> None:
         """Nothing of it computes any more: tell, once, what it used."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
+from model_pool.durations import Durations
 from model_pool.switching import Priority
 
 
@@ -86,12 +87,14 @@ class Usage:
     """What a request used so far.
 
     busy_s: its share of the engine's computing time, each step's seconds divided among the
-    requests in it by the tokens that each had in that step.
+    requests in it by the tokens that each had in that step. queue_s: from `generate` to its first
+    step; None: not known.
     """
 
     prompt_token_count: int
     output_token_count: int
     busy_s: float
+    queue_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,8 @@ class EngineReport:
     """What an engine holds and did. Seconds since `start` returned.
 
     load_s: building or switching weights while nothing computed. switch_count: how often the live
-    weights changed, where an engine has one set of them.
+    weights changed, where an engine has one set of them. changes: how long each of these took, or
+    each build where it holds many sets.
     """
 
     loaded: tuple[Weights, ...]
@@ -118,6 +122,7 @@ class EngineReport:
     busy_s: float
     load_s: float
     switch_count: int = 0
+    changes: Durations = field(default_factory=Durations)
 
 
 class Engine(Protocol):

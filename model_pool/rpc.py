@@ -24,6 +24,7 @@ from google.rpc import error_details_pb2, status_pb2
 from deltafleet.v1.error_reason_pb2 import ErrorReason
 from model_pool import errors
 from model_pool.errors import FleetError
+from model_pool.traceparent import sampled_trace_id
 
 DOMAIN = "deltafleet.v1"
 REQUEST_ID_KEY = "x-request-id"
@@ -33,6 +34,7 @@ HARD_LIMIT_BYTES = 64 * 1024 * 1024
 
 log = logging.getLogger(__name__)
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id")
+trace_id: contextvars.ContextVar[str] = contextvars.ContextVar("trace_id", default="")
 _expires_at: contextvars.ContextVar[float | None] = contextvars.ContextVar("expires_at")
 
 Code = grpc.StatusCode
@@ -60,18 +62,28 @@ STATUS_OF: dict[ErrorReason.ValueType, grpc.StatusCode] = {
 
 REASON_NAMES = {ErrorReason.Name(reason) for reason in STATUS_OF}
 Handler = Callable[..., Any]
+# Full method name, status, and the ErrorReason in lower case without its prefix; "" for none.
+OnEnd = Callable[[str, grpc.StatusCode, str], None]
 
 
 class Door(grpc.aio.ServerInterceptor):
     """Frames every call of deltafleet.v1.
 
     max_message_bytes: larger requests are refused. default_deadline_s: for calls that bring no
-    deadline, and the longest that any may bring; None: as the caller says.
+    deadline, and the longest that any may bring; None: as the caller says. on_end: told how each
+    call ended.
     """
 
-    def __init__(self, *, max_message_bytes: int, default_deadline_s: float | None) -> None:
+    def __init__(
+        self,
+        *,
+        max_message_bytes: int,
+        default_deadline_s: float | None,
+        on_end: OnEnd = lambda method, code, reason: None,
+    ) -> None:
         self._max_message_bytes = max_message_bytes
         self._default_deadline_s = default_deadline_s
+        self._on_end = on_end
 
     async def intercept_service(
         self,
@@ -83,12 +95,15 @@ class Door(grpc.aio.ServerInterceptor):
         if handler is None or not handler_call_details.method.startswith(f"/{DOMAIN}."):
             return handler
         deserializer = self._careful(handler.request_deserializer)
+        method = handler_call_details.method
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._stream(handler.unary_stream), deserializer, handler.response_serializer
+                self._stream(handler.unary_stream, method),
+                deserializer,
+                handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._unary(handler.unary_unary), deserializer, handler.response_serializer
+            self._unary(handler.unary_unary, method), deserializer, handler.response_serializer
         )
 
     def _careful(self, deserialize: Callable[[bytes], Message]) -> Callable[[bytes], Any]:
@@ -111,18 +126,18 @@ class Door(grpc.aio.ServerInterceptor):
 
         return read
 
-    def _unary(self, behaviour: Handler) -> Handler:
+    def _unary(self, behaviour: Handler, method: str) -> Handler:
         async def handle(request: Message | FleetError, context: Any) -> Any:
-            async with self._frame(context):
+            async with self._frame(context, method):
                 if isinstance(request, FleetError):
                     raise request
                 return await behaviour(request, context)
 
         return handle
 
-    def _stream(self, behaviour: Handler) -> Handler:
+    def _stream(self, behaviour: Handler, method: str) -> Handler:
         async def handle(request: Message | FleetError, context: Any) -> None:
-            async with self._frame(context):
+            async with self._frame(context, method):
                 if isinstance(request, FleetError):
                     raise request
                 async with contextlib.aclosing(behaviour(request, context)) as responses:
@@ -132,23 +147,39 @@ class Door(grpc.aio.ServerInterceptor):
         return handle
 
     @contextlib.asynccontextmanager
-    async def _frame(self, context: Any) -> AsyncIterator[None]:
+    async def _frame(self, context: Any, method: str) -> AsyncIterator[None]:
         name = _request_id(context)
         request_id.set(name)
+        trace_id.set(sampled_trace_id(context.invocation_metadata()))
         try:
             context.set_trailing_metadata(((REQUEST_ID_KEY, name),))
             async with asyncio.timeout(self._time_left_s(context)) as limit:
                 _expires_at.set(limit.when())
                 yield
+            self._on_end(method, Code.OK, "")
         except FleetError as error:
-            await abort(context, error, name)
+            await self._refuse(context, method, error, name)
         except TimeoutError:
-            await abort(context, errors.DeadlineExceeded("the deadline has passed"), name)
-        except (asyncio.CancelledError, grpc.aio.AbortError):
+            late = errors.DeadlineExceeded("the deadline has passed")
+            await self._refuse(context, method, late, name)
+        except asyncio.CancelledError:
+            left_s = time_left_s()  # a deadline cancels too
+            if left_s is not None and left_s <= 0:
+                self._on_end(method, Code.DEADLINE_EXCEEDED, "deadline_exceeded")
+            else:
+                self._on_end(method, Code.CANCELLED, "")
+            raise
+        except grpc.aio.AbortError:
             raise
         except Exception:
             log.exception("call_failed", extra={"request_id": name})
-            await abort(context, FleetError(f"internal error; request id {name}"), name)
+            failure = FleetError(f"internal error; request id {name}")
+            await self._refuse(context, method, failure, name)
+
+    async def _refuse(self, context: Any, method: str, error: FleetError, name: str) -> NoReturn:
+        reason = ErrorReason.Name(error.reason).removeprefix("ERROR_REASON_").lower()
+        self._on_end(method, STATUS_OF[error.reason], reason)
+        await abort(context, error, name)
 
     def _time_left_s(self, context: Any) -> float | None:
         left_s: float | None = context.time_remaining()

@@ -144,19 +144,19 @@ class StepLoop:
             seconds, failed = self._clock() - began, batch.drop_running()
             self.busy_s += seconds
             for job in failed:
-                job.charge(seconds / len(failed))
+                job.charge(seconds / len(failed), began)
             self._fail(failed, "the computing of this model failed")
             return
         if advances:
-            self._settle(advances, self._clock() - began)
+            self._settle(advances, began, self._clock() - began)
 
-    def _settle(self, advances: list[Advance], seconds: float) -> None:
+    def _settle(self, advances: list[Advance], began_s: float, seconds: float) -> None:
         """Divide the step's seconds by tokens, then tell each job what it may show."""
         self.busy_s += seconds
         total = sum(advance.computed_token_count for advance in advances)
         deliveries: list[Delivery] = []
         for advance in advances:
-            advance.job.charge(seconds * advance.computed_token_count / total)
+            advance.job.charge(seconds * advance.computed_token_count / total, began_s)
             if (piece := advance.job.take_piece()) is not None:
                 deliveries.append((advance.job, piece))
         if deliveries:

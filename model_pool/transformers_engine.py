@@ -12,6 +12,7 @@ import torch
 
 from model_pool.active_job import ActiveJob, LoadedModel
 from model_pool.base_model import BaseModel
+from model_pool.durations import Durations
 from model_pool.engine import EngineReport, Job, Piece, Usage, Weights
 from model_pool.errors import EngineFailed, PoolSaturated, PromptTooLong, UnknownModel
 from model_pool.step_loop import Delivery, StepLoop
@@ -59,6 +60,7 @@ class TransformersEngine:
         self._jobs: set[ActiveJob] = set()
         self._is_idle = asyncio.Event()
         self._load_s = 0.0
+        self._changes = Durations()
         self._base: BaseModel | None = None
         self._steps: StepLoop | None = None
         self._loader = ThreadPoolExecutor(1, "engine-load")
@@ -147,6 +149,7 @@ class TransformersEngine:
             queued_count=len(self._jobs) - running_count,
             busy_s=0.0 if self._steps is None else self._steps.busy_s,
             load_s=self._load_s,
+            changes=self._changes,
         )
 
     async def drain(self) -> None:
@@ -176,7 +179,9 @@ class TransformersEngine:
         try:
             return base.build(weights)
         finally:
-            self._load_s += self._clock() - began
+            took_s = self._clock() - began
+            self._load_s += took_s
+            self._changes.add(took_s)
 
     def _enter(self, job: Job, on_end: Callable[[Usage], None] | None) -> ActiveJob:
         """Count the job as queued. Raises UnknownModel, PoolSaturated."""
@@ -190,7 +195,7 @@ class TransformersEngine:
                 retry_after_s=RETRY_AFTER_S,
                 queued_count=queued_count,
             )
-        active = ActiveJob(job, self._models[job.model], on_end)
+        active = ActiveJob(job, self._models[job.model], self._clock(), on_end)
         self._jobs.add(active)
         return active
 

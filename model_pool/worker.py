@@ -109,13 +109,15 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     ) -> AsyncIterator[worker_pb2.RunResponse]:
         """Run one request on one model."""
         weights = self._catalog.weights(request.model)
+        began_s = self._monotonic()
         with self._admission():
             async with self._residency.hold(weights):
+                held_s = self._monotonic() - began_s
                 on_end = self._ends.begin(request.request_id)
                 job = _to_job(request, time_left_s())
                 async with contextlib.aclosing(self._engine.generate(job, on_end)) as pieces:
                     async for piece in pieces:
-                        yield _to_response(piece)
+                        yield _to_response(piece, held_s)
 
     async def SettleRun(
         self, request: worker_pb2.SettleRunRequest, context: Any
@@ -211,6 +213,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             start_time=self._start_time,
             engine=self._identity.engine,
             switch_count=report.switch_count,
+            switches=report.changes.message(),
         )
 
 
@@ -231,7 +234,9 @@ def _to_job(request: worker_pb2.RunRequest, left_s: float | None) -> Job:
     )
 
 
-def _to_response(piece: Piece) -> worker_pb2.RunResponse:
+def _to_response(piece: Piece, held_s: float) -> worker_pb2.RunResponse:
+    """held_s: what the request waited for its weights, before the engine had it."""
+    queue_s = piece.usage.queue_s
     return worker_pb2.RunResponse(
         text=piece.text,
         prompt_token_count=piece.usage.prompt_token_count,
@@ -243,6 +248,7 @@ def _to_response(piece: Piece) -> worker_pb2.RunResponse:
             if piece.finish_reason
             else inference_pb2.FINISH_REASON_UNSPECIFIED
         ),
+        queue_s=None if queue_s is None else held_s + queue_s,
     )
 
 

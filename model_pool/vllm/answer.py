@@ -59,7 +59,7 @@ class AnswerProgress:
             count += len(self.token_ids) - (output.num_cached_tokens or 0)
         return count
 
-    def accept(self, output: Any, busy_s: float) -> Piece | None:
+    def accept(self, output: Any, busy_s: float, queue_s: float | None = None) -> Piece | None:
         """The piece that the output makes visible, if any. The last one sets is_finished.
 
         Raises EngineFailed for an answer that did not end by itself or is not the weights' own.
@@ -77,12 +77,12 @@ class AnswerProgress:
         if not text and finish_reason is None:
             return None
         self.is_finished = finish_reason is not None
-        return Piece(text, self.usage(busy_s), self._weights_digest, finish_reason)
+        return Piece(text, self.usage(busy_s, queue_s), self._weights_digest, finish_reason)
 
-    def usage(self, busy_s: float) -> Usage:
-        """So far. busy_s: as the engine's meter has it."""
+    def usage(self, busy_s: float, queue_s: float | None = None) -> Usage:
+        """So far. busy_s: as the engine's meter has it. queue_s: see Usage."""
         output_count = len(self.token_ids) - self._prompt_token_count
-        return Usage(self._prompt_token_count, output_count, busy_s)
+        return Usage(self._prompt_token_count, output_count, busy_s, queue_s)
 
     def _read(self, new_ids: Sequence[int], *, is_last: bool) -> str:
         text = ""

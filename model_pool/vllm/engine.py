@@ -15,6 +15,7 @@ from typing import Protocol
 
 from merge_on_load import Checkpoint
 from merge_on_load.errors import MergeError
+from model_pool.durations import Durations
 from model_pool.engine import EngineReport, Job, Piece, Usage, Weights
 from model_pool.errors import EngineFailed, FleetError, PoolSaturated, UnknownModel, WorkerLost
 from model_pool.switching import Policy
@@ -61,6 +62,7 @@ class _Answer:
         weights: Weights,
         claim: Claim,
         request_id: str,
+        entered_s: float,
         on_end: Callable[[Usage], None] | None,
     ) -> None:
         self.job = job
@@ -69,6 +71,8 @@ class _Answer:
         self.weights = weights
         self.claim = claim
         self.request_id = request_id
+        self.entered_s = entered_s
+        self.queue_s: float | None = None  # until its first turn
         self.turn_count = 0
         self.account = Account()
         self.pieces: asyncio.Queue[Piece | FleetError] = asyncio.Queue()
@@ -127,6 +131,7 @@ class VllmEngine:
         self._is_idle = asyncio.Event()
         self._load_s = 0.0
         self._switch_count = 0
+        self._changes = Durations()
         self._prompts: PromptReader | None = None
         self._process: VllmProcess | None = None
 
@@ -213,6 +218,7 @@ class VllmEngine:
             busy_s=self._meter.busy_s,
             load_s=self._load_s,
             switch_count=self._switch_count,
+            changes=self._changes,
         )
 
     async def drain(self) -> None:
@@ -275,7 +281,9 @@ class VllmEngine:
             logger.exception("engine_switch_failed", extra={"model": weights.model})
             raise self._failure(f"{weights.model} could not be made live") from error
         finally:
-            self._load_s += self._clock() - began
+            took_s = self._clock() - began
+            self._load_s += took_s
+            self._changes.add(took_s)
 
     def _failure(self, what: str) -> FleetError:
         """WorkerLost where vLLM is gone: then another worker may answer."""
@@ -306,7 +314,7 @@ class VllmEngine:
             must_move=True,
         )
         request_id = f"{job.request_id}-{self._answer_count}"
-        answer = _Answer(job, weights, claim, request_id, on_end)
+        answer = _Answer(job, weights, claim, request_id, self._clock(), on_end)
         self._answers.add(answer)
         self._used[weights] += 1
         return answer
@@ -362,6 +370,8 @@ class VllmEngine:
         """
         claim, account = answer.claim, answer.account
         answer.turn_count += 1
+        if answer.queue_s is None:
+            answer.queue_s = self._clock() - answer.entered_s
         outputs = self._started().generate(
             progress.begin_turn(),
             replace(answer.job.sampling, max_output_token_count=progress.left_count),
@@ -378,7 +388,8 @@ class VllmEngine:
                     self._meter.note(account, progress.computed_token_count(output))
                     asyncio.get_running_loop().call_soon(self._meter.settle)
                     await asyncio.sleep(0)
-                    if (piece := progress.accept(output, account.busy_s)) is not None:
+                    piece = progress.accept(output, account.busy_s, answer.queue_s)
+                    if piece is not None:
                         answer.pieces.put_nowait(piece)
                     claim.token_count = len(progress.token_ids)
                     claim.left_count = progress.left_count

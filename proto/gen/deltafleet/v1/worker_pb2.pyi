@@ -122,6 +122,7 @@ class RunResponse(_message.Message):
     BUSY_S_FIELD_NUMBER: _builtins.int
     WEIGHTS_DIGEST_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
+    QUEUE_S_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """New text, maybe empty."""
     prompt_token_count: _builtins.int
@@ -134,6 +135,8 @@ class RunResponse(_message.Message):
     """Names the weights that answer (SHA-256), or as in Summary."""
     finish_reason: _inference_pb2.FinishReason.ValueType
     """Set in the last response only."""
+    queue_s: _builtins.float
+    """Seconds from the worker's taking the request to its first step. Unset: not known."""
     def __init__(
         self,
         *,
@@ -143,12 +146,15 @@ class RunResponse(_message.Message):
         busy_s: _builtins.float = ...,
         weights_digest: _builtins.str = ...,
         finish_reason: _inference_pb2.FinishReason.ValueType = ...,
+        queue_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_queue_s", b"_queue_s", "queue_s", b"queue_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_s", b"busy_s", "finish_reason", b"finish_reason", "output_token_count", b"output_token_count", "prompt_token_count", b"prompt_token_count", "text", b"text", "weights_digest", b"weights_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_queue_s", b"_queue_s", "busy_s", b"busy_s", "finish_reason", b"finish_reason", "output_token_count", b"output_token_count", "prompt_token_count", b"prompt_token_count", "queue_s", b"queue_s", "text", b"text", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__queue_s: _TypeAlias = _typing.Literal["queue_s"]  # noqa: Y015
+    _WhichOneofArgType__queue_s: _TypeAlias = _typing.Literal["_queue_s", b"_queue_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_s) -> _WhichOneofReturnType__queue_s | None: ...
 
 Global___RunResponse: _TypeAlias = RunResponse  # noqa: Y015
 
@@ -372,6 +378,7 @@ class WatchStatusResponse(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     SWITCH_COUNT_FIELD_NUMBER: _builtins.int
+    SWITCHES_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """Name in fleet.yaml."""
     incarnation: _builtins.str
@@ -404,6 +411,12 @@ class WatchStatusResponse(_message.Message):
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it started."""
 
+    @_builtins.property
+    def switches(self) -> Global___DurationCounts:
+        """How long each change of weights took: of the live ones, or a build where an engine holds many
+        sets. Unset: not known.
+        """
+
     def __init__(
         self,
         *,
@@ -421,14 +434,49 @@ class WatchStatusResponse(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         engine: _builtins.str = ...,
         switch_count: _builtins.int = ...,
+        switches: Global___DurationCounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time", "switches", b"switches"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_s", b"busy_s", "engine", b"engine", "incarnation", b"incarnation", "load_s", b"load_s", "loaded", b"loaded", "memory_budget_bytes", b"memory_budget_bytes", "price_nano_usd_per_hour", b"price_nano_usd_per_hour", "queued_count", b"queued_count", "running_count", b"running_count", "start_time", b"start_time", "state", b"state", "switch_count", b"switch_count", "uptime_s", b"uptime_s", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_s", b"busy_s", "engine", b"engine", "incarnation", b"incarnation", "load_s", b"load_s", "loaded", b"loaded", "memory_budget_bytes", b"memory_budget_bytes", "price_nano_usd_per_hour", b"price_nano_usd_per_hour", "queued_count", b"queued_count", "running_count", b"running_count", "start_time", b"start_time", "state", b"state", "switch_count", b"switch_count", "switches", b"switches", "uptime_s", b"uptime_s", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchStatusResponse: _TypeAlias = WatchStatusResponse  # noqa: Y015
+
+@_typing.final
+class DurationCounts(_message.Message):
+    """Durations, counted in buckets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPPER_BOUNDS_S_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    SUM_S_FIELD_NUMBER: _builtins.int
+    sum_s: _builtins.float
+    """Seconds of all together."""
+    @_builtins.property
+    def upper_bounds_s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Seconds, ascending: a bucket holds what is not longer, and longer than the bound before."""
+
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One for each bound, and one for what is longer than the last."""
+
+    def __init__(
+        self,
+        *,
+        upper_bounds_s: _abc.Iterable[_builtins.float] | None = ...,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
+        sum_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "sum_s", b"sum_s", "upper_bounds_s", b"upper_bounds_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DurationCounts: _TypeAlias = DurationCounts  # noqa: Y015
 
 @_typing.final
 class LoadedModel(_message.Message):
