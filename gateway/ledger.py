@@ -19,7 +19,7 @@ from gateway.metrics import Metrics
 from gateway.pricing import TokenPrice, baseline_costs_nano_usd
 from gateway.router import Route
 from model_pool.errors import DeadlineExceeded, FleetError
-from model_pool.rpc import time_left_s
+from model_pool.rpc import time_left_s, trace_id
 
 log = logging.getLogger("gateway.access")
 
