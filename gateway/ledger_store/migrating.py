@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from gateway.ledger_store.database import BadLedger, Database
 
 FIRST_REVISION = "0001"
 _LOCK_KEY = 0x64656C74  # any number, the same in every gateway
+_ALEMBIC = threading.Lock()  # its context is one for the whole process
 
 
 def migrate(database: Database) -> None:
@@ -28,10 +30,11 @@ def migrate(database: Database) -> None:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK_KEY)))
         found = _revision(database, connection)
         config = _config(connection)
-        if found is None and sa.inspect(connection).has_table("requests"):
-            command.stamp(config, FIRST_REVISION)  # made before there were revisions
-        if found != _newest(config):
-            command.upgrade(config, "head")
+        with _ALEMBIC:
+            if found is None and sa.inspect(connection).has_table("requests"):
+                command.stamp(config, FIRST_REVISION)  # made before there were revisions
+            if found != _newest(config):
+                command.upgrade(config, "head")
 
 
 def check_current(database: Database) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import combinations
 
 import pytest
+import pytest_asyncio
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -36,6 +37,13 @@ async def opened(place: sa.URL, **options: float) -> AsyncIterator[LedgerStore]:
         yield store
     finally:
         await store.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def store(place: sa.URL) -> AsyncIterator[LedgerStore]:
+    """One for all examples of a property."""
+    async with opened(place) as ready:
+        yield ready
 
 
 async def holding(store: LedgerStore, rows: Sequence[RequestRow]) -> None:
@@ -155,15 +163,14 @@ async def test_a_long_read_holds_up_no_row(place: sa.URL) -> None:
 @one_by_one
 @given(rows=st.lists(ANY_ROW, max_size=12), by=st.sampled_from(BY), start=DAYS, end=DAYS)
 async def test_sums_are_what_adding_the_rows_gives(
-    place: sa.URL,
+    store: LedgerStore,
     rows: list[RequestRow],
     by: tuple[str, ...],
     start: datetime | None,
     end: datetime | None,
 ) -> None:
-    async with opened(place) as store:
-        await holding(store, rows)
-        assert await store.sums(start, end, by) == plainly(rows, by, start, end)
+    await holding(store, rows)
+    assert await store.sums(start, end, by) == plainly(rows, by, start, end)
 
 
 @one_by_one
@@ -176,7 +183,7 @@ async def test_sums_are_what_adding_the_rows_gives(
     fold_days=st.lists(st.integers(0, 7), max_size=3),
 )
 async def test_folding_changes_no_sum(
-    place: sa.URL,
+    store: LedgerStore,
     rows: list[RequestRow],
     late: list[RequestRow],
     by: tuple[str, ...],
@@ -184,14 +191,13 @@ async def test_folding_changes_no_sum(
     end: datetime | None,
     fold_days: list[int],
 ) -> None:
-    async with opened(place) as store:
-        await holding(store, rows)
-        for day in fold_days:
-            await store.fold(day * DAY_US)
-        await asyncio.gather(*map(store.append, late))  # of a gateway whose clock is behind
-        for day in fold_days:
-            await store.fold(day * DAY_US)
-        assert await store.sums(start, end, by) == plainly([*rows, *late], by, start, end)
+    await holding(store, rows)
+    for day in fold_days:
+        await store.fold(day * DAY_US)
+    await asyncio.gather(*map(store.append, late))  # of a gateway whose clock is behind
+    for day in fold_days:
+        await store.fold(day * DAY_US)
+    assert await store.sums(start, end, by) == plainly([*rows, *late], by, start, end)
 
 
 async def test_folding_is_by_parts_and_whoever_folds_beside_adds_nothing_twice(
