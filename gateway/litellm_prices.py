@@ -85,10 +85,17 @@ def _matches(models: Mapping[str, Mapping[str, Any]], pattern: str) -> set[str]:
 
 
 def _lacks(model: Mapping[str, Any]) -> str:
+    """Why no price of ours says what a model costs; empty where one does."""
     if model.get("mode") != "chat":
         return f"no chat model but {model.get('mode', 'of unknown mode')}"
     missing = [one for one in ("input_cost_per_token", "output_cost_per_token") if one not in model]
-    return f"no {', '.join(missing)}" if missing else ""
+    if missing:
+        return f"no {', '.join(missing)}"
+    if "tiered_pricing" in model:
+        return "its prices by length are in tiered_pricing, which is not read"
+    if model.get("output_cost_per_reasoning_token") not in (None, model["output_cost_per_token"]):
+        return "its thoughts have a price of their own"
+    return ""
 
 
 def _prices(models: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Price], dict[str, str]]:

@@ -69,6 +69,22 @@ def test_what_is_no_chat_model_is_left_out_and_named() -> None:
     assert len(found.prices) == 4
 
 
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"output_cost_per_reasoning_token": 6e-6}, "thoughts have a price of their own"),
+        ({"tiered_pricing": [{"range": [0, 1000]}]}, "tiered_pricing"),
+        ({"mode": "responses"}, "no chat model but responses"),
+    ],
+)
+def test_a_price_that_would_be_wrong_is_not_taken(fields: dict[str, object], reason: str) -> None:
+    other = {"n": json.loads(one_model(output_cost_per_reasoning_token=5e-6))["m"]}
+    text = json.dumps(json.loads(one_model(**fields)) | other)
+    found = read_litellm(text)
+    assert set(found.prices) == {"p/n"}
+    assert reason in found.left_out["m"]
+
+
 NONSENSE = {
     "below zero": ({"input_cost_per_token": -1e-6}, "m: input_usd_per_mtok"),
     "not a number": ({"output_cost_per_token": float("nan")}, "m: output_usd_per_mtok"),
