@@ -116,7 +116,10 @@ async def ask_all(address: str, problems: list[tuple[str, Problem]]) -> list[Ans
 
 def show(answers: list[Answered], console: Console) -> None:
     """The table: prompt, specialist, similarity, answer, verdict, cost, savings."""
-    baselines = [one.baseline for one in answers[0].response.summary.baselines]
+    baselines = [
+        f"{one.baseline}{' (STALE price)' if one.price_is_stale else ''}"
+        for one in answers[0].response.summary.baselines
+    ]
     table = Table("prompt", "specialist", "sim.", "answer", "", "cost, USD", show_lines=True)
     for baseline in baselines:
         table.add_column(f"saving on {baseline}", justify="right")
@@ -146,7 +149,8 @@ def summarise(answers: list[Answered], console: Console) -> bool:
         closed = sum(one.response.summary.baselines[place].cost_nano_usd for one in answers)
         console.print(
             f"Busy time cost {spent / 1e9:.6f} USD; {theirs.baseline} would have charged "
-            f"{closed / 1e9:.6f} USD for the same texts (its answers assumed as long as ours)."
+            f"{closed / 1e9:.6f} USD for the same texts (its answers assumed as long as ours)"
+            f"{', at a STALE price' if theirs.price_is_stale else ''}."
         )
     return routed == total and right >= NEEDED_SHARE * total
 
