@@ -93,8 +93,7 @@ def _lacks(model: Mapping[str, Any]) -> str:
         return f"no {', '.join(missing)}"
     if "tiered_pricing" in model:
         return "its prices by length are in tiered_pricing, which is not read"
-    output = model["output_cost_per_token"]
-    if model.get("output_cost_per_reasoning_token", output) != output:
+    if model.get("output_cost_per_reasoning_token") not in (None, model["output_cost_per_token"]):
         return "its thoughts have a price of their own"
     return ""
 

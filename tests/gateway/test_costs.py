@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from deltafleet.v1 import cost_pb2
+from deltafleet.v1 import cost_pb2, inference_pb2
 from examples.demo.tasks import TASKS
 from support.command import run
 from support.fleet import Fleet, refusal, running_fleet
@@ -42,6 +42,20 @@ async def test_every_grouping_sums_to_the_same(fleet: Fleet, by: tuple[str, ...]
     effective = sum(one.effective_cost_nano_usd for one in found.groups)
     assert effective + found.unallotted_nano_usd == found.total.effective_cost_nano_usd
     assert found.total.overhead_nano_usd > 0
+
+
+async def test_a_caller_sees_what_it_spent(fleet: Fleet) -> None:
+    request = inference_pb2.GenerateRequest(prompt=PROMPT)
+    answer = await fleet.inference.Generate(
+        request, metadata=[("deltafleet-caller", "the-costs-test")]
+    )
+    groups = (await report(fleet, "caller")).groups
+    mine = next(one for one in groups if one.key["caller"] == "the-costs-test")
+
+    assert (mine.request_count, mine.answered_count) == (1, 1)
+    assert mine.cost_nano_usd == answer.summary.cost_nano_usd
+    theirs = {one.baseline: one.cost_nano_usd for one in mine.baselines}
+    assert theirs == {one.baseline: one.cost_nano_usd for one in answer.summary.baselines}
 
 
 async def test_a_group_is_compared_with_every_baseline(fleet: Fleet) -> None:

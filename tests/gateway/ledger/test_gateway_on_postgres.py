@@ -35,7 +35,7 @@ async def test_a_fleet_accounts_in_postgresql_and_answers_nothing_that_it_cannot
             assert failure.code is StatusCode.UNAVAILABLE
             assert failure.reason == "ERROR_REASON_LEDGER_UNAVAILABLE"
             assert failure.retry_after_s > 0
-            assert report.models[0].answered_count == 2
+            assert report.total.answered_count == 2
             assert report.workers, "lives are recorded again"
         engine = sa.create_engine(url)
         with engine.begin() as connection:
