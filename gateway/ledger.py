@@ -19,7 +19,7 @@ from gateway.metrics import Metrics
 from gateway.pricing import TokenPrice, baseline_costs_nano_usd
 from gateway.router import Route
 from model_pool.errors import DeadlineExceeded, FleetError
-from model_pool.rpc import time_left_s, trace_id
+from model_pool.rpc import current_trace, time_left_s
 
 log = logging.getLogger("gateway.access")
 
@@ -63,7 +63,8 @@ class Entry:
         self._output_character_count = 0
         self._clock = clock
         self._started_s = clock()
-        self.trace_id = trace_id.get()
+        trace = current_trace.get()
+        self.exemplar = {"trace_id": trace} if trace else None
         self.first_token_s: float | None = None
         self.token_gaps_s: list[float] = []  # per token, of each piece after the first
         self.token_mean_s: float | None = None  # of all tokens after the first piece
@@ -191,8 +192,7 @@ class Ledger:
 
     def _count(self, entry: Entry, row: RequestRow) -> None:
         metrics, model = self._metrics, row.model
-        exemplar = {"trace_id": entry.trace_id} if entry.trace_id else None
-        metrics.requests.labels(model, row.reason, row.outcome).inc(exemplar=exemplar)
+        metrics.requests.labels(model, row.reason, row.outcome).inc(exemplar=entry.exemplar)
         metrics.prompt_tokens.labels(model).inc(row.prompt_token_count)
         metrics.output_tokens.labels(model).inc(row.output_token_count)
         metrics.cost.add(row.cost_nano_usd, model)
@@ -203,7 +203,7 @@ class Ledger:
             (metrics.token_gap, entry.token_gaps_s),
             (metrics.queue, [entry.last.queue_s if entry.last else None]),
         ):
-            _observe(histogram.labels(model), seconds, exemplar)
+            _observe(histogram.labels(model), seconds, entry.exemplar)
         if row.outcome == "answered":
             self._forecast.learn(model, row.cost_nano_usd)
             for baseline, cost in row.baselines.items():

@@ -34,7 +34,7 @@ HARD_LIMIT_BYTES = 64 * 1024 * 1024
 
 log = logging.getLogger(__name__)
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id")
-trace_id: contextvars.ContextVar[str] = contextvars.ContextVar("trace_id", default="")
+current_trace: contextvars.ContextVar[str] = contextvars.ContextVar("current_trace", default="")
 _expires_at: contextvars.ContextVar[float | None] = contextvars.ContextVar("expires_at")
 
 Code = grpc.StatusCode
@@ -150,7 +150,7 @@ class Door(grpc.aio.ServerInterceptor):
     async def _frame(self, context: Any, method: str) -> AsyncIterator[None]:
         name = _request_id(context)
         request_id.set(name)
-        trace_id.set(sampled_trace_id(context.invocation_metadata()))
+        current_trace.set(sampled_trace_id(context.invocation_metadata()))
         try:
             context.set_trailing_metadata(((REQUEST_ID_KEY, name),))
             async with asyncio.timeout(self._time_left_s(context)) as limit:

@@ -24,6 +24,8 @@ from model_pool.worker_link import WorkerLink
 from support.fleet import REPO
 
 README = REPO / "deploy" / "monitoring" / "README.md"
+# Told by what knows it, not by Metrics.
+ELSEWHERE = ("deltafleet_closed_api_", "deltafleet_price_age_")
 NANO_USD = st.integers(0, 10**15)
 
 
@@ -164,4 +166,5 @@ def test_the_documents_name_every_metric() -> None:
     }
 
     documented = set(re.findall(r"^\| `(\w+)", README.read_text(), re.MULTILINE))
-    assert documented == told
+    assert told <= documented
+    assert {name for name in documented - told if not name.startswith(ELSEWHERE)} == set()
