@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
@@ -25,9 +26,10 @@ from deltafleet.v1 import (
     routing_pb2,
     routing_pb2_grpc,
 )
-from gateway.answering import Sources
+from gateway.answering import Answering
 from gateway.classifier import Cascade, Classifier
-from gateway.closed_api import ClosedApiClient
+from gateway.closed_apis.apis import ClosedApis, open_closed_api
+from gateway.closed_apis.client import ApiPrice
 from gateway.cost_service import CostServicer
 from gateway.encoder import BatchedEncoder
 from gateway.fleet_service import FleetServicer
@@ -56,6 +58,7 @@ from gateway.settings import (
     load_quality,
     load_router,
 )
+from gateway.spending import Budget
 from gateway.worker_lives import LifeRecorder
 from model_pool.local_workers import LocalWorkers
 from model_pool.member import Member
@@ -190,12 +193,11 @@ class Gateway:
         classifier: Classifier,
     ) -> str:
         settings = self._settings
-        closed_api, closed_prices = self._closed_api()
-        if closed_api:
-            stack.push_async_callback(closed_api.stop)
+        closed_apis = await self._open_closed_apis(store)
+        stack.push_async_callback(closed_apis.stop)
         metrics = Metrics()
         metrics.registry.register(WorkerCollector(pool))
-        forecast = CostForecast(closed_prices)
+        forecast = CostForecast(self._closed_prices())
         ledger = Ledger(store, metrics, forecast, _baselines(settings, self._prices))
         router = Router(
             self.targets,
@@ -204,11 +206,13 @@ class Gateway:
         )
         feedback = await self._start_feedback(stack)
         answers = AnswerForecast(forecast, self._quality, feedback)
-        planner = RoutePlanner(classifier, router, answers, self._habits(), metrics)
+        planner = RoutePlanner(
+            classifier, router, answers, self._habits(), metrics, closed_apis.refusal
+        )
         server = self._server()
         inference = InferenceServicer(
             planner,
-            Sources(pool, closed_api),
+            Answering(pool, closed_apis),
             ledger,
             feedback,
             default_output_token_count=settings.server.default_output_token_count,
@@ -244,13 +248,35 @@ class Gateway:
         exploration = routing.feedback.exploration if routing.feedback else 0.0
         return Habits(_caller_defaults(self._settings), hysteresis, exploration)
 
-    def _closed_api(self) -> tuple[ClosedApiClient | None, dict[str, TokenPrice]]:
-        closed = self._settings.closed_api
-        if closed is None:
-            return None, {}
-        listed = self._prices.prices[closed.price]
-        price = TokenPrice(listed.input_usd_per_mtok, listed.output_usd_per_mtok)
-        return ClosedApiClient(closed, closed_api_key(), price), {closed.name: price}
+    def _closed_prices(self) -> dict[str, TokenPrice]:
+        listed = {
+            name: self._prices.prices[one.price] for name, one in self._settings.closed_apis.items()
+        }
+        return {
+            name: TokenPrice(one.input_usd_per_mtok, one.output_usd_per_mtok)
+            for name, one in listed.items()
+        }
+
+    async def _open_closed_apis(self, store: LedgerStore) -> ClosedApis:
+        """Their budgets go on where the ledger says that today's spending is."""
+        prices, configured = self._closed_prices(), self._settings.closed_apis
+        spent = await spent_today(store) if configured else {}
+        clients = {
+            name: open_closed_api(
+                name,
+                one,
+                closed_api_key(name, one).get_secret_value(),
+                ApiPrice(prices[name], one.cached_input_usd_per_mtok),
+                Budget(
+                    name,
+                    to_nano_usd(one.daily_budget_usd),
+                    spent_nano_usd=spent.get(name, 0),
+                ),
+            )
+            for name, one in configured.items()
+        }
+        longest = self._settings.server.default_output_token_count
+        return ClosedApis(clients, default_output_token_count=longest)
 
     def _server(self) -> grpc.aio.Server:
         limits = self._settings.server
@@ -309,9 +335,8 @@ def make_targets(settings: Settings) -> dict[str, Target]:
     targets = {BASE_MODEL: Target(BASE_MODEL, ModelKind.BASE, settings.base.quality)}
     for name, specialist in settings.specialists.items():
         targets[name] = Target(name, ModelKind.SPECIALIST, specialist.quality)
-    closed = settings.closed_api
-    if closed:
-        targets[closed.name] = Target(closed.name, ModelKind.CLOSED_API, closed.quality)
+    for name, closed in settings.closed_apis.items():
+        targets[name] = Target(name, ModelKind.CLOSED_API, closed.quality)
     return targets
 
 
@@ -327,9 +352,15 @@ def _caller_defaults(settings: Settings) -> dict[str, Constraints]:
 def _descriptions(settings: Settings) -> dict[str, str]:
     descriptions = {name: one.description for name, one in settings.specialists.items()}
     descriptions[BASE_MODEL] = settings.base.description
-    if settings.closed_api:
-        descriptions[settings.closed_api.name] = f"{settings.closed_api.model}, a closed API"
+    for name, closed in settings.closed_apis.items():
+        descriptions[name] = f"{closed.model}, a closed API"
     return descriptions
+
+
+async def spent_today(store: LedgerStore) -> dict[str, int]:
+    """Nano-dollars by model, since midnight UTC."""
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return {sums.model: sums.cost_nano_usd for sums in await store.sums(midnight, None)}
 
 
 def _baselines(settings: Settings, prices: PriceList) -> Mapping[str, TokenPrice]:

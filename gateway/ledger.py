@@ -28,11 +28,11 @@ class AnswerPiece:
     text: str
     prompt_token_count: int
     output_token_count: int
-    busy_s: float
     cost_nano_usd: int
-    worker: str
-    weights_digest: str
     finish_reason: inference_pb2.FinishReason.ValueType
+    busy_s: float = 0.0
+    worker: str = ""
+    weights_digest: str = ""
 
 
 class Entry:

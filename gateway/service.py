@@ -9,16 +9,17 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 
 from deltafleet.v1 import inference_pb2, inference_pb2_grpc, routing_pb2, routing_pb2_grpc
-from gateway.answering import Sources
+from gateway.answering import Answering
 from gateway.decisions import to_decision
 from gateway.errors import FeedbackOff
 from gateway.ledger import AnswerPiece, Entry, Ledger
 from gateway.metrics import Metrics
 from gateway.requests import check_sampling, read_conversation, read_score, to_run
 from gateway.route_planner import RoutePlanner
+from gateway.router import Route
 from gateway.routing.feedback import Feedback
 from model_pool.errors import WorkerLost
-from model_pool.rpc import request_id, time_left_s
+from model_pool.rpc import request_id
 
 Event = inference_pb2.StreamGenerateResponse
 
@@ -29,14 +30,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     def __init__(
         self,
         planner: RoutePlanner,
-        sources: Sources,
+        answering: Answering,
         ledger: Ledger,
         feedback: Feedback | None,
         *,
         default_output_token_count: int,
     ) -> None:
         self._planner = planner
-        self._sources = sources
+        self._answering = answering
         self._ledger = ledger
         self._feedback = feedback
         self._default_output_token_count = default_output_token_count
@@ -77,19 +78,19 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             default_output_token_count=self._default_output_token_count,
         )
         async with self._ledger.entry(name, route, conversation.character_count) as entry:
-            yield Event(decision=to_decision(route, explain=request.explain))
-            async with (
-                self._sources.lease(route.target) as source,
-                contextlib.aclosing(source.generate(run, time_left_s())) as pieces,
-            ):
-                async for piece in pieces:
-                    entry.add(piece)
-                    if piece.text:
-                        yield Event(text=piece.text)
+            async with contextlib.aclosing(self._answering.answer(route, run)) as steps:
+                async for step in steps:
+                    if isinstance(step, Route):
+                        entry.route = step
+                        yield Event(decision=to_decision(step, explain=request.explain))
+                        continue
+                    entry.add(step)
+                    if step.text:
+                        yield Event(text=step.text)
             check_whole(entry)
             await self._ledger.finish(entry)
             if self._feedback:
-                self._feedback.answered(name, route.target.name, route.task, route.row)
+                self._feedback.answered(name, entry.route.target.name, route.task, route.row)
             yield Event(summary=_to_summary(entry))
 
 

@@ -11,6 +11,7 @@ from typing import Self
 import yaml
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
+from gateway.closed_apis.configuration import ClosedApi
 from gateway.routing.fitted import Fitted
 from gateway.routing.head import BadRouter
 from gateway.routing.labelled import OUT_OF_SCOPE
@@ -58,7 +59,7 @@ class Routing(Section):
     encoder_cache_count: int = Field(10_000, ge=0)  # of what it made of texts; 1.5 KB each
     # A follow-up changes a chat's task where another leads by so much; default: routing/chats.py.
     chat_margin: float | None = Field(None, ge=0, le=2)
-    fallback: str = BASE_MODEL  # for what is out of scope: base, a specialist or the closed API
+    fallback: str = BASE_MODEL  # for what is out of scope: base, a specialist or a closed API
     min_quality: float = Field(0, ge=0, le=1)  # where neither request nor caller says
     quality: FleetPath | None = None  # made by `deltafleet router fit-quality`
     feedback: Feedback | None = None  # default: none is taken
@@ -97,20 +98,6 @@ class Baseline(Section):
     characters_per_token: Decimal = Field(Decimal(4), gt=0)
 
 
-class ClosedApi(Section):
-    """An OpenAI-compatible endpoint that requests may be sent to. Off unless it is here.
-
-    Its key comes from DELTAFLEET_CLOSED_API_KEY.
-    """
-
-    name: str = "closed-api"
-    base_url: str
-    model: str  # the endpoint's own name of it
-    price: str  # a key of the price file
-    quality: float = Field(1.0, ge=0, le=1)
-    timeout_s: float = Field(60, gt=0)
-
-
 class Ledger(Section):
     """Where finished requests are kept."""
 
@@ -139,15 +126,15 @@ class Settings(PoolSettings):
     routing: Routing = Routing()
     callers: dict[Name, Caller] = {}  # by what they say in the metadata deltafleet-caller
     baselines: dict[str, Baseline] = {}
-    closed_api: ClosedApi | None = None
+    closed_apis: dict[Name, ClosedApi] = {}
     ledger: Ledger = Ledger()
 
     @model_validator(mode="after")
     def _fallback_exists(self) -> Self:
-        if self.closed_api is None or self.routing.fallback != self.closed_api.name:
+        if self.routing.fallback not in self.closed_apis:
             self.check_names("routing.fallback", [self.routing.fallback])
-        if self.closed_api and self.closed_api.name in (BASE_MODEL, *self.specialists):
-            raise ValueError(f"closed_api.name: {self.closed_api.name!r} is taken")
+        for name in sorted({BASE_MODEL, *self.specialists} & set(self.closed_apis)):
+            raise ValueError(f"closed_apis: the name {name!r} is taken")
         return self
 
 
@@ -163,8 +150,7 @@ def load_prices(settings: Settings, path: Path = BUILT_IN_PRICES) -> PriceList:
     except (OSError, yaml.YAMLError, ValidationError) as error:
         raise SettingsError(f"{path}: {error}") from None
     wanted = {f"baselines.{name}": one.price for name, one in settings.baselines.items()}
-    if settings.closed_api:
-        wanted["closed_api"] = settings.closed_api.price
+    wanted |= {f"closed_apis.{name}": one.price for name, one in settings.closed_apis.items()}
     for place, price in wanted.items():
         if price not in prices.prices:
             raise SettingsError(f"{place}.price: {path.name} has no {price!r}")
@@ -218,8 +204,8 @@ def load_quality(settings: Settings) -> QualityModel | None:
         found = QualityModel.load(settings.routing.quality)
     except BadRouter as error:
         raise SettingsError(f"routing.quality: {error}") from None
-    closed = {settings.closed_api.name} if settings.closed_api else set()
-    if not closed.union([BASE_MODEL], settings.specialists).intersection(found.models):
+    ours = {BASE_MODEL, *settings.specialists, *settings.closed_apis}
+    if not ours.intersection(found.models):
         raise SettingsError(f"routing.quality: no models for its {sorted(found.models)}")
     return found
 
@@ -239,7 +225,22 @@ def check_paths(settings: Settings) -> None:
             raise SettingsError(f"{place}: there is no directory {path}")
 
 
-def closed_api_key() -> SecretStr | None:
-    """The closed API's key, from the environment only."""
-    key = os.environ.get("DELTAFLEET_CLOSED_API_KEY")
-    return SecretStr(key) if key else None
+def closed_api_key(name: str, api: ClosedApi) -> SecretStr:
+    """Its key, from the environment or a file only; empty where it has none.
+
+    Raises SettingsError.
+    """
+    key = ""
+    if api.key_env:
+        key = os.environ.get(api.key_env, "")
+        if not key:
+            raise SettingsError(f"closed_apis.{name}.key_env: {api.key_env} is not set")
+    elif api.key_file:
+        try:
+            key = api.key_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            kind = type(error).__name__  # the other error's text would tell what it read
+            raise SettingsError(f"closed_apis.{name}.key_file: {api.key_file}: {kind}") from None
+        if not key:
+            raise SettingsError(f"closed_apis.{name}.key_file: {api.key_file} is empty")
+    return SecretStr(key)

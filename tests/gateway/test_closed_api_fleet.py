@@ -1,12 +1,9 @@
-"""The closed API as the fallback: a local OpenAI-compatible endpoint that asks the demo fleet."""
+"""A closed API as a fleet's fallback, over real gRPC and HTTP: its answers, failures and budget."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import grpc
@@ -14,105 +11,131 @@ import pytest
 import yaml
 from grpc import StatusCode
 
-from deltafleet.v1 import inference_pb2, inference_pb2_grpc, routing_pb2
+from deltafleet.v1 import inference_pb2, routing_pb2
 from support.fleet import DEMO, Fleet, refusal, running_fleet
+from support.openai_server import Call, openai_server
 
 OUT_OF_SCOPE = "Which glaciers of Patagonia calve into a lake?"
+INPUT_NANO_USD, OUTPUT_NANO_USD = 250, 2000  # of one token of openai/gpt-5-mini
+LONGEST = 8
 
 
-class Endpoint(BaseHTTPRequestHandler):
-    """POST /v1/chat/completions, streamed, answered by the base of a running fleet."""
-
-    fleet_address = ""
-    is_broken = False
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        if self.is_broken:
-            self.send_error(503)
-            return
-        answer = self._answer(body)
-        self.send_response(200)
-        self.send_header("content-type", "text/event-stream")
-        self.end_headers()
-        for part in answer.text:
-            self._event({"choices": [{"index": 0, "delta": {"content": part}}]})
-        self._event({"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]})
-        summary = answer.summary
-        usage = {
-            "prompt_tokens": summary.prompt_token_count,
-            "completion_tokens": summary.output_token_count,
-            "total_tokens": summary.prompt_token_count + summary.output_token_count,
-        }
-        self._event({"choices": [], "usage": usage})
-        self.wfile.write(b"data: [DONE]\n\n")
-
-    def _answer(self, body: dict[str, object]) -> inference_pb2.GenerateResponse:
-        with grpc.insecure_channel(self.fleet_address) as channel:
-            return inference_pb2_grpc.InferenceServiceStub(channel).Generate(
-                inference_pb2.GenerateRequest(
-                    prompt=body["messages"][-1]["content"],
-                    model="base",
-                    max_output_token_count=body["max_completion_tokens"],
-                )
-            )
-
-    def _event(self, content: dict[str, object]) -> None:
-        chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-        self.wfile.write(f"data: {json.dumps(chunk | content)}\n\n".encode())
-
-    def log_message(self, *_: object) -> None:
-        """Quiet."""
-
-
-@contextlib.contextmanager
-def endpoint(fleet_address: str, *, is_broken: bool = False) -> Iterator[str]:
-    """A running endpoint. Yields its base URL."""
-    settings = {"fleet_address": fleet_address, "is_broken": is_broken}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Endpoint,), settings))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def with_closed_api(directory: Path, url: str) -> Path:
-    """The demo's fleet.yaml, falling back to the closed API."""
+def with_closed_api(directory: Path, url: str, **settings: object) -> Path:
+    """The demo's fleet.yaml, falling back to a closed API."""
     document = yaml.safe_load(DEMO.read_text())
     document["base"]["path"] = str(DEMO.parent / "base")
     for name, specialist in document["specialists"].items():
         specialist["delta"] = str(DEMO.parent / f"{name}.delta")
         specialist["examples_file"] = str(DEMO.parent / "routing" / f"{name}.txt")
-    document["routing"]["fallback"] = "closed-api"
-    document["closed_api"] = {"base_url": url, "model": "m", "price": "openai/gpt-5-mini"}
+    document["routing"]["fallback"] = "mini"
+    api = {"base_url": url, "model": "m", "price": "openai/gpt-5-mini", "daily_budget_usd": "1"}
+    document["closed_apis"] = {"mini": api | {"max_retries": 0} | settings}
     path = directory / "fleet.yaml"
     path.write_text(yaml.safe_dump(document))
     return path
+
+
+def asking(fleet: Fleet) -> Callable[[Call], Awaitable[None]]:
+    """Answers with what the base of a running fleet says."""
+
+    async def answer(call: Call) -> None:
+        found = await fleet.ask(
+            call.body["messages"][-1]["content"],
+            model="base",
+            max_output_token_count=call.body["max_completion_tokens"],
+        )
+        used = found.summary
+        await call.begin()
+        await call.say(*found.text)
+        await call.end(
+            "length",
+            prompt_tokens=used.prompt_token_count,
+            completion_tokens=used.output_token_count,
+        )
+
+    return answer
+
+
+async def unavailable(call: Call) -> None:
+    await call.refuse(503)
 
 
 @pytest.mark.parametrize("is_broken", [False, True], ids=["answering", "broken"])
 async def test_what_is_out_of_scope_goes_to_the_closed_api(
     fleet: Fleet, tmp_path: Path, is_broken: bool
 ) -> None:
-    with endpoint(fleet.address, is_broken=is_broken) as url:
-        async with running_fleet(tmp_path, with_closed_api(tmp_path, url)) as escalating:
-            asked = escalating.ask(OUT_OF_SCOPE, max_output_token_count=8)
+    async with openai_server() as server:
+        server.answer = unavailable if is_broken else asking(fleet)
+        async with running_fleet(tmp_path, with_closed_api(tmp_path, server.url)) as escalating:
+            asked = escalating.ask(OUT_OF_SCOPE, max_output_token_count=LONGEST)
             if is_broken:
                 failure = await refusal(asked)
                 assert failure.code is StatusCode.UNAVAILABLE
                 assert failure.reason == "ERROR_REASON_CLOSED_API_FAILED"
+                assert failure.metadata == {"closed_api": "mini"}
                 return
             answer = await asked
-            expected = await fleet.ask(OUT_OF_SCOPE, model="base", max_output_token_count=8)
+            expected = await fleet.ask(OUT_OF_SCOPE, model="base", max_output_token_count=LONGEST)
 
-    assert answer.decision.model == "closed-api"
+    assert answer.decision.model == "mini"
     assert answer.decision.kind == routing_pb2.MODEL_KIND_CLOSED_API
     assert answer.decision.reason == routing_pb2.ROUTE_REASON_OUT_OF_SCOPE
     assert answer.text == expected.text
     used = answer.summary
     assert used.finish_reason == inference_pb2.FINISH_REASON_LENGTH
-    assert used.cost_nano_usd == 250 * used.prompt_token_count + 2000 * used.output_token_count
+    tokens = used.prompt_token_count, used.output_token_count
+    assert used.cost_nano_usd == INPUT_NANO_USD * tokens[0] + OUTPUT_NANO_USD * tokens[1]
+
+
+async def test_256_callers_at_once_spend_at_most_the_budget_and_the_base_answers_the_rest(
+    tmp_path: Path,
+) -> None:
+    billed = []
+
+    async def answer(call: Call) -> None:
+        tokens = 10 + len(billed) % 30, 1 + len(billed) % LONGEST
+        billed.append(INPUT_NANO_USD * tokens[0] + OUTPUT_NANO_USD * tokens[1])
+        await call.begin()
+        await call.say("Some.")
+        await call.end(prompt_tokens=tokens[0], completion_tokens=tokens[1])
+
+    budget_nano_usd = 2_000_000
+    async with openai_server() as server:
+        server.answer = answer
+        path = with_closed_api(tmp_path, server.url, daily_budget_usd=str(budget_nano_usd / 1e9))
+        async with running_fleet(tmp_path, path, pool__max_queued_count=512) as escalating:
+            asked = {"max_output_token_count": LONGEST}
+            answers = await asyncio.gather(
+                *(escalating.ask(OUT_OF_SCOPE, **asked) for _ in range(256))
+            )
+            pinned = await _until_refused(escalating)
+            route = await escalating.routing.Route(routing_pb2.RouteRequest(prompt=OUT_OF_SCOPE))
+        spent = sum(billed)
+        async with running_fleet(tmp_path, path) as restarted:
+            again = await refusal(restarted.ask(OUT_OF_SCOPE, model="mini"))
+
+    told = [one for one in answers if one.decision.model == "mini"]
+    fallen = [one for one in answers if one.decision.model == "base"]
+    assert len(told) + len(fallen) == 256
+    assert len(told) >= 20
+    assert len(fallen) >= 20
+    assert sum(one.summary.cost_nano_usd for one in told) <= spent <= budget_nano_usd
+    assert len(billed) == len(server.calls)
+    assert "mini is not asked" in fallen[0].decision.explanation
+    assert fallen[0].decision.reason == routing_pb2.ROUTE_REASON_OUT_OF_SCOPE
+    assert (route.decision.model, route.decision.reason) == ("base", fallen[0].decision.reason)
+    for failure in (pinned, again):
+        assert failure.code is StatusCode.RESOURCE_EXHAUSTED
+        assert failure.reason == "ERROR_REASON_BUDGET_SPENT"
+        assert failure.metadata["limit_nano_usd"] == str(budget_nano_usd)
+        assert 0 < failure.retry_after_s <= 86_400
+
+
+async def _until_refused(fleet: Fleet):
+    """Ask the API by its name for long answers until its budget is spent."""
+    for _ in range(100):
+        try:
+            await fleet.ask(OUT_OF_SCOPE, model="mini", max_output_token_count=LONGEST)
+        except grpc.aio.AioRpcError:
+            break
+    return await refusal(fleet.ask(OUT_OF_SCOPE, model="mini", max_output_token_count=LONGEST))
