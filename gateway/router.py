@@ -19,6 +19,7 @@ class ModelKind(Enum):
     SPECIALIST = "specialist"
     BASE = "base"
     CLOSED_API = "closed_api"
+    MIXTURE = "mixture"
 
 
 class RouteReason(Enum):
@@ -31,6 +32,7 @@ class RouteReason(Enum):
     CHEAPEST = "cheapest"
     BEST = "best"
     EXPLORED = "explored"
+    ESCALATED = "escalated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +106,20 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Contribution:
+    """One answer on the way to the caller's. confidence: 0 to 1; None: nobody asked."""
+
+    model: str
+    cost_nano_usd: int
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """Where a request goes and why.
 
     task: empty where the prompt is out of scope. decided_by, note, row: see Classification.
+    contributions: other answers that the caller's was made after, or from.
     """
 
     target: Target
@@ -119,6 +131,7 @@ class Route:
     decided_by: str = ""
     note: str = ""
     row: Floats | None = field(default=None, compare=False, repr=False)
+    contributions: tuple[Contribution, ...] = ()
 
 
 class Router:

@@ -42,6 +42,7 @@ class ActiveJob:
         self._output_token_count = 0
         self._busy_s = 0.0
         self._new_text = ""
+        self._log_probability = 0.0  # the sum
 
     def prepare(
         self,
@@ -55,9 +56,12 @@ class ActiveJob:
         self._limit = min(self.job.sampling.max_output_token_count, room)
         self._text = TextStream(decode, self.job.sampling.stop)
 
-    def accept(self, token_id: int, eos_ids: AbstractSet[int]) -> None:
+    def accept(
+        self, token_id: int, eos_ids: AbstractSet[int], log_probability: float | None = None
+    ) -> None:
         """Take the next token of the answer; sets finish_reason when it is the last."""
         self.last_token_id = token_id
+        self._log_probability += log_probability or 0.0
         self._output_token_count += 1
         if token_id in eos_ids:
             self._new_text = self._text.finish()
@@ -79,4 +83,7 @@ class ActiveJob:
         if not self._new_text and self.finish_reason is None:
             return None
         usage = Usage(len(self.prompt_ids), self._output_token_count, self._busy_s)
-        return Piece(self._new_text, usage, self.model.weights.digest, self.finish_reason)
+        mean = None
+        if self.finish_reason is not None and self.job.wants_log_probability:
+            mean = self._log_probability / self._output_token_count
+        return Piece(self._new_text, usage, self.model.weights.digest, self.finish_reason, mean)

@@ -222,6 +222,7 @@ def _to_job(request: worker_pb2.RunRequest, left_s: float | None) -> Job:
         ),
         priority=PRIORITIES.get(request.priority, Priority.STANDARD),
         time_left_s=math.inf if left_s is None else left_s,
+        wants_log_probability=request.wants_logprob,
     )
 
 
@@ -237,6 +238,7 @@ def _to_response(piece: Piece) -> worker_pb2.RunResponse:
             if piece.finish_reason
             else inference_pb2.FINISH_REASON_UNSPECIFIED
         ),
+        mean_logprob=piece.mean_log_probability,
     )
 
 
