@@ -21,6 +21,7 @@ MODULE_OF = {
     "merge": "weights",
     "tree": "weights",
     "router": "router",
+    "escalation": "escalation",
 }
 
 

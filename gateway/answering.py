@@ -8,9 +8,13 @@ from typing import Protocol
 
 from deltafleet.v1 import worker_pb2
 from gateway.closed_apis.apis import ClosedApis
+from gateway.escalation import Escalation, escalated, kept
+from gateway.held_answer import HeldAnswer, besides
 from gateway.ledger import AnswerPiece
+from gateway.mixture import for_model
 from gateway.pricing import time_cost_nano_usd
-from gateway.router import ModelKind, Route
+from gateway.router import Contribution, ModelKind, Route, Target
+from model_pool.errors import DeadlineExceeded, FleetError
 from model_pool.pool import Pool
 from model_pool.rpc import time_left_s
 
@@ -46,29 +50,95 @@ class PooledSource:
                     busy_s=response.busy_s,
                     worker=lease.worker,
                     weights_digest=response.weights_digest,
+                    mean_logprob=(
+                        response.mean_logprob if response.HasField("mean_logprob") else None
+                    ),
                 )
+
+
+Steps = AsyncGenerator[Route | AnswerPiece, None]
 
 
 class Answering:
     """Answers what was routed."""
 
-    def __init__(self, pool: Pool, closed_apis: ClosedApis) -> None:
+    def __init__(
+        self, pool: Pool, closed_apis: ClosedApis, escalation: Escalation | None = None
+    ) -> None:
         self._pool = pool
         self._closed_apis = closed_apis
+        self._escalation = escalation
 
-    async def answer(
-        self, route: Route, request: worker_pb2.RunRequest
-    ) -> AsyncGenerator[Route | AnswerPiece, None]:
-        """The route as it stands in the end, then the answer.
+    async def answer(self, route: Route, request: worker_pb2.RunRequest) -> Steps:
+        """The route as it stands in the end, then the answer; before it, costs without text.
 
         Between a decision for a closed API and holding its price nothing else may run, or others
         would spend what the decision counted on: so that comes first, before anything is awaited.
         """
+        if self._escalation and self._escalation.covers(route):
+            steps = self._cascade(self._escalation, route, request)
+        else:
+            steps = self._plain(route, request)
+        async with contextlib.aclosing(steps):
+            async for step in steps:
+                yield step
+
+    async def _plain(self, route: Route, request: worker_pb2.RunRequest) -> Steps:
         with self._source(route, request) as source:
             yield route
             async with contextlib.aclosing(source.generate(request)) as pieces:
                 async for piece in pieces:
                     yield piece
+
+    async def _cascade(
+        self, escalation: Escalation, route: Route, request: worker_pb2.RunRequest
+    ) -> Steps:
+        """The first answer is held back until it is known to be the caller's."""
+        first = HeldAnswer()
+        asked = for_model(request, route.target.name)
+        asked.wants_logprob = True
+        async with contextlib.aclosing(PooledSource(self._pool).generate(asked)) as pieces:
+            async for piece in pieces:
+                yield first.add(piece)
+        if not first.is_whole:
+            return
+        found = escalation.contribution(route.target.name, first)
+        if escalation.is_enough(found):
+            yield kept(route, found, "")
+            yield first.released()
+            return
+        async with contextlib.aclosing(
+            self._escalate(escalation.to, route, request, first, found)
+        ) as steps:
+            async for step in steps:
+                yield step
+
+    async def _escalate(
+        self,
+        to: Target,
+        route: Route,
+        request: worker_pb2.RunRequest,
+        first: HeldAnswer,
+        found: Contribution,
+    ) -> Steps:
+        """Where the other one fails before its first word, the first answer has to do."""
+        other, spent = escalated(route, to, found), HeldAnswer()
+        has_begun = False
+        try:
+            asked = for_model(request, to.name)
+            with self._source(other, asked) as source:
+                async with contextlib.aclosing(source.generate(asked)) as pieces:
+                    async for piece in pieces:
+                        if not has_begun and (piece.text or piece.finish_reason):
+                            has_begun = True
+                            yield other
+                        spent.add(piece)
+                        yield besides(piece, first)
+        except FleetError as error:
+            if has_begun or isinstance(error, DeadlineExceeded):
+                raise
+            yield kept(route, found, f"; {to.name} was to answer in its place, but: {error}")
+            yield besides(first.released(), spent)
 
     @contextlib.contextmanager
     def _source(self, route: Route, request: worker_pb2.RunRequest) -> Iterator[Source]:

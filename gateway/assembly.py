@@ -32,6 +32,7 @@ from gateway.closed_apis.apis import ClosedApis, open_closed_api
 from gateway.closed_apis.client import ApiPrice
 from gateway.cost_service import CostServicer
 from gateway.encoder import BatchedEncoder
+from gateway.escalation import Escalation
 from gateway.fleet_service import FleetServicer
 from gateway.forecast import AnswerForecast, CostForecast
 from gateway.ledger import Ledger
@@ -53,6 +54,7 @@ from gateway.settings import (
     PriceList,
     Settings,
     closed_api_key,
+    load_curve,
     load_examples,
     load_prices,
     load_quality,
@@ -91,6 +93,7 @@ class Gateway:
         self._examples = load_examples(settings)
         self._fitted = load_router(settings)
         self._quality = load_quality(settings)
+        self._curve = load_curve(settings)
         self._health = health.aio.HealthServicer()
         self._changed = asyncio.Event()
         self.targets = make_targets(settings)
@@ -212,7 +215,7 @@ class Gateway:
         server = self._server()
         inference = InferenceServicer(
             planner,
-            Answering(pool, closed_apis),
+            Answering(pool, closed_apis, self._escalation()),
             ledger,
             feedback,
             default_output_token_count=settings.server.default_output_token_count,
@@ -247,6 +250,14 @@ class Gateway:
             hysteresis = replace(hysteresis, short_margin=routing.chat_margin)
         exploration = routing.feedback.exploration if routing.feedback else 0.0
         return Habits(_caller_defaults(self._settings), hysteresis, exploration)
+
+    def _escalation(self) -> Escalation | None:
+        asked = self._settings.routing.escalation
+        if asked is None:
+            return None
+        specialists = asked.specialists or tuple(self._settings.specialists)
+        curves = dict.fromkeys(specialists, self._curve)
+        return Escalation(self.targets[asked.to], asked.min_confidence, curves)
 
     def _closed_prices(self) -> dict[str, TokenPrice]:
         listed = {

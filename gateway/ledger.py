@@ -23,7 +23,10 @@ log = logging.getLogger("gateway.access")
 
 @dataclass(frozen=True, slots=True)
 class AnswerPiece:
-    """Some more of an answer, from a worker or a closed API; all but text is cumulative."""
+    """Some more of an answer, from a worker or a closed API; all but text is cumulative.
+
+    mean_logprob: in the last piece of a worker that was asked for it, as in worker.proto.
+    """
 
     text: str
     prompt_token_count: int
@@ -33,6 +36,7 @@ class AnswerPiece:
     busy_s: float = 0.0
     worker: str = ""
     weights_digest: str = ""
+    mean_logprob: float | None = None
 
 
 class Entry:

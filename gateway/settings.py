@@ -12,6 +12,8 @@ import yaml
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
 from gateway.closed_apis.configuration import ClosedApi
+from gateway.confidence import PLAIN, BadConfidence, Curve
+from gateway.confidence import load as load_confidence
 from gateway.routing.fitted import Fitted
 from gateway.routing.head import BadRouter
 from gateway.routing.labelled import OUT_OF_SCOPE
@@ -49,6 +51,19 @@ class Feedback(Section):
     exploration: float = Field(0, ge=0, le=1)  # share of requests that try another model
 
 
+class Escalation(Section):
+    """A specialist's answer that is not sure enough gives way to another model's.
+
+    Answers of these specialists are held back until they are known to be good enough, so that they
+    do not stream. Not for a model that the caller names.
+    """
+
+    to: Name  # a closed API, or base
+    min_confidence: float = Field(ge=0, le=1)  # below it, the other model answers
+    specialists: tuple[Name, ...] = ()  # default: all
+    confidence: FleetPath | None = None  # made by `deltafleet escalation fit`
+
+
 class Routing(Section):
     """How a prompt finds its model."""
 
@@ -63,6 +78,7 @@ class Routing(Section):
     min_quality: float = Field(0, ge=0, le=1)  # where neither request nor caller says
     quality: FleetPath | None = None  # made by `deltafleet router fit-quality`
     feedback: Feedback | None = None  # default: none is taken
+    escalation: Escalation | None = None  # default: the first answer is the caller's
 
     @model_validator(mode="after")
     def _a_quality_is_asked(self) -> Self:
@@ -137,6 +153,23 @@ class Settings(PoolSettings):
             raise ValueError(f"closed_apis: the name {name!r} is taken")
         return self
 
+    @model_validator(mode="after")
+    def _escalation_can_work(self) -> Self:
+        escalation = self.routing.escalation
+        if escalation is None:
+            return self
+        if escalation.to != BASE_MODEL and escalation.to not in self.closed_apis:
+            raise ValueError("routing.escalation.to: name one of closed_apis, or base")
+        for name in escalation.specialists:
+            if name not in self.specialists:
+                raise ValueError(f"routing.escalation.specialists: none is called {name!r}")
+        if self.pool.engine != "transformers" or any(one.openai for one in self.pool.workers):
+            raise ValueError(
+                "routing.escalation: only workers of the transformers engine tell how sure an "
+                "answer is"
+            )
+        return self
+
 
 def load_settings(path: Path) -> Settings:
     """Read fleet.yaml. Raises SettingsError that says where and why."""
@@ -208,6 +241,17 @@ def load_quality(settings: Settings) -> QualityModel | None:
     if not ours.intersection(found.models):
         raise SettingsError(f"routing.quality: no models for its {sorted(found.models)}")
     return found
+
+
+def load_curve(settings: Settings) -> Curve:
+    """How sure answers are, by the file that fleet.yaml names. Raises SettingsError."""
+    escalation = settings.routing.escalation
+    if escalation is None or escalation.confidence is None:
+        return PLAIN
+    try:
+        return load_confidence(escalation.confidence)
+    except BadConfidence as error:
+        raise SettingsError(f"routing.escalation.confidence: {error}") from None
 
 
 def check_paths(settings: Settings) -> None:

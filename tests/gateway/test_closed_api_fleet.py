@@ -8,31 +8,15 @@ from pathlib import Path
 
 import grpc
 import pytest
-import yaml
 from grpc import StatusCode
 
 from deltafleet.v1 import inference_pb2, routing_pb2
-from support.fleet import DEMO, Fleet, refusal, running_fleet
+from support.closed_fleet import INPUT_NANO_USD, OUTPUT_NANO_USD, with_closed_api
+from support.fleet import Fleet, refusal, running_fleet
 from support.openai_server import Call, openai_server
 
 OUT_OF_SCOPE = "Which glaciers of Patagonia calve into a lake?"
-INPUT_NANO_USD, OUTPUT_NANO_USD = 250, 2000  # of one token of openai/gpt-5-mini
 LONGEST = 8
-
-
-def with_closed_api(directory: Path, url: str, **settings: object) -> Path:
-    """The demo's fleet.yaml, falling back to a closed API."""
-    document = yaml.safe_load(DEMO.read_text())
-    document["base"]["path"] = str(DEMO.parent / "base")
-    for name, specialist in document["specialists"].items():
-        specialist["delta"] = str(DEMO.parent / f"{name}.delta")
-        specialist["examples_file"] = str(DEMO.parent / "routing" / f"{name}.txt")
-    document["routing"]["fallback"] = "mini"
-    api = {"base_url": url, "model": "m", "price": "openai/gpt-5-mini", "daily_budget_usd": "1"}
-    document["closed_apis"] = {"mini": api | {"max_retries": 0} | settings}
-    path = directory / "fleet.yaml"
-    path.write_text(yaml.safe_dump(document))
-    return path
 
 
 def asking(fleet: Fleet) -> Callable[[Call], Awaitable[None]]:
