@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from deltafleet.v1 import worker_pb2
@@ -11,7 +12,7 @@ from gateway.closed_apis.apis import ClosedApis
 from gateway.escalation import Escalation, escalated, kept
 from gateway.held_answer import HeldAnswer, besides
 from gateway.ledger import AnswerPiece
-from gateway.mixture import for_model
+from gateway.mixture import Mixture, aggregating, ask_all, for_model, vote
 from gateway.pricing import time_cost_nano_usd
 from gateway.router import Contribution, ModelKind, Route, Target
 from model_pool.errors import DeadlineExceeded, FleetError
@@ -63,11 +64,16 @@ class Answering:
     """Answers what was routed."""
 
     def __init__(
-        self, pool: Pool, closed_apis: ClosedApis, escalation: Escalation | None = None
+        self,
+        pool: Pool,
+        closed_apis: ClosedApis,
+        escalation: Escalation | None,
+        mixtures: Mapping[str, Mixture],
     ) -> None:
         self._pool = pool
         self._closed_apis = closed_apis
         self._escalation = escalation
+        self._mixtures = mixtures
 
     async def answer(self, route: Route, request: worker_pb2.RunRequest) -> Steps:
         """The route as it stands in the end, then the answer; before it, costs without text.
@@ -75,7 +81,10 @@ class Answering:
         Between a decision for a closed API and holding its price nothing else may run, or others
         would spend what the decision counted on: so that comes first, before anything is awaited.
         """
-        if self._escalation and self._escalation.covers(route):
+        mixture = self._mixtures.get(route.target.name)
+        if mixture:
+            steps = self._mixture(mixture, route, request)
+        elif self._escalation and self._escalation.covers(route):
             steps = self._cascade(self._escalation, route, request)
         else:
             steps = self._plain(route, request)
@@ -89,6 +98,28 @@ class Answering:
             async with contextlib.aclosing(source.generate(request)) as pieces:
                 async for piece in pieces:
                     yield piece
+
+    async def _mixture(
+        self, mixture: Mixture, route: Route, request: worker_pb2.RunRequest
+    ) -> Steps:
+        """The answers are held back; only an aggregator's streams."""
+        pooled = PooledSource(self._pool)
+        held = {name: HeldAnswer() for name in mixture.specialists}
+        async with contextlib.aclosing(ask_all(pooled.generate, request, held)) as costs:
+            async for cost in costs:
+                yield cost
+        told = [Contribution(name, one.cost_nano_usd) for name, one in held.items()]
+        yield replace(route, contributions=tuple(told))
+        answers = list(held.values())
+        texts = [one.text for one in answers]
+        if mixture.aggregator is None:
+            winner = answers.pop(vote(texts))
+            yield besides(winner.released(), *answers)
+            return
+        asked = aggregating(request, mixture, texts)
+        async with contextlib.aclosing(pooled.generate(asked)) as pieces:
+            async for piece in pieces:
+                yield besides(piece, *answers)
 
     async def _cascade(
         self, escalation: Escalation, route: Route, request: worker_pb2.RunRequest

@@ -38,6 +38,7 @@ from gateway.forecast import AnswerForecast, CostForecast
 from gateway.ledger import Ledger
 from gateway.ledger_store import LedgerStore
 from gateway.metrics import Metrics, WorkerCollector
+from gateway.mixture import DEFAULT_PROMPT, VOTE, Mixture
 from gateway.pricing import TokenPrice, to_nano_usd
 from gateway.route_planner import Habits, RoutePlanner
 from gateway.router import Constraints, ModelKind, Router, Target
@@ -215,7 +216,7 @@ class Gateway:
         server = self._server()
         inference = InferenceServicer(
             planner,
-            Answering(pool, closed_apis, self._escalation()),
+            Answering(pool, closed_apis, self._escalation(), make_mixtures(settings)),
             ledger,
             feedback,
             default_output_token_count=settings.server.default_output_token_count,
@@ -346,6 +347,8 @@ def make_targets(settings: Settings) -> dict[str, Target]:
     targets = {BASE_MODEL: Target(BASE_MODEL, ModelKind.BASE, settings.base.quality)}
     for name, specialist in settings.specialists.items():
         targets[name] = Target(name, ModelKind.SPECIALIST, specialist.quality)
+    for name, mixture in settings.mixtures.items():
+        targets[name] = Target(name, ModelKind.MIXTURE, mixture.quality)
     for name, closed in settings.closed_apis.items():
         targets[name] = Target(name, ModelKind.CLOSED_API, closed.quality)
     return targets
@@ -363,9 +366,22 @@ def _caller_defaults(settings: Settings) -> dict[str, Constraints]:
 def _descriptions(settings: Settings) -> dict[str, str]:
     descriptions = {name: one.description for name, one in settings.specialists.items()}
     descriptions[BASE_MODEL] = settings.base.description
+    descriptions |= {name: one.description for name, one in settings.mixtures.items()}
     for name, closed in settings.closed_apis.items():
         descriptions[name] = f"{closed.model}, a closed API"
     return descriptions
+
+
+def make_mixtures(settings: Settings) -> dict[str, Mixture]:
+    """By name."""
+    return {
+        name: Mixture(
+            one.specialists,
+            None if one.aggregator == VOTE else one.aggregator,
+            one.prompt or DEFAULT_PROMPT,
+        )
+        for name, one in settings.mixtures.items()
+    }
 
 
 async def spent_today(store: LedgerStore) -> dict[str, int]:

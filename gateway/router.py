@@ -263,7 +263,8 @@ class Router:
         quality = (expected.qualities or {}).get(target.name)
         if quality is None:
             is_own_task = classification.is_in_scope and target.name == classification.task
-            if target.kind is ModelKind.SPECIALIST and not is_own_task and target != self._fallback:
+            has_a_task = target.kind in (ModelKind.SPECIALIST, ModelKind.MIXTURE)
+            if has_a_task and not is_own_task and target != self._fallback:
                 return None
             quality = target.quality
         return expected.corrected(target.name, quality)

@@ -145,6 +145,7 @@ def _to_summary(entry: Entry) -> inference_pb2.Summary:
         total_time=_duration(entry.total_s),
         worker=last.worker,
         weights_digest=last.weights_digest,
+        mean_logprob=last.mean_logprob,
     )
 
 

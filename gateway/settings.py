@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from gateway.closed_apis.configuration import ClosedApi
 from gateway.confidence import PLAIN, BadConfidence, Curve
 from gateway.confidence import load as load_confidence
+from gateway.mixture import ANSWERS, QUESTION, VOTE
 from gateway.routing.fitted import Fitted
 from gateway.routing.head import BadRouter
 from gateway.routing.labelled import OUT_OF_SCOPE
@@ -25,6 +26,7 @@ from model_pool.settings import (
     PoolSettings,
     Section,
     SettingsError,
+    Specialist,
     load,
 )
 
@@ -74,7 +76,7 @@ class Routing(Section):
     encoder_cache_count: int = Field(10_000, ge=0)  # of what it made of texts; 1.5 KB each
     # A follow-up changes a chat's task where another leads by so much; default: routing/chats.py.
     chat_margin: float | None = Field(None, ge=0, le=2)
-    fallback: str = BASE_MODEL  # for what is out of scope: base, a specialist or a closed API
+    fallback: str = BASE_MODEL  # for what is out of scope: any model of the fleet
     min_quality: float = Field(0, ge=0, le=1)  # where neither request nor caller says
     quality: FleetPath | None = None  # made by `deltafleet router fit-quality`
     feedback: Feedback | None = None  # default: none is taken
@@ -114,6 +116,31 @@ class Baseline(Section):
     characters_per_token: Decimal = Field(Decimal(4), gt=0)
 
 
+class MixtureSettings(Section):
+    """Several specialists that answer at once, and who makes one answer of theirs."""
+
+    description: str = "A mixture of specialists"
+    specialists: tuple[Name, ...] = Field(min_length=2)  # or base; their answers do not stream
+    aggregator: Name = VOTE  # vote: the answer that most give; else a specialist, or base
+    prompt: str | None = None  # what it is asked, with {question} and {answers} once each
+    quality: float = Field(1.0, ge=0, le=1)  # share of right answers to expect on its task
+    examples: tuple[str, ...] = ()  # prompts that are for it; default: none, it is named
+    examples_file: FleetPath | None = None
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if len(set(self.specialists)) < len(self.specialists):
+            raise ValueError("specialists: one is there twice")
+        if self.examples and self.examples_file:
+            raise ValueError("give examples or examples_file, not both")
+        if self.prompt is not None and self.aggregator == VOTE:
+            raise ValueError("prompt: a vote asks nobody")
+        parts = (QUESTION, ANSWERS)
+        if self.prompt is not None and any(self.prompt.count(part) != 1 for part in parts):
+            raise ValueError(f"prompt: {QUESTION} and {ANSWERS} once each")
+        return self
+
+
 class Ledger(Section):
     """Where finished requests are kept."""
 
@@ -143,14 +170,28 @@ class Settings(PoolSettings):
     callers: dict[Name, Caller] = {}  # by what they say in the metadata deltafleet-caller
     baselines: dict[str, Baseline] = {}
     closed_apis: dict[Name, ClosedApi] = {}
+    mixtures: dict[Name, MixtureSettings] = {}
     ledger: Ledger = Ledger()
 
     @model_validator(mode="after")
     def _fallback_exists(self) -> Self:
-        if self.routing.fallback not in self.closed_apis:
+        if self.routing.fallback not in {*self.closed_apis, *self.mixtures}:
             self.check_names("routing.fallback", [self.routing.fallback])
         for name in sorted({BASE_MODEL, *self.specialists} & set(self.closed_apis)):
             raise ValueError(f"closed_apis: the name {name!r} is taken")
+        return self
+
+    @model_validator(mode="after")
+    def _mixtures_are_of_specialists(self) -> Self:
+        taken = {BASE_MODEL, *self.specialists, *self.closed_apis}
+        for name, mixture in self.mixtures.items():
+            if name in taken:
+                raise ValueError(f"mixtures: the name {name!r} is taken")
+            self.check_names(f"mixtures.{name}.specialists", mixture.specialists)
+            if mixture.aggregator != VOTE:
+                self.check_names(f"mixtures.{name}.aggregator", [mixture.aggregator])
+        if VOTE in self.specialists and self.mixtures:
+            raise ValueError(f"mixtures: a specialist called {VOTE!r} could be meant")
         return self
 
     @model_validator(mode="after")
@@ -199,17 +240,24 @@ def load_examples(settings: Settings) -> dict[str, tuple[str, ...]]:
         return {}
     examples = {}
     for name, specialist in settings.specialists.items():
-        prompts = specialist.examples
-        if specialist.examples_file:
-            try:
-                lines = specialist.examples_file.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise SettingsError(f"specialists.{name}.examples_file: {error}") from None
-            prompts = tuple(line.strip() for line in lines if line.strip())
-        if not prompts:
-            raise SettingsError(f"specialists.{name}: no routing examples")
-        examples[name] = prompts
+        examples[name] = _prompts(f"specialists.{name}", specialist)
+    for name, mixture in settings.mixtures.items():
+        if mixture.examples or mixture.examples_file:
+            examples[name] = _prompts(f"mixtures.{name}", mixture)
     return examples
+
+
+def _prompts(place: str, model: Specialist | MixtureSettings) -> tuple[str, ...]:
+    prompts = model.examples
+    if model.examples_file:
+        try:
+            lines = model.examples_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{place}.examples_file: {error}") from None
+        prompts = tuple(line.strip() for line in lines if line.strip())
+    if not prompts:
+        raise SettingsError(f"{place}: no routing examples")
+    return prompts
 
 
 def load_router(settings: Settings) -> Fitted | None:
@@ -220,7 +268,7 @@ def load_router(settings: Settings) -> Fitted | None:
         fitted = Fitted.load(settings.routing.router)
     except BadRouter as error:
         raise SettingsError(f"routing.router: {error}") from None
-    strange = set(fitted.tasks) - {OUT_OF_SCOPE, *settings.specialists}
+    strange = set(fitted.tasks) - {OUT_OF_SCOPE, *settings.specialists, *settings.mixtures}
     if strange:
         raise SettingsError(f"routing.router: no specialists for its tasks {sorted(strange)}")
     return fitted
@@ -237,7 +285,7 @@ def load_quality(settings: Settings) -> QualityModel | None:
         found = QualityModel.load(settings.routing.quality)
     except BadRouter as error:
         raise SettingsError(f"routing.quality: {error}") from None
-    ours = {BASE_MODEL, *settings.specialists, *settings.closed_apis}
+    ours = {BASE_MODEL, *settings.specialists, *settings.closed_apis, *settings.mixtures}
     if not ours.intersection(found.models):
         raise SettingsError(f"routing.quality: no models for its {sorted(found.models)}")
     return found

@@ -30,7 +30,9 @@ from model_pool.vllm.options import VllmOptions
 
 ENVIRONMENT_PREFIX = "DELTAFLEET_"
 # A worker ignores these: they are the gateway's. A test holds the two lists together.
-GATEWAY_SECTIONS = ("server", "routing", "callers", "baselines", "closed_apis", "ledger")
+GATEWAY_SECTIONS = (
+    *("server", "routing", "callers", "baselines", "closed_apis", "mixtures", "ledger"),
+)
 BASE_MODEL = "base"
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=63)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import sqlite3
 from collections.abc import AsyncIterator
@@ -77,6 +78,7 @@ async def test_a_sure_answer_is_the_callers(cascade, fleet: Fleet) -> None:
     assert answer.decision.reason == routing_pb2.ROUTE_REASON_CLASSIFIED
     assert "it is sure of its answer by" in answer.decision.explanation
     assert answer.summary.output_token_count == plain.summary.output_token_count
+    assert BAR <= math.exp(answer.summary.mean_logprob) <= 1
     assert not answer.decision.contributions
     assert not server.calls
 
@@ -96,6 +98,7 @@ async def test_an_unsure_answer_gives_way_and_both_are_paid(cascade) -> None:
     used = answer.summary
     assert used.cost_nano_usd == first.cost_nano_usd + BILL
     assert used.finish_reason == inference_pb2.FINISH_REASON_STOP
+    assert not used.HasField("mean_logprob"), "it would be another answer's"
     assert row_of(escalating, used.request_id) == (
         *("mini", "escalated", "answered"),
         used.cost_nano_usd,
