@@ -9,12 +9,22 @@ from typing import Protocol
 
 from deltafleet.v1 import worker_pb2
 from gateway.closed_apis.apis import ClosedApis
+from gateway.confidence import Curve
 from gateway.escalation import Escalation, escalated, kept
 from gateway.held_answer import HeldAnswer, besides
 from gateway.ledger import AnswerPiece
-from gateway.mixture import Mixture, aggregating, ask_all, for_model, vote
+from gateway.mixture import (
+    DEFAULT_PROMPT,
+    VOTE,
+    Mixture,
+    aggregating,
+    ask_all,
+    for_model,
+    vote,
+)
 from gateway.pricing import time_cost_nano_usd
 from gateway.router import Contribution, ModelKind, Route, Target
+from gateway.settings import Settings
 from model_pool.errors import DeadlineExceeded, FleetError
 from model_pool.pool import Pool
 from model_pool.rpc import time_left_s
@@ -55,6 +65,29 @@ class PooledSource:
                         response.mean_logprob if response.HasField("mean_logprob") else None
                     ),
                 )
+
+
+def make_escalation(
+    settings: Settings, targets: Mapping[str, Target], curve: Curve
+) -> Escalation | None:
+    """None where fleet.yaml has none. curve: how sure answers are, of every specialist."""
+    asked = settings.routing.escalation
+    if asked is None:
+        return None
+    specialists = asked.specialists or tuple(settings.specialists)
+    return Escalation(targets[asked.to], asked.min_confidence, dict.fromkeys(specialists, curve))
+
+
+def make_mixtures(settings: Settings) -> dict[str, Mixture]:
+    """By name."""
+    return {
+        name: Mixture(
+            one.specialists,
+            None if one.aggregator == VOTE else one.aggregator,
+            one.prompt or DEFAULT_PROMPT,
+        )
+        for name, one in settings.mixtures.items()
+    }
 
 
 Steps = AsyncGenerator[Route | AnswerPiece, None]

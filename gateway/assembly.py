@@ -7,7 +7,6 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
@@ -26,19 +25,16 @@ from deltafleet.v1 import (
     routing_pb2,
     routing_pb2_grpc,
 )
-from gateway.answering import Answering
+from gateway.answering import Answering, make_escalation, make_mixtures
 from gateway.classifier import Cascade, Classifier
-from gateway.closed_apis.apis import ClosedApis, open_closed_api
-from gateway.closed_apis.client import ApiPrice
+from gateway.closed_apis.opening import open_closed_apis
 from gateway.cost_service import CostServicer
 from gateway.encoder import BatchedEncoder
-from gateway.escalation import Escalation
 from gateway.fleet_service import FleetServicer
 from gateway.forecast import AnswerForecast, CostForecast
 from gateway.ledger import Ledger
 from gateway.ledger_store import LedgerStore
 from gateway.metrics import Metrics, WorkerCollector
-from gateway.mixture import DEFAULT_PROMPT, VOTE, Mixture
 from gateway.pricing import TokenPrice, to_nano_usd
 from gateway.route_planner import Habits, RoutePlanner
 from gateway.router import Constraints, ModelKind, Router, Target
@@ -54,14 +50,13 @@ from gateway.service import InferenceServicer, RoutingServicer
 from gateway.settings import (
     PriceList,
     Settings,
-    closed_api_key,
     load_curve,
     load_examples,
     load_prices,
     load_quality,
     load_router,
 )
-from gateway.spending import Budget
+from gateway.spending_metrics import SpendingCollector
 from gateway.worker_lives import LifeRecorder
 from model_pool.local_workers import LocalWorkers
 from model_pool.member import Member
@@ -197,10 +192,11 @@ class Gateway:
         classifier: Classifier,
     ) -> str:
         settings = self._settings
-        closed_apis = await self._open_closed_apis(store)
+        closed_apis = await open_closed_apis(settings, self._closed_prices(), store)
         stack.push_async_callback(closed_apis.stop)
         metrics = Metrics()
         metrics.registry.register(WorkerCollector(pool))
+        metrics.registry.register(SpendingCollector(closed_apis.budgets))
         forecast = CostForecast(self._closed_prices())
         ledger = Ledger(store, metrics, forecast, _baselines(settings, self._prices))
         router = Router(
@@ -216,7 +212,12 @@ class Gateway:
         server = self._server()
         inference = InferenceServicer(
             planner,
-            Answering(pool, closed_apis, self._escalation(), make_mixtures(settings)),
+            Answering(
+                pool,
+                closed_apis,
+                make_escalation(settings, self.targets, self._curve),
+                make_mixtures(settings),
+            ),
             ledger,
             feedback,
             default_output_token_count=settings.server.default_output_token_count,
@@ -252,14 +253,6 @@ class Gateway:
         exploration = routing.feedback.exploration if routing.feedback else 0.0
         return Habits(_caller_defaults(self._settings), hysteresis, exploration)
 
-    def _escalation(self) -> Escalation | None:
-        asked = self._settings.routing.escalation
-        if asked is None:
-            return None
-        specialists = asked.specialists or tuple(self._settings.specialists)
-        curves = dict.fromkeys(specialists, self._curve)
-        return Escalation(self.targets[asked.to], asked.min_confidence, curves)
-
     def _closed_prices(self) -> dict[str, TokenPrice]:
         listed = {
             name: self._prices.prices[one.price] for name, one in self._settings.closed_apis.items()
@@ -268,27 +261,6 @@ class Gateway:
             name: TokenPrice(one.input_usd_per_mtok, one.output_usd_per_mtok)
             for name, one in listed.items()
         }
-
-    async def _open_closed_apis(self, store: LedgerStore) -> ClosedApis:
-        """Their budgets go on where the ledger says that today's spending is."""
-        prices, configured = self._closed_prices(), self._settings.closed_apis
-        spent = await spent_today(store) if configured else {}
-        clients = {
-            name: open_closed_api(
-                name,
-                one,
-                closed_api_key(name, one).get_secret_value(),
-                ApiPrice(prices[name], one.cached_input_usd_per_mtok),
-                Budget(
-                    name,
-                    to_nano_usd(one.daily_budget_usd),
-                    spent_nano_usd=spent.get(name, 0),
-                ),
-            )
-            for name, one in configured.items()
-        }
-        longest = self._settings.server.default_output_token_count
-        return ClosedApis(clients, default_output_token_count=longest)
 
     def _server(self) -> grpc.aio.Server:
         limits = self._settings.server
@@ -370,24 +342,6 @@ def _descriptions(settings: Settings) -> dict[str, str]:
     for name, closed in settings.closed_apis.items():
         descriptions[name] = f"{closed.model}, a closed API"
     return descriptions
-
-
-def make_mixtures(settings: Settings) -> dict[str, Mixture]:
-    """By name."""
-    return {
-        name: Mixture(
-            one.specialists,
-            None if one.aggregator == VOTE else one.aggregator,
-            one.prompt or DEFAULT_PROMPT,
-        )
-        for name, one in settings.mixtures.items()
-    }
-
-
-async def spent_today(store: LedgerStore) -> dict[str, int]:
-    """Nano-dollars by model, since midnight UTC."""
-    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    return {sums.model: sums.cost_nano_usd for sums in await store.sums(midnight, None)}
 
 
 def _baselines(settings: Settings, prices: PriceList) -> Mapping[str, TokenPrice]:

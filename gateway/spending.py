@@ -22,7 +22,8 @@ class Budget:
     """One API's budget of each UTC day.
 
     spent_nano_usd: of today, before this object. clock: seconds since the epoch. What is held over
-    midnight counts in both days, as the provider may bill it in either.
+    midnight counts in both days, as the provider may bill it in either. billed_nano_usd: since this
+    object was made.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Budget:
         self._day = self._today()
         self._spent_nano_usd = spent_nano_usd
         self._held_nano_usd = 0
+        self.billed_nano_usd = 0
 
     @property
     def spent_nano_usd(self) -> int:
@@ -76,6 +78,7 @@ class Budget:
         self._turn_day()
         self._held_nano_usd += held_nano_usd
         self._spent_nano_usd += spent_nano_usd
+        self.billed_nano_usd += spent_nano_usd
 
     def _turn_day(self) -> None:
         today = self._today()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc import StatusCode
+from prometheus_client.parser import text_string_to_metric_families
 
 from deltafleet.v1 import inference_pb2, routing_pb2
 from support.closed_fleet import INPUT_NANO_USD, OUTPUT_NANO_USD, with_closed_api
@@ -94,6 +96,7 @@ async def test_256_callers_at_once_spend_at_most_the_budget_and_the_base_answers
             )
             pinned = await _until_refused(escalating)
             route = await escalating.routing.Route(routing_pb2.RouteRequest(prompt=OUT_OF_SCOPE))
+            metrics = await asyncio.to_thread(_money, escalating.metrics)
         spent = sum(billed)
         async with running_fleet(tmp_path, path) as restarted:
             again = await refusal(restarted.ask(OUT_OF_SCOPE, model="mini"))
@@ -108,11 +111,24 @@ async def test_256_callers_at_once_spend_at_most_the_budget_and_the_base_answers
     assert "mini is not asked" in fallen[0].decision.explanation
     assert fallen[0].decision.reason == routing_pb2.ROUTE_REASON_OUT_OF_SCOPE
     assert (route.decision.model, route.decision.reason) == ("base", fallen[0].decision.reason)
+    assert metrics == {
+        "deltafleet_closed_api_spent_usd_total": pytest.approx(spent / 1e9),
+        "deltafleet_closed_api_held_usd": 0.0,
+        "deltafleet_closed_api_daily_budget_usd": pytest.approx(budget_nano_usd / 1e9),
+    }
     for failure in (pinned, again):
         assert failure.code is StatusCode.RESOURCE_EXHAUSTED
         assert failure.reason == "ERROR_REASON_BUDGET_SPENT"
         assert failure.metadata["limit_nano_usd"] == str(budget_nano_usd)
         assert 0 < failure.retry_after_s <= 86_400
+
+
+def _money(address: str) -> dict[str, float]:
+    """The API's metrics."""
+    with urllib.request.urlopen(f"http://{address}/metrics") as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        samples = [one for family in families for one in family.samples]
+    return {one.name: one.value for one in samples if one.labels == {"api": "mini"}}
 
 
 async def _until_refused(fleet: Fleet):
