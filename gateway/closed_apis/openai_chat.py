@@ -37,6 +37,8 @@ class OpenAIChat:
             base_url=settings.base_url,
             api_key=key or "none",
             max_retries=0,  # ours know the deadline and the budget
+            # A prompt goes where fleet.yaml sends it, and nowhere else.
+            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
         )
 
     async def stop(self) -> None:

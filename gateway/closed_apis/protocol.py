@@ -86,7 +86,7 @@ def fault(error: Exception) -> ApiRefused | ApiBroken:
     kind = type(error).__name__
     if isinstance(error, openai.APIStatusError | anthropic.APIStatusError):
         status = error.response.status_code  # an error within a stream comes with the stream's own
-        if status >= 400:
+        if status >= 300:
             return ApiRefused(f"{kind}, status {status}", status, retry_after_s(error.response))
     if isinstance(error, openai.APIConnectionError | anthropic.APIConnectionError):
         cause = error.__cause__

@@ -235,6 +235,16 @@ async def test_a_lasting_refusal_is_final_and_tells_no_secret(kind, status, capl
 
 
 @pytest.mark.parametrize("kind", KINDS)
+async def test_a_prompt_does_not_follow_a_redirect(kind: str) -> None:
+    async with asking(kind) as (elsewhere, _), asking(kind) as (server, client):
+        server.answer = refusing(307, location=f"{elsewhere.origin}{elsewhere.path}")
+        error = await failure_of(client)
+    assert not elsewhere.calls
+    assert "status 307" in error.message
+    assert client.budget.spent_nano_usd == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
 async def test_a_prompt_that_is_too_large_is_the_callers_fault(kind: str) -> None:
     async with asking(kind) as (server, client):
         server.answer = refusing(413)
