@@ -55,13 +55,13 @@ class Budget:
 
     def refusal(self, nano_usd: int) -> BudgetSpent | None:
         """Why so much cannot be held now; None: it can."""
-        room = self.limit_nano_usd - self.spent_nano_usd - self._held_nano_usd
+        room = max(0, self.limit_nano_usd - self.spent_nano_usd - self._held_nano_usd)
         if nano_usd <= room:
             return None
         midnight_s = (self._day + 1) * SECONDS_PER_DAY
         return BudgetSpent(
             f"{self.api} is not asked: the request may cost {nano_usd} nano-dollars, and "
-            f"{max(0, room)} of today's budget are left",
+            f"{room} of today's budget are left",
             retry_after_s=max(1.0, midnight_s - self._clock()),
             closed_api=self.api,
             limit_nano_usd=self.limit_nano_usd,
@@ -111,7 +111,7 @@ class Reservation:
         """Hold at least so much. Raises BudgetSpent, and changes nothing then."""
         more = max(0, nano_usd - self.held_nano_usd)
         refusal = self._budget.refusal(more)
-        if more and refusal:
+        if refusal:
             raise refusal
         self._budget.move(held_nano_usd=more)
         self.held_nano_usd += more
