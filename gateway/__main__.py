@@ -23,6 +23,7 @@ MODULE_OF = {
     "tree": "weights",
     "router": "router",
     "ledger": "ledger",
+    "escalation": "escalation",
 }
 
 

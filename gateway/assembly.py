@@ -28,9 +28,9 @@ from deltafleet.v1 import (
     routing_pb2,
     routing_pb2_grpc,
 )
-from gateway.answering import Sources
+from gateway.answering import Answering, make_escalation, make_mixtures
 from gateway.classifier import Cascade, Classifier
-from gateway.closed_api import ClosedApiClient
+from gateway.closed_apis.opening import open_closed_apis
 from gateway.cost_service import CostServicer
 from gateway.encoder import BatchedEncoder
 from gateway.errors import LedgerUnavailable
@@ -55,12 +55,13 @@ from gateway.service import InferenceServicer, RoutingServicer
 from gateway.settings import Ledger as LedgerSettings
 from gateway.settings import (
     Settings,
-    closed_api_key,
     ledger_url,
+    load_curve,
     load_examples,
     load_quality,
     load_router,
 )
+from gateway.spending_metrics import SpendingCollector
 from gateway.worker_lives import LifeRecorder
 from gateway.worker_metrics import WorkerCollector
 from model_pool.local_workers import LocalWorkers
@@ -95,6 +96,7 @@ class Gateway:
         self._examples = load_examples(settings)
         self._fitted = load_router(settings)
         self._quality = load_quality(settings)
+        self._curve = load_curve(settings)
         self._health = health.aio.HealthServicer()
         self._changed = asyncio.Event()
         self.targets = make_targets(settings)
@@ -192,15 +194,15 @@ class Gateway:
         classifier: Classifier,
     ) -> str:
         settings = self._settings
-        closed_api, closed_prices = self._closed_api()
-        if closed_api:
-            stack.push_async_callback(closed_api.stop)
+        closed_apis = await open_closed_apis(settings, self._closed_prices(), store)
+        stack.push_async_callback(closed_apis.stop)
         metrics = Metrics()
         metrics.expect(self.targets, settings.baselines)
         metrics.describe(hashlib.sha256(settings.model_dump_json().encode()).hexdigest())
         metrics.registry.register(WorkerCollector(pool))
         _tell_price_ages(metrics, self._baselines)
-        forecast = CostForecast(closed_prices)
+        metrics.registry.register(SpendingCollector(closed_apis.budgets))
+        forecast = CostForecast(self._closed_prices())
         baselines = {name: one.price for name, one in self._baselines.items()}
         ledger = Ledger(store, metrics, forecast, baselines)
         router = Router(
@@ -210,11 +212,18 @@ class Gateway:
         )
         feedback = await self._start_feedback(stack)
         answers = AnswerForecast(forecast, self._quality, feedback)
-        planner = RoutePlanner(classifier, router, answers, self._habits(), metrics)
+        planner = RoutePlanner(
+            classifier, router, answers, self._habits(), metrics, closed_apis.refusal
+        )
         server = self._server(metrics)
         inference = InferenceServicer(
             planner,
-            Sources(pool, closed_api),
+            Answering(
+                pool,
+                closed_apis,
+                make_escalation(settings, self.targets, self._curve),
+                make_mixtures(settings),
+            ),
             ledger,
             feedback,
             default_output_token_count=settings.server.default_output_token_count,
@@ -253,12 +262,9 @@ class Gateway:
         exploration = routing.feedback.exploration if routing.feedback else 0.0
         return Habits(_caller_defaults(self._settings), hysteresis, exploration)
 
-    def _closed_api(self) -> tuple[ClosedApiClient | None, dict[str, TokenPrice]]:
-        closed = self._settings.closed_api
-        if closed is None:
-            return None, {}
-        price = self._prices.token_price(closed.price)
-        return ClosedApiClient(closed, closed_api_key(), price), {closed.name: price}
+    def _closed_prices(self) -> dict[str, TokenPrice]:
+        listed = self._settings.closed_apis.items()
+        return {name: self._prices.token_price(one.price) for name, one in listed}
 
     def _server(self, metrics: Metrics) -> grpc.aio.Server:
         limits = self._settings.server
@@ -322,9 +328,10 @@ def make_targets(settings: Settings) -> dict[str, Target]:
     targets = {BASE_MODEL: Target(BASE_MODEL, ModelKind.BASE, settings.base.quality)}
     for name, specialist in settings.specialists.items():
         targets[name] = Target(name, ModelKind.SPECIALIST, specialist.quality)
-    closed = settings.closed_api
-    if closed:
-        targets[closed.name] = Target(closed.name, ModelKind.CLOSED_API, closed.quality)
+    for name, mixture in settings.mixtures.items():
+        targets[name] = Target(name, ModelKind.MIXTURE, mixture.quality)
+    for name, closed in settings.closed_apis.items():
+        targets[name] = Target(name, ModelKind.CLOSED_API, closed.quality)
     return targets
 
 
@@ -340,8 +347,9 @@ def _caller_defaults(settings: Settings) -> dict[str, Constraints]:
 def _descriptions(settings: Settings) -> dict[str, str]:
     descriptions = {name: one.description for name, one in settings.specialists.items()}
     descriptions[BASE_MODEL] = settings.base.description
-    if settings.closed_api:
-        descriptions[settings.closed_api.name] = f"{settings.closed_api.model}, a closed API"
+    descriptions |= {name: one.description for name, one in settings.mixtures.items()}
+    for name, closed in settings.closed_apis.items():
+        descriptions[name] = f"{closed.model}, a closed API"
     return descriptions
 
 

@@ -9,6 +9,7 @@ KINDS = {
     ModelKind.SPECIALIST: routing_pb2.MODEL_KIND_SPECIALIST,
     ModelKind.BASE: routing_pb2.MODEL_KIND_BASE,
     ModelKind.CLOSED_API: routing_pb2.MODEL_KIND_CLOSED_API,
+    ModelKind.MIXTURE: routing_pb2.MODEL_KIND_MIXTURE,
 }
 REASONS = {
     RouteReason.PINNED: routing_pb2.ROUTE_REASON_PINNED,
@@ -18,6 +19,7 @@ REASONS = {
     RouteReason.CHEAPEST: routing_pb2.ROUTE_REASON_CHEAPEST,
     RouteReason.BEST: routing_pb2.ROUTE_REASON_BEST,
     RouteReason.EXPLORED: routing_pb2.ROUTE_REASON_EXPLORED,
+    RouteReason.ESCALATED: routing_pb2.ROUTE_REASON_ESCALATED,
 }
 
 
@@ -33,6 +35,12 @@ def to_decision(route: Route, *, explain: bool) -> routing_pb2.Decision:
         candidates=map(_to_candidate, route.candidates if explain else ()),
         decided_by=route.decided_by,
         note=route.note,
+        contributions=[
+            routing_pb2.Contribution(
+                model=one.model, cost_nano_usd=one.cost_nano_usd, confidence=one.confidence
+            )
+            for one in route.contributions
+        ],
     )
 
 

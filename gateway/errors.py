@@ -24,6 +24,18 @@ class ClosedApiFailed(FleetError):
     reason = ErrorReason.ERROR_REASON_CLOSED_API_FAILED
 
 
+class BudgetSpent(FleetError):
+    """What the request may cost does not fit into the closed API's budget of today."""
+
+    reason = ErrorReason.ERROR_REASON_BUDGET_SPENT
+
+
+class RedactionFailed(FleetError):
+    """What was to be taken out of a message before it leaves could not be."""
+
+    reason = ErrorReason.ERROR_REASON_INTERNAL
+
+
 class FeedbackOff(FleetError):
     """The fleet keeps no feedback."""
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prometheus_client import Histogram
 
@@ -26,16 +26,20 @@ log = logging.getLogger("gateway.access")
 
 @dataclass(frozen=True, slots=True)
 class AnswerPiece:
-    """Some more of an answer, from a worker or a closed API; all but text is cumulative."""
+    """Some more of an answer, from a worker or a closed API; all but text is cumulative.
+
+    mean_logprob: in the last piece of a worker that was asked for it, as in worker.proto.
+    """
 
     text: str
     prompt_token_count: int
     output_token_count: int
-    busy_s: float
     cost_nano_usd: int
-    worker: str
-    weights_digest: str
     finish_reason: inference_pb2.FinishReason.ValueType
+    busy_s: float = 0.0
+    worker: str = ""
+    weights_digest: str = ""
+    mean_logprob: float | None = None
     queue_s: float | None = None  # waited before the first step; None: not known
 
 
@@ -63,8 +67,8 @@ class Entry:
         self._output_character_count = 0
         self._clock = clock
         self._started_s = clock()
-        trace = current_trace.get()
-        self.exemplar = {"trace_id": trace} if trace else None
+        self.trace_id = current_trace.get()
+        self.exemplar = {"trace_id": self.trace_id} if self.trace_id else None
         self.first_token_s: float | None = None
         self.token_gaps_s: list[float] = []  # per token, of each piece after the first
         self.token_mean_s: float | None = None  # of all tokens after the first piece
@@ -83,9 +87,19 @@ class Entry:
         self._output_character_count += len(piece.text)
         self.last = piece
 
-    def settle(self, piece: AnswerPiece) -> None:
-        """What an answer that was broken off has used in all: more than its pieces told."""
-        self.last = piece
+    def settle(self, rest: AnswerPiece) -> None:
+        """What an answer that was broken off used beyond what its pieces told."""
+        if self.last is None:
+            self.last = rest
+            return
+        self.last = replace(
+            self.last,
+            prompt_token_count=self.last.prompt_token_count + rest.prompt_token_count,
+            output_token_count=self.last.output_token_count + rest.output_token_count,
+            cost_nano_usd=self.last.cost_nano_usd + rest.cost_nano_usd,
+            busy_s=self.last.busy_s + rest.busy_s,
+            worker=self.last.worker or rest.worker,
+        )
 
     def _time_tokens(self, token_count: int, new_count: int) -> None:
         now_s = self._clock() - self._started_s

@@ -151,8 +151,7 @@ def load_prices(settings: Settings) -> PriceList:
     path = settings.prices.file or BUILT_IN_PRICES
     prices = read_prices(path)
     wanted = {f"baselines.{name}": one.price for name, one in settings.baselines.items()}
-    if settings.closed_api:
-        wanted["closed_api"] = settings.closed_api.price
+    wanted |= {f"closed_apis.{name}": one.price for name, one in settings.closed_apis.items()}
     for place, price in wanted.items():
         if price not in prices.prices:
             raise SettingsError(f"{place}.price: {path.name} has no {price!r}")

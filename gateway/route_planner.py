@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +16,23 @@ from gateway.requests import Conversation, read_caller, read_constraints
 from gateway.router import Constraints, Route, Router
 from gateway.routing.chats import Hysteresis, settle, used_turns
 from gateway.routing.exploration import explored
+from model_pool.errors import FleetError
 from model_pool.rpc import request_id
 
 log = logging.getLogger(__name__)
 UNKNOWN = Classification(
     *("", 0.0, False, ()), decided_by="fallback", note="the prompt could not be classified"
 )
+
+
+Refusal = Callable[[str, Iterable[routing_pb2.ChatMessage], int], FleetError | None]
+
+
+def nothing_refused(
+    model: str, messages: Iterable[routing_pb2.ChatMessage], max_output_token_count: int
+) -> FleetError | None:
+    """Any model can be asked."""
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +49,11 @@ class Habits:
 
 
 class RoutePlanner:
-    """Classify and route: what every call begins with."""
+    """Classify and route: what every call begins with.
+
+    refusal: why a model cannot be asked now, by its name, the messages and the longest answer in
+    tokens (0: not limited).
+    """
 
     def __init__(
         self,
@@ -47,12 +62,14 @@ class RoutePlanner:
         forecast: AnswerForecast,
         habits: Habits,
         metrics: Metrics,
+        refusal: Refusal = nothing_refused,
     ) -> None:
         self._classifier = classifier
         self._router = router
         self._forecast = forecast
         self._habits = habits
         self._metrics = metrics
+        self._refusal = refusal
 
     async def plan(
         self,
@@ -70,6 +87,10 @@ class RoutePlanner:
             settled.classification,
             prompt_character_count=conversation.character_count,
             max_output_token_count=_longest(request),
+        )
+        longest = _longest(request)
+        expected = replace(
+            expected, refusal=lambda model: self._refusal(model, conversation.messages, longest)
         )
         route = self._router.route(classification, constraints, expected)
         if len(turns) == 1:  # a conversation that has begun is no place to try things

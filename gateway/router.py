@@ -10,7 +10,7 @@ from gateway.classifier import Classification
 from gateway.errors import NoModelQualifies
 from gateway.routing.quality.choice import Option, choose
 from gateway.routing.words import Floats
-from model_pool.errors import UnknownModel
+from model_pool.errors import FleetError, UnknownModel
 
 
 class ModelKind(Enum):
@@ -19,6 +19,7 @@ class ModelKind(Enum):
     SPECIALIST = "specialist"
     BASE = "base"
     CLOSED_API = "closed_api"
+    MIXTURE = "mixture"
 
 
 class RouteReason(Enum):
@@ -31,6 +32,7 @@ class RouteReason(Enum):
     CHEAPEST = "cheapest"
     BEST = "best"
     EXPLORED = "explored"
+    ESCALATED = "escalated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,11 @@ def no_change(model: str, quality: float) -> float:
     return quality
 
 
+def no_refusal(model: str) -> FleetError | None:
+    """Any model can be asked."""
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Expectations:
     """What is known of the answers to one prompt.
@@ -72,19 +79,21 @@ class Expectations:
     cost_nano_usd: what the answer will probably cost on a target. qualities: share of right
     answers by model, learned from outcomes; a target that is not in it has what fleet.yaml says of
     it. None: nothing was learned. corrected: a model's quality after what callers said of answers.
+    refusal: why a model cannot be asked now, None where it can.
     """
 
     cost_nano_usd: Callable[[Target], int]
     qualities: Mapping[str, float] | None = None
     corrected: Callable[[str, float], float] = no_change
+    refusal: Callable[[str], FleetError | None] = no_refusal
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A model that was weighed for one prompt.
 
-    may_answer: its quality is known for such a prompt. qualifies: besides, it is as good and as
-    cheap as asked.
+    may_answer: its quality is known for such a prompt, and it can be asked. qualifies: besides, it
+    is as good and as cheap as asked. refusal: what alone keeps it from that.
     """
 
     target: Target
@@ -93,6 +102,16 @@ class Candidate:
     expected_cost_nano_usd: int
     may_answer: bool
     qualifies: bool
+    refusal: FleetError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One answer on the way to the caller's. confidence: 0 to 1; None: nobody asked."""
+
+    model: str
+    cost_nano_usd: int
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +119,7 @@ class Route:
     """Where a request goes and why.
 
     task: empty where the prompt is out of scope. decided_by, note, row: see Classification.
+    contributions: other answers that the caller's was made after, or from.
     """
 
     target: Target
@@ -111,6 +131,7 @@ class Route:
     decided_by: str = ""
     note: str = ""
     row: Floats | None = field(default=None, compare=False, repr=False)
+    contributions: tuple[Contribution, ...] = ()
 
 
 class Router:
@@ -140,19 +161,24 @@ class Router:
         Where nothing was learned: to its task's specialist, out of scope to the fallback, and if
         that does not meet the constraints, to the cheapest model that does. Else to the cheapest
         that does, whatever its task; if only a default asked for more than any model has, to the
-        best. Raises NoModelQualifies.
+        best. A fallback that cannot be asked now leaves its prompts to the base. Raises
+        NoModelQualifies, or why the only model that does cannot be asked now.
         """
         candidates = self._candidates(classification, constraints, expected)
         if expected.qualities is None:
             chosen, reason = self._by_task(classification, constraints, candidates)
         else:
             chosen, reason = self._by_quality(constraints, candidates)
+        is_plain = reason is RouteReason.CLASSIFIED
+        refusals = [str(one.refusal) for one in candidates if one.refusal and not is_plain]
         return Route(
             target=chosen.target,
             reason=reason,
             task=classification.task if classification.is_in_scope else "",
             similarity=classification.similarity,
-            explanation=self._explain(classification, constraints, chosen, reason),
+            explanation="; ".join(
+                [self._explain(classification, constraints, chosen, reason), *refusals]
+            ),
             candidates=candidates,
             decided_by=classification.decided_by,
             note=classification.note,
@@ -168,6 +194,9 @@ class Router:
         is_in_scope = classification.is_in_scope
         name = classification.task if is_in_scope else self._fallback.name
         first = next(one for one in candidates if one.target.name == name)
+        if first.refusal:
+            base = (one for one in candidates if one.target.kind is ModelKind.BASE)
+            first = next(base, first)
         if first.qualifies:
             return first, RouteReason.CLASSIFIED if is_in_scope else RouteReason.OUT_OF_SCOPE
         able = [one for one in candidates if one.qualifies]
@@ -213,14 +242,17 @@ class Router:
             quality = self._quality(target, classification, expected)
             cost = expected.cost_nano_usd(target)
             is_cheap = ceiling is None or cost <= ceiling
+            refusal = expected.refusal(target.name)
+            would_do = quality is not None and is_cheap and quality >= floor
             found.append(
                 Candidate(
                     target=target,
                     similarity=similarities.get(target.name, 0.0),
                     quality=quality or 0.0,
                     expected_cost_nano_usd=cost,
-                    may_answer=quality is not None,
-                    qualifies=quality is not None and is_cheap and quality >= floor,
+                    may_answer=quality is not None and refusal is None,
+                    qualifies=would_do and refusal is None,
+                    refusal=refusal if would_do else None,
                 )
             )
         return tuple(found)
@@ -231,7 +263,8 @@ class Router:
         quality = (expected.qualities or {}).get(target.name)
         if quality is None:
             is_own_task = classification.is_in_scope and target.name == classification.task
-            if target.kind is ModelKind.SPECIALIST and not is_own_task and target != self._fallback:
+            has_a_task = target.kind in (ModelKind.SPECIALIST, ModelKind.MIXTURE)
+            if has_a_task and not is_own_task and target != self._fallback:
                 return None
             quality = target.quality
         return expected.corrected(target.name, quality)
@@ -242,7 +275,10 @@ class Router:
 
     def _none_qualifies(
         self, constraints: Constraints, candidates: tuple[Candidate, ...]
-    ) -> NoModelQualifies:
+    ) -> FleetError:
+        refusals = [one.refusal for one in candidates if one.refusal]
+        if refusals:
+            return refusals[0]
         best = max(one.quality for one in candidates)
         least = min(one.expected_cost_nano_usd for one in candidates)
         ceiling = constraints.max_cost_nano_usd

@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 
 from deltafleet.v1 import inference_pb2, inference_pb2_grpc, routing_pb2, routing_pb2_grpc
-from gateway.answering import Sources
+from gateway.answering import Answering
 from gateway.decisions import to_decision
 from gateway.errors import FeedbackOff
 from gateway.ledger import AnswerPiece, Entry, Ledger
@@ -22,9 +22,10 @@ from gateway.requests import (
     to_run,
 )
 from gateway.route_planner import RoutePlanner
+from gateway.router import Route
 from gateway.routing.feedback import Feedback
 from model_pool.errors import WorkerLost
-from model_pool.rpc import request_id, time_left_s
+from model_pool.rpc import request_id
 
 Event = inference_pb2.StreamGenerateResponse
 
@@ -35,7 +36,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     def __init__(
         self,
         planner: RoutePlanner,
-        sources: Sources,
+        answering: Answering,
         ledger: Ledger,
         feedback: Feedback | None,
         *,
@@ -44,7 +45,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> None:
         self._planner = planner
         self._stale_baselines = stale_baselines
-        self._sources = sources
+        self._answering = answering
         self._ledger = ledger
         self._feedback = feedback
         self._default_output_token_count = default_output_token_count
@@ -90,19 +91,20 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             conversation.character_count,
             caller=read_caller(context.invocation_metadata()),
         ) as entry:
-            yield Event(decision=to_decision(route, explain=request.explain))
-            async with (
-                self._sources.lease(route.target, entry.settle) as source,
-                contextlib.aclosing(source.generate(run, time_left_s())) as pieces,
-            ):
-                async for piece in pieces:
-                    entry.add(piece)
-                    if piece.text:
-                        yield Event(text=piece.text)
+            steps = self._answering.answer(route, run, entry.settle)
+            async with contextlib.aclosing(steps):
+                async for step in steps:
+                    if isinstance(step, Route):
+                        entry.route = step
+                        yield Event(decision=to_decision(step, explain=request.explain))
+                        continue
+                    entry.add(step)
+                    if step.text:
+                        yield Event(text=step.text)
             check_whole(entry)
             await self._ledger.finish(entry)
             if self._feedback:
-                self._feedback.answered(name, route.target.name, route.task, route.row)
+                self._feedback.answered(name, entry.route.target.name, route.task, route.row)
             yield Event(summary=_to_summary(entry, self._stale_baselines()))
 
 
@@ -159,6 +161,7 @@ def _to_summary(entry: Entry, stale: Collection[str]) -> inference_pb2.Summary:
         total_time=_duration(entry.total_s),
         worker=last.worker,
         weights_digest=last.weights_digest,
+        mean_logprob=last.mean_logprob,
     )
 
 

@@ -10,6 +10,10 @@ from typing import Self
 import sqlalchemy as sa
 from pydantic import Field, SecretStr, model_validator
 
+from gateway.closed_apis.configuration import ClosedApi
+from gateway.confidence import PLAIN, BadConfidence, Curve
+from gateway.confidence import load as load_confidence
+from gateway.mixture import ANSWERS, QUESTION, VOTE
 from gateway.routing.fitted import Fitted
 from gateway.routing.head import BadRouter
 from gateway.routing.labelled import OUT_OF_SCOPE
@@ -21,6 +25,7 @@ from model_pool.settings import (
     PoolSettings,
     Section,
     SettingsError,
+    Specialist,
     load,
 )
 
@@ -45,6 +50,19 @@ class Feedback(Section):
     exploration: float = Field(0, ge=0, le=1)  # share of requests that try another model
 
 
+class Escalation(Section):
+    """A specialist's answer that is not sure enough gives way to another model's.
+
+    Answers of these specialists are held back until they are known to be good enough, so that they
+    do not stream. Not for a model that the caller names.
+    """
+
+    to: Name  # a closed API, or base
+    min_confidence: float = Field(ge=0, le=1)  # below it, the other model answers
+    specialists: tuple[Name, ...] = ()  # default: all
+    confidence: FleetPath | None = None  # made by `deltafleet escalation fit`
+
+
 class Routing(Section):
     """How a prompt finds its model."""
 
@@ -55,10 +73,11 @@ class Routing(Section):
     encoder_cache_count: int = Field(10_000, ge=0)  # of what it made of texts; 1.5 KB each
     # A follow-up changes a chat's task where another leads by so much; default: routing/chats.py.
     chat_margin: float | None = Field(None, ge=0, le=2)
-    fallback: str = BASE_MODEL  # for what is out of scope: base, a specialist or the closed API
+    fallback: str = BASE_MODEL  # for what is out of scope: any model of the fleet
     min_quality: float = Field(0, ge=0, le=1)  # where neither request nor caller says
     quality: FleetPath | None = None  # made by `deltafleet router fit-quality`
     feedback: Feedback | None = None  # default: none is taken
+    escalation: Escalation | None = None  # default: the first answer is the caller's
 
     @model_validator(mode="after")
     def _a_quality_is_asked(self) -> Self:
@@ -97,18 +116,29 @@ class Baseline(Section):
     reasoning_multiplier: Decimal = Field(Decimal(1), ge=1, allow_inf_nan=False)
 
 
-class ClosedApi(Section):
-    """An OpenAI-compatible endpoint that requests may be sent to. Off unless it is here.
+class MixtureSettings(Section):
+    """Several specialists that answer at once, and who makes one answer of theirs."""
 
-    Its key comes from DELTAFLEET_CLOSED_API_KEY.
-    """
+    description: str = "A mixture of specialists"
+    specialists: tuple[Name, ...] = Field(min_length=2)  # or base; their answers do not stream
+    aggregator: Name = VOTE  # vote: the answer that most give; else a specialist, or base
+    prompt: str | None = None  # what it is asked, with {question} and {answers} once each
+    quality: float = Field(1.0, ge=0, le=1)  # share of right answers to expect on its task
+    examples: tuple[str, ...] = ()  # prompts that are for it; default: none, it is named
+    examples_file: FleetPath | None = None
 
-    name: str = "closed-api"
-    base_url: str
-    model: str  # the endpoint's own name of it
-    price: str  # a key of the price file
-    quality: float = Field(1.0, ge=0, le=1)
-    timeout_s: float = Field(60, gt=0)
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if len(set(self.specialists)) < len(self.specialists):
+            raise ValueError("specialists: one is there twice")
+        if self.examples and self.examples_file:
+            raise ValueError("give examples or examples_file, not both")
+        if self.prompt is not None and self.aggregator == VOTE:
+            raise ValueError("prompt: a vote asks nobody")
+        parts = (QUESTION, ANSWERS)
+        if self.prompt is not None and any(self.prompt.count(part) != 1 for part in parts):
+            raise ValueError(f"prompt: {QUESTION} and {ANSWERS} once each")
+        return self
 
 
 class Ledger(Section):
@@ -164,15 +194,46 @@ class Settings(PoolSettings):
     callers: dict[Name, Caller] = {}  # by what they say in the metadata deltafleet-caller
     baselines: dict[str, Baseline] = {}
     prices: Prices = Prices()
-    closed_api: ClosedApi | None = None
+    closed_apis: dict[Name, ClosedApi] = {}
+    mixtures: dict[Name, MixtureSettings] = {}
     ledger: Ledger = Ledger()
 
     @model_validator(mode="after")
     def _fallback_exists(self) -> Self:
-        if self.closed_api is None or self.routing.fallback != self.closed_api.name:
+        if self.routing.fallback not in {*self.closed_apis, *self.mixtures}:
             self.check_names("routing.fallback", [self.routing.fallback])
-        if self.closed_api and self.closed_api.name in (BASE_MODEL, *self.specialists):
-            raise ValueError(f"closed_api.name: {self.closed_api.name!r} is taken")
+        for name in sorted({BASE_MODEL, *self.specialists} & set(self.closed_apis)):
+            raise ValueError(f"closed_apis: the name {name!r} is taken")
+        return self
+
+    @model_validator(mode="after")
+    def _mixtures_are_of_specialists(self) -> Self:
+        taken = {BASE_MODEL, *self.specialists, *self.closed_apis}
+        for name, mixture in self.mixtures.items():
+            if name in taken:
+                raise ValueError(f"mixtures: the name {name!r} is taken")
+            self.check_names(f"mixtures.{name}.specialists", mixture.specialists)
+            if mixture.aggregator != VOTE:
+                self.check_names(f"mixtures.{name}.aggregator", [mixture.aggregator])
+        if VOTE in self.specialists and self.mixtures:
+            raise ValueError(f"mixtures: a specialist called {VOTE!r} could be meant")
+        return self
+
+    @model_validator(mode="after")
+    def _escalation_can_work(self) -> Self:
+        escalation = self.routing.escalation
+        if escalation is None:
+            return self
+        if escalation.to != BASE_MODEL and escalation.to not in self.closed_apis:
+            raise ValueError("routing.escalation.to: name one of closed_apis, or base")
+        for name in escalation.specialists:
+            if name not in self.specialists:
+                raise ValueError(f"routing.escalation.specialists: none is called {name!r}")
+        if self.pool.engine != "transformers" or any(one.openai for one in self.pool.workers):
+            raise ValueError(
+                "routing.escalation: only workers of the transformers engine tell how sure an "
+                "answer is"
+            )
         return self
 
 
@@ -190,17 +251,24 @@ def load_examples(settings: Settings) -> dict[str, tuple[str, ...]]:
         return {}
     examples = {}
     for name, specialist in settings.specialists.items():
-        prompts = specialist.examples
-        if specialist.examples_file:
-            try:
-                lines = specialist.examples_file.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise SettingsError(f"specialists.{name}.examples_file: {error}") from None
-            prompts = tuple(line.strip() for line in lines if line.strip())
-        if not prompts:
-            raise SettingsError(f"specialists.{name}: no routing examples")
-        examples[name] = prompts
+        examples[name] = _prompts(f"specialists.{name}", specialist)
+    for name, mixture in settings.mixtures.items():
+        if mixture.examples or mixture.examples_file:
+            examples[name] = _prompts(f"mixtures.{name}", mixture)
     return examples
+
+
+def _prompts(place: str, model: Specialist | MixtureSettings) -> tuple[str, ...]:
+    prompts = model.examples
+    if model.examples_file:
+        try:
+            lines = model.examples_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{place}.examples_file: {error}") from None
+        prompts = tuple(line.strip() for line in lines if line.strip())
+    if not prompts:
+        raise SettingsError(f"{place}: no routing examples")
+    return prompts
 
 
 def load_router(settings: Settings) -> Fitted | None:
@@ -211,7 +279,7 @@ def load_router(settings: Settings) -> Fitted | None:
         fitted = Fitted.load(settings.routing.router)
     except BadRouter as error:
         raise SettingsError(f"routing.router: {error}") from None
-    strange = set(fitted.tasks) - {OUT_OF_SCOPE, *settings.specialists}
+    strange = set(fitted.tasks) - {OUT_OF_SCOPE, *settings.specialists, *settings.mixtures}
     if strange:
         raise SettingsError(f"routing.router: no specialists for its tasks {sorted(strange)}")
     return fitted
@@ -228,10 +296,21 @@ def load_quality(settings: Settings) -> QualityModel | None:
         found = QualityModel.load(settings.routing.quality)
     except BadRouter as error:
         raise SettingsError(f"routing.quality: {error}") from None
-    closed = {settings.closed_api.name} if settings.closed_api else set()
-    if not closed.union([BASE_MODEL], settings.specialists).intersection(found.models):
+    ours = {BASE_MODEL, *settings.specialists, *settings.closed_apis, *settings.mixtures}
+    if not ours.intersection(found.models):
         raise SettingsError(f"routing.quality: no models for its {sorted(found.models)}")
     return found
+
+
+def load_curve(settings: Settings) -> Curve:
+    """How sure answers are, by the file that fleet.yaml names. Raises SettingsError."""
+    escalation = settings.routing.escalation
+    if escalation is None or escalation.confidence is None:
+        return PLAIN
+    try:
+        return load_confidence(escalation.confidence)
+    except BadConfidence as error:
+        raise SettingsError(f"routing.escalation.confidence: {error}") from None
 
 
 def check_paths(settings: Settings) -> None:
@@ -269,7 +348,22 @@ def ledger_url(ledger: Ledger) -> sa.URL:
     return sa.URL.create("sqlite", database=str(ledger.path))
 
 
-def closed_api_key() -> SecretStr | None:
-    """The closed API's key, from the environment only."""
-    key = os.environ.get("DELTAFLEET_CLOSED_API_KEY")
-    return SecretStr(key) if key else None
+def closed_api_key(name: str, api: ClosedApi) -> SecretStr:
+    """Its key, from the environment or a file only; empty where it has none.
+
+    Raises SettingsError.
+    """
+    key = ""
+    if api.key_env:
+        key = os.environ.get(api.key_env, "")
+        if not key:
+            raise SettingsError(f"closed_apis.{name}.key_env: {api.key_env} is not set")
+    elif api.key_file:
+        try:
+            key = api.key_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            kind = type(error).__name__  # the other error's text would tell what it read
+            raise SettingsError(f"closed_apis.{name}.key_file: {api.key_file}: {kind}") from None
+        if not key:
+            raise SettingsError(f"closed_apis.{name}.key_file: {api.key_file} is empty")
+    return SecretStr(key)

@@ -52,6 +52,7 @@ class ActiveJob:
         self._entered_s = entered_s
         self._queue_s: float | None = None
         self._new_text = ""
+        self._log_probability = 0.0  # the sum
 
     def prepare(
         self,
@@ -65,9 +66,12 @@ class ActiveJob:
         self._limit = min(self.job.sampling.max_output_token_count, room)
         self._text = TextStream(decode, self.job.sampling.stop)
 
-    def accept(self, token_id: int, eos_ids: AbstractSet[int]) -> None:
+    def accept(
+        self, token_id: int, eos_ids: AbstractSet[int], log_probability: float | None = None
+    ) -> None:
         """Take the next token of the answer; sets finish_reason when it is the last."""
         self.last_token_id = token_id
+        self._log_probability += log_probability or 0.0
         self._output_token_count += 1
         if token_id in eos_ids:
             self._new_text = self._text.finish()
@@ -90,7 +94,11 @@ class ActiveJob:
         """What the last token made visible, if anything."""
         if not self._new_text and self.finish_reason is None:
             return None
-        return Piece(self._new_text, self.usage, self.model.weights.digest, self.finish_reason)
+        mean = None
+        if self.finish_reason is not None and self.job.wants_log_probability:
+            mean = self._log_probability / self._output_token_count
+        digest = self.model.weights.digest
+        return Piece(self._new_text, self.usage, digest, self.finish_reason, mean)
 
     @property
     def usage(self) -> Usage:

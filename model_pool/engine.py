@@ -64,7 +64,8 @@ class Job:
     """One request for tokens, on a model whose weights are loaded.
 
     priority, time_left_s (until nobody waits for the answer any more): who goes first where not all
-    can go at once.
+    can go at once. wants_log_probability: whether the answer's end is to tell the mean logarithm of
+    its tokens' probabilities.
     """
 
     request_id: str
@@ -73,6 +74,7 @@ class Job:
     sampling: Sampling
     priority: Priority = Priority.STANDARD
     time_left_s: float = math.inf
+    wants_log_probability: bool = False
 
 
 class FinishReason(Enum):
@@ -99,12 +101,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some text of an answer. The last piece has a finish_reason (its text may be empty)."""
+    """Some text of an answer. The last piece has a finish_reason (its text may be empty).
+
+    mean_log_probability: in the last piece, where the job asked and the engine can tell.
+    """
 
     text: str
     usage: Usage
     weights_digest: str
     finish_reason: FinishReason | None = None
+    mean_log_probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

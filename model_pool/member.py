@@ -57,7 +57,7 @@ class Member(Protocol):
         """Take it as out of reach until it is heard again."""
         ...
 
-    async def settle(self, request_id: str) -> worker_pb2.SettleRunResponse | None:
+    async def settle(self, request: worker_pb2.RunRequest) -> worker_pb2.SettleRunResponse | None:
         """All that a request used that was broken off; None where nobody can tell any more."""
         ...
 

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 from model_pool.active_job import ActiveJob, LoadedModel
 from model_pool.slot_cache import SlotCache
-from model_pool.token_choice import choose_tokens
+from model_pool.token_choice import choose_tokens, log_probabilities
 
 # Tokens, padding included, of one prefill pass. It bounds its memory, and how long the answers
 # that are already running wait for it.
@@ -20,11 +20,15 @@ PREFILL_TOKEN_COUNT = 2048
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """What one step did for one job: tokens computed, and the token that it chose."""
+    """What one step did for one job: tokens computed, and the token that it chose.
+
+    log_probability: of that token; None where the job does not ask.
+    """
 
     job: ActiveJob
     computed_token_count: int
     token_id: int
+    log_probability: float | None
 
 
 class ModelBatch:
@@ -71,12 +75,12 @@ class ModelBatch:
         counts = [len(job.prompt_ids) for job in jobs]
         cache = DynamicCache()
         logits = self._forward(cache, *self._padded(jobs))
-        token_ids = choose_tokens(logits, [job.chooser for job in jobs])
+        chosen = _choose(logits, jobs)
         self._cache.join(cache, counts)
         self._rows += jobs
         for _ in jobs:
             self._admitted.popleft()
-        return [Advance(*fields) for fields in zip(jobs, counts, token_ids, strict=True)]
+        return [Advance(*fields) for fields in zip(jobs, counts, *chosen, strict=True)]
 
     def decode(self) -> list[Advance]:
         """Add one token to every row, in one forward pass."""
@@ -87,8 +91,9 @@ class ModelBatch:
         positions, mask = self._cache.step_inputs(self._device)
         logits = self._forward(self._cache, last, positions, mask)
         self._cache.advance()
-        token_ids = choose_tokens(logits, [job.chooser for job in self._rows])
-        return [Advance(job, 1, token) for job, token in zip(self._rows, token_ids, strict=True)]
+        chosen = _choose(logits, self._rows)
+        ones = [1] * len(self._rows)
+        return [Advance(*fields) for fields in zip(self._rows, ones, *chosen, strict=True)]
 
     def drop_ended(self) -> list[ActiveJob]:
         """Take out the jobs that are finished or cancelled. Returns the cancelled ones."""
@@ -152,6 +157,12 @@ class ModelBatch:
         starts = torch.tensor(gaps, device=self._device)[:, None]
         positions = (columns - starts).clamp_(min=0)
         return token_ids, positions, columns >= starts if any(gaps) else None
+
+
+def _choose(logits: torch.Tensor, jobs: list[ActiveJob]) -> tuple[list[int], list[float | None]]:
+    token_ids = choose_tokens(logits, [job.chooser for job in jobs])
+    wanted = [job.job.wants_log_probability for job in jobs]
+    return token_ids, log_probabilities(logits, token_ids, wanted)
 
 
 def _is_ended(job: ActiveJob) -> bool:

@@ -176,7 +176,7 @@ class OpenAIMember:
         connect_s = CONNECT_LIMIT_S if timeout_s is None else min(timeout_s, CONNECT_LIMIT_S)
         timeout = openai.Timeout(timeout_s, connect=connect_s)
         chat, sent_s = stream_chat(self._client, arguments, timeout), self._clock()
-        on_end, used = self._ends.begin(request.request_id), Usage(0, 0, 0.0)
+        on_end, used = self._ends.begin(request.request_id, request.model), Usage(0, 0, 0.0)
         try:
             with self._counted(request.model) as share_s:
                 try:
@@ -192,10 +192,10 @@ class OpenAIMember:
             is_late = timeout_s is not None and self._clock() - sent_s >= timeout_s
             raise self._failure(error, request.model, is_late=is_late) from error
 
-    async def settle(self, request_id: str) -> worker_pb2.SettleRunResponse | None:
+    async def settle(self, request: worker_pb2.RunRequest) -> worker_pb2.SettleRunResponse | None:
         """See Member. The seconds are ours, the tokens those that were heard of."""
         try:
-            return to_settled(await self._ends.usage(request_id))
+            return to_settled(await self._ends.usage(request.request_id, request.model))
         except UnknownRequest:
             return None
 

@@ -39,9 +39,9 @@ class Lease:
         """Give the place back."""
         self._member.in_flight_count -= 1
 
-    async def settle(self, request_id: str) -> worker_pb2.SettleRunResponse | None:
+    async def settle(self, request: worker_pb2.RunRequest) -> worker_pb2.SettleRunResponse | None:
         """All that the request used on the last worker that ran it, where it was broken off."""
-        return await self._member.settle(request_id)
+        return await self._member.settle(request)
 
     async def _move(self) -> None:
         await self._pool.wait_until_ready(self._model)

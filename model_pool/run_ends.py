@@ -14,16 +14,16 @@ _MOST = 10_000
 
 
 class RunEnds:
-    """Remembers the last ten thousand runs. A request that runs again replaces its first run."""
+    """Remembers the last ten thousand runs. One that runs again replaces its first run."""
 
     def __init__(self) -> None:
-        self._runs: OrderedDict[str, asyncio.Future[Usage]] = OrderedDict()
+        self._runs: OrderedDict[tuple[str, str], asyncio.Future[Usage]] = OrderedDict()
 
-    def begin(self, request_id: str) -> Callable[[Usage], None]:
+    def begin(self, request_id: str, model: str) -> Callable[[Usage], None]:
         """Returns what is to be called when the run has ended."""
         end: asyncio.Future[Usage] = asyncio.get_running_loop().create_future()
-        self._runs[request_id] = end
-        self._runs.move_to_end(request_id)
+        self._runs[request_id, model] = end
+        self._runs.move_to_end((request_id, model))
         if len(self._runs) > _MOST:
             self._runs.popitem(last=False)
 
@@ -33,11 +33,11 @@ class RunEnds:
 
         return tell
 
-    async def usage(self, request_id: str) -> Usage:
+    async def usage(self, request_id: str, model: str) -> Usage:
         """Once it has ended. Raises UnknownRequest."""
-        end = self._runs.get(request_id)
+        end = self._runs.get((request_id, model))
         if end is None:
-            raise UnknownRequest(f"no run of {request_id} is remembered")
+            raise UnknownRequest(f"no run of {request_id} on {model} is remembered")
         return await asyncio.shield(end)
 
 

@@ -30,7 +30,9 @@ from model_pool.vllm.options import VllmOptions
 
 ENVIRONMENT_PREFIX = "DELTAFLEET_"
 # A worker ignores these: they are the gateway's. A test holds the two lists together.
-GATEWAY_SECTIONS = ("server", "routing", "callers", "baselines", "prices", "closed_api", "ledger")
+GATEWAY_SECTIONS = (
+    *("server", "routing", "callers", "baselines", "prices", "closed_apis", "mixtures", "ledger"),
+)
 BASE_MODEL = "base"
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=63)]
@@ -284,12 +286,13 @@ def _override(document: dict[str, Any], environment: Mapping[str, str]) -> None:
 
 
 # Secrets come from the environment only and are never part of fleet.yaml.
-SECRETS = frozenset({"DELTAFLEET_CLOSED_API_KEY", "DELTAFLEET_LEDGER_URL"})
+SECRETS = frozenset({"DELTAFLEET_LEDGER_URL"})
+CLOSED_API_KEY_PREFIX = "DELTAFLEET_CLOSED_API_KEY_"
 MEMBER_KEY_PREFIX = "DELTAFLEET_MEMBER_KEY_"
 
 
 def _is_secret(variable: str) -> bool:
-    return variable in SECRETS or variable.startswith(MEMBER_KEY_PREFIX)
+    return variable.startswith((CLOSED_API_KEY_PREFIX, MEMBER_KEY_PREFIX))
 
 
 def _key_variable(name: str) -> str:

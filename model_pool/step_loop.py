@@ -138,7 +138,7 @@ class StepLoop:
         try:
             advances = compute()
             for advance in advances:
-                advance.job.accept(advance.token_id, self._eos_ids)
+                advance.job.accept(advance.token_id, self._eos_ids, advance.log_probability)
         except Exception:
             logger.exception("engine_step_failed", extra={"model": batch.model.weights.model})
             seconds, failed = self._clock() - began, batch.drop_running()

@@ -48,6 +48,25 @@ def choose_tokens(logits: torch.Tensor, choosers: Sequence[Chooser]) -> list[int
     return token_ids
 
 
+def log_probabilities(
+    logits: torch.Tensor, token_ids: Sequence[int], wanted: Sequence[bool]
+) -> list[float | None]:
+    """The natural logarithm of what the model gave each row's token, at temperature 1.
+
+    logits: floating[row, vocabulary]. None for a row of which it is not wanted: only the others
+    cost a pass over the vocabulary.
+    """
+    found: list[float | None] = [None] * len(token_ids)
+    rows = [row for row, is_wanted in enumerate(wanted) if is_wanted]
+    if rows:
+        picked = logits[rows].float()
+        chosen = torch.tensor([[token_ids[row]] for row in rows], device=logits.device)
+        values = picked.gather(-1, chosen)[:, 0] - picked.logsumexp(dim=-1)
+        for row, value in zip(rows, values.tolist(), strict=True):
+            found[row] = value
+    return found
+
+
 def _draw(logits: torch.Tensor, choosers: Sequence[Chooser]) -> list[int]:
     """Nucleus sampling (Holtzman et al. 2020, arXiv:1904.09751), by inverting the sum.
 

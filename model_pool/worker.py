@@ -113,7 +113,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         with self._admission():
             async with self._residency.hold(weights):
                 held_s = self._monotonic() - began_s
-                on_end = self._ends.begin(request.request_id)
+                on_end = self._ends.begin(request.request_id, request.model)
                 job = _to_job(request, time_left_s())
                 async with contextlib.aclosing(self._engine.generate(job, on_end)) as pieces:
                     async for piece in pieces:
@@ -123,7 +123,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.SettleRunRequest, context: Any
     ) -> worker_pb2.SettleRunResponse:
         """All that a request used, once it has ended."""
-        return to_settled(await self._ends.usage(request.request_id))
+        return to_settled(await self._ends.usage(request.request_id, request.model))
 
     async def LoadModel(
         self, request: worker_pb2.LoadModelRequest, context: Any
@@ -231,6 +231,7 @@ def _to_job(request: worker_pb2.RunRequest, left_s: float | None) -> Job:
         ),
         priority=PRIORITIES.get(request.priority, Priority.STANDARD),
         time_left_s=math.inf if left_s is None else left_s,
+        wants_log_probability=request.wants_logprob,
     )
 
 
@@ -249,6 +250,7 @@ def _to_response(piece: Piece, held_s: float) -> worker_pb2.RunResponse:
             else inference_pb2.FINISH_REASON_UNSPECIFIED
         ),
         queue_s=None if queue_s is None else held_s + queue_s,
+        mean_logprob=piece.mean_log_probability,
     )
 
 

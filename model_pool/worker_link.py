@@ -77,13 +77,14 @@ class WorkerLink:
         except grpc.aio.AioRpcError as error:
             raise self._failure(error) from error
 
-    async def settle(self, request_id: str) -> worker_pb2.SettleRunResponse | None:
+    async def settle(self, request: worker_pb2.RunRequest) -> worker_pb2.SettleRunResponse | None:
         """See Member."""
-        asked = worker_pb2.SettleRunRequest(request_id=request_id)
+        name = request.request_id
+        asked = worker_pb2.SettleRunRequest(request_id=name, model=request.model)
         try:
             return await self._stub.SettleRun(asked, timeout=SETTLE_LIMIT_S)
         except grpc.aio.AioRpcError as error:
-            known = {"worker": self.name, "request_id": request_id, "status": error.code().name}
+            known = {"worker": self.name, "request_id": name, "status": error.code().name}
             log.info("run_not_settled", extra=known)
             return None
 

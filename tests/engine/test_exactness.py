@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from engine.asking import Fleet, answer_of, job
+from engine.asking import Fleet, answer_of, job, pieces_of
 from engine.tiny_models import (
     CONTEXT_TOKEN_COUNT,
     SAMPLE_TEXT,
@@ -23,6 +24,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from merge_on_load import Lora
 from merge_on_load.errors import CorruptPayload, MissingTensor, ShapeMismatch
+from model_pool.active_job import ActiveJob
 from model_pool.base_model import BaseModel
 from model_pool.engine import Weights
 from model_pool.transformers_engine import TransformersEngine
@@ -85,6 +87,46 @@ async def test_batched_answers_equal_generate_one_by_one(kind: str, tmp_path: Pa
 
     assert answers == expected
     assert len(set(answers)) > PROMPT_COUNT // 2
+
+
+@torch.inference_mode()
+def reference_mean(path: Path, prompt: str, answer_ids: list[int]) -> float:
+    """Mean log-probability of an answer, by one pass over all of it."""
+    model, tokenizer = read_reference(path), AutoTokenizer.from_pretrained(path)
+    prompt_ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=False
+    )
+    rows = model(torch.tensor([[*prompt_ids, *answer_ids]])).logits[0].log_softmax(-1)
+    first = len(prompt_ids) - 1
+    told = [rows[first + i, token].item() for i, token in enumerate(answer_ids)]
+    return sum(told) / len(told)
+
+
+async def test_an_answer_tells_how_probable_it_was(fleet: Fleet, monkeypatch: Any) -> None:
+    chosen: dict[str, list[int]] = {}
+    accept = ActiveJob.accept
+
+    def listen(self: ActiveJob, token_id: int, *others: Any) -> None:
+        chosen.setdefault(self.job.messages[0].content, []).append(token_id)
+        accept(self, token_id, *others)
+
+    monkeypatch.setattr(ActiveJob, "accept", listen)
+    prompts = [prompt for prompt, _ in make_prompts()[:12]]
+    engine = TransformersEngine(fleet.base, thread_count=1)
+    await engine.start()
+    await engine.load(fleet.weights["base"])
+    hot = {"temperature": 1.5, "seed": 3}
+    jobs = [job(prompt, **(hot if i % 2 else {})) for i, prompt in enumerate(prompts)]
+    jobs = [replace(one, wants_log_probability=i % 3 > 0) for i, one in enumerate(jobs)]
+    ends = [pieces[-1] for pieces in await asyncio.gather(*(pieces_of(engine, j) for j in jobs))]
+    await engine.stop()
+
+    for asked, prompt, end in zip(jobs, prompts, ends, strict=True):
+        if not asked.wants_log_probability:
+            assert end.mean_log_probability is None
+            continue
+        expected = reference_mean(fleet.base, prompt, chosen[prompt])
+        assert end.mean_log_probability == pytest.approx(expected, abs=1e-3)
 
 
 async def test_a_delta_answers_as_the_model_that_it_was_made_from(fleet: Fleet) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
 import torch
 
 from model_pool.engine import Sampling
-from model_pool.token_choice import Chooser, choose_tokens
+from model_pool.token_choice import Chooser, choose_tokens, log_probabilities
 
 LOGITS = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
 
@@ -55,6 +56,15 @@ def test_a_row_draws_the_same_whatever_its_neighbours_do() -> None:
     alone = [choose_tokens(logits[i : i + 1], [chooser(**kind)])[0] for i, kind in enumerate(kinds)]
 
     assert choose_tokens(logits, [chooser(**kind) for kind in kinds]) == alone
+
+
+def test_log_probabilities_are_the_models_own_and_only_where_wanted() -> None:
+    shifted = LOGITS.expand(3, -1) + 5
+    found = log_probabilities(shifted, [0, 3, 1], [True, False, True])
+
+    assert found[1] is None
+    assert [math.exp(found[0]), math.exp(found[2])] == pytest.approx([0.5, 0.3])
+    assert log_probabilities(shifted, [0, 3, 1], [False] * 3) == [None] * 3
 
 
 def test_logits_that_are_not_finite_are_refused() -> None:

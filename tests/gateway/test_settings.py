@@ -112,7 +112,7 @@ def test_an_unknown_variable_is_refused(tmp_path: Path, variable: str) -> None:
 
 
 def test_secrets_are_no_settings(tmp_path: Path) -> None:
-    load(Settings, changed(tmp_path), environment={"DELTAFLEET_CLOSED_API_KEY": "s"})
+    load(Settings, changed(tmp_path), environment={"DELTAFLEET_CLOSED_API_KEY_MINI": "s"})
 
 
 def test_the_key_of_a_server_is_a_secret_and_has_a_server(tmp_path: Path) -> None:

@@ -47,12 +47,16 @@ class Call:
         for text in texts:
             await self.event({"choices": [{"index": 0, "delta": {"content": text}}]})
 
-    async def end(self, reason: str | None = "stop") -> None:
-        """Why it ended, what was used, and the end of the stream."""
+    async def end(self, reason: str | None = "stop", **usage: object) -> None:
+        """Why it ended, what was used, and the end of the stream. usage: in place of ours."""
         await self.event({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
         used = {"prompt_tokens": PROMPT_TOKEN_COUNT, "completion_tokens": OUTPUT_TOKEN_COUNT}
-        await self.event({"choices": [], "usage": used | {"total_tokens": 0}})
+        await self.event({"choices": [], "usage": used | {"total_tokens": 0} | usage})
         await self.raw("data: [DONE]\n\n")
+        await self.close()
+
+    async def close(self) -> None:
+        """The end of the stream."""
         await self._send("0\r\n\r\n")
 
     async def event(self, content: dict[str, Any]) -> None:
@@ -95,6 +99,7 @@ class OpenAIServer:
 
     models: tuple[str, ...] | str
     key: str = ""
+    path: str = "/v1/chat/completions"
     context_token_count: int | None = None
     answer: Callable[[Call], Awaitable[None]] = whole_answer
     calls: list[Call] = field(default_factory=list)
@@ -106,7 +111,12 @@ class OpenAIServer:
     @property
     def url(self) -> str:
         """As fleet.yaml has it."""
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{self.origin}/v1"
+
+    @property
+    def origin(self) -> str:
+        """Without a path."""
+        return f"http://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
         """Listen, after the first time where it listened before."""
@@ -152,7 +162,7 @@ class OpenAIServer:
                 listed = [{"id": name, "object": "model"} | context for name in self.models]
                 await call.reply(200, json.dumps({"object": "list", "data": listed}))
         else:
-            assert head[0].startswith("POST /v1/chat/completions "), head[0]
+            assert head[0].startswith(f"POST {self.path} "), head[0]
             self.calls.append(call)
             await self.answer(call)
 

@@ -59,7 +59,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 14
     """DEADLINE_EXCEEDED: the caller's deadline, or the server's default one, has passed."""
     ERROR_REASON_CLOSED_API_FAILED: _ErrorReason.ValueType  # 15
-    """UNAVAILABLE: the closed API that the request was sent to failed. Metadata: baseline."""
+    """UNAVAILABLE: the closed API that the request was sent to failed. Metadata: closed_api."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 16
     """INTERNAL: a fault of the server. Its log has the request id."""
     ERROR_REASON_UNKNOWN_REQUEST: _ErrorReason.ValueType  # 17
@@ -71,6 +71,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_LEDGER_UNAVAILABLE: _ErrorReason.ValueType  # 19
     """UNAVAILABLE: the ledger's database is away, so that nobody could account for the answer. What
     was streamed so far stands, and may or may not be charged. RetryInfo says when to come back.
+    """
+    ERROR_REASON_BUDGET_SPENT: _ErrorReason.ValueType  # 20
+    """RESOURCE_EXHAUSTED: what the request may cost at most does not fit into what is left of the
+    closed API's budget of today. RetryInfo says when the next UTC day begins.
+    Metadata: closed_api, limit_nano_usd.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -116,7 +121,7 @@ ERROR_REASON_NO_MODEL_QUALIFIES: ErrorReason.ValueType  # 13
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 14
 """DEADLINE_EXCEEDED: the caller's deadline, or the server's default one, has passed."""
 ERROR_REASON_CLOSED_API_FAILED: ErrorReason.ValueType  # 15
-"""UNAVAILABLE: the closed API that the request was sent to failed. Metadata: baseline."""
+"""UNAVAILABLE: the closed API that the request was sent to failed. Metadata: closed_api."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
 """INTERNAL: a fault of the server. Its log has the request id."""
 ERROR_REASON_UNKNOWN_REQUEST: ErrorReason.ValueType  # 17
@@ -128,5 +133,10 @@ ERROR_REASON_FEEDBACK_OFF: ErrorReason.ValueType  # 18
 ERROR_REASON_LEDGER_UNAVAILABLE: ErrorReason.ValueType  # 19
 """UNAVAILABLE: the ledger's database is away, so that nobody could account for the answer. What
 was streamed so far stands, and may or may not be charged. RetryInfo says when to come back.
+"""
+ERROR_REASON_BUDGET_SPENT: ErrorReason.ValueType  # 20
+"""RESOURCE_EXHAUSTED: what the request may cost at most does not fit into what is left of the
+closed API's budget of today. RetryInfo says when the next UTC day begins.
+Metadata: closed_api, limit_nano_usd.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

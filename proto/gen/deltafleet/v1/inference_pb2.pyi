@@ -174,6 +174,7 @@ class Summary(_message.Message):
     TOTAL_TIME_FIELD_NUMBER: _builtins.int
     WORKER_FIELD_NUMBER: _builtins.int
     WEIGHTS_DIGEST_FIELD_NUMBER: _builtins.int
+    MEAN_LOGPROB_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in the logs and the ledger."""
     finish_reason: Global___FinishReason.ValueType
@@ -191,6 +192,10 @@ class Summary(_message.Message):
     weights_digest: _builtins.str
     """Names the weights that answered (SHA-256); empty for a closed API. An OpenAI-compatible server
     does not tell its weights: "openai:" and its own name of the model.
+    """
+    mean_logprob: _builtins.float
+    """Where routing.escalation weighed the answer that was taken: as in RunResponse. What
+    `deltafleet escalation fit` learns from.
     """
     @_builtins.property
     def baselines(self) -> _containers.RepeatedCompositeFieldContainer[Global___BaselineCost]:
@@ -217,12 +222,15 @@ class Summary(_message.Message):
         total_time: _duration_pb2.Duration | None = ...,
         worker: _builtins.str = ...,
         weights_digest: _builtins.str = ...,
+        mean_logprob: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time_to_first_token", b"time_to_first_token", "total_time", b"total_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mean_logprob", b"_mean_logprob", "mean_logprob", b"mean_logprob", "time_to_first_token", b"time_to_first_token", "total_time", b"total_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baselines", b"baselines", "cost_nano_usd", b"cost_nano_usd", "finish_reason", b"finish_reason", "output_token_count", b"output_token_count", "prompt_token_count", b"prompt_token_count", "request_id", b"request_id", "time_to_first_token", b"time_to_first_token", "total_time", b"total_time", "weights_digest", b"weights_digest", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean_logprob", b"_mean_logprob", "baselines", b"baselines", "cost_nano_usd", b"cost_nano_usd", "finish_reason", b"finish_reason", "mean_logprob", b"mean_logprob", "output_token_count", b"output_token_count", "prompt_token_count", b"prompt_token_count", "request_id", b"request_id", "time_to_first_token", b"time_to_first_token", "total_time", b"total_time", "weights_digest", b"weights_digest", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__mean_logprob: _TypeAlias = _typing.Literal["mean_logprob"]  # noqa: Y015
+    _WhichOneofArgType__mean_logprob: _TypeAlias = _typing.Literal["_mean_logprob", b"_mean_logprob"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_logprob) -> _WhichOneofReturnType__mean_logprob | None: ...
 
 Global___Summary: _TypeAlias = Summary  # noqa: Y015
 

@@ -24,35 +24,37 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x64\x65ltafleet/v1/routing.proto\x12\rdeltafleet.v1\"A\n\x0b\x43hatMessage\x12!\n\x04role\x18\x01 \x01(\x0e\x32\x13.deltafleet.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x83\x01\n\x0b\x43onstraints\x12\x18\n\x0bmin_quality\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x11max_cost_nano_usd\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x14\n\x0c\x61\x63\x63\x65pts_less\x18\x03 \x01(\x08\x42\x0e\n\x0c_min_qualityB\x14\n\x12_max_cost_nano_usd\"\xf4\x01\n\x08\x44\x65\x63ision\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.deltafleet.v1.ModelKind\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\x12\n\nsimilarity\x18\x04 \x01(\x01\x12*\n\x06reason\x18\x05 \x01(\x0e\x32\x1a.deltafleet.v1.RouteReason\x12\x13\n\x0b\x65xplanation\x18\x06 \x01(\t\x12,\n\ncandidates\x18\x07 \x03(\x0b\x32\x18.deltafleet.v1.Candidate\x12\x12\n\ndecided_by\x18\x08 \x01(\t\x12\x0c\n\x04note\x18\t \x01(\t\"r\n\tCandidate\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nsimilarity\x18\x02 \x01(\x01\x12\x0f\n\x07quality\x18\x03 \x01(\x01\x12\x1e\n\x16\x65xpected_cost_nano_usd\x18\x04 \x01(\x03\x12\x11\n\tqualifies\x18\x05 \x01(\x08\"}\n\x0cRouteRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12,\n\x08messages\x18\x02 \x03(\x0b\x32\x1a.deltafleet.v1.ChatMessage\x12/\n\x0b\x63onstraints\x18\x03 \x01(\x0b\x32\x1a.deltafleet.v1.Constraints\":\n\rRouteResponse\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x17.deltafleet.v1.Decision\"X\n\x15RecordFeedbackRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\x05score\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05model\x18\x03 \x01(\tB\x08\n\x06_score\"9\n\x16RecordFeedbackResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08replaced\x18\x02 \x01(\x08*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*r\n\tModelKind\x12\x1a\n\x16MODEL_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_KIND_SPECIALIST\x10\x01\x12\x13\n\x0fMODEL_KIND_BASE\x10\x02\x12\x19\n\x15MODEL_KIND_CLOSED_API\x10\x03*\xeb\x01\n\x0bRouteReason\x12\x1c\n\x18ROUTE_REASON_UNSPECIFIED\x10\x00\x12\x17\n\x13ROUTE_REASON_PINNED\x10\x01\x12\x1b\n\x17ROUTE_REASON_CLASSIFIED\x10\x02\x12\x1d\n\x19ROUTE_REASON_OUT_OF_SCOPE\x10\x03\x12\x1c\n\x18ROUTE_REASON_CONSTRAINED\x10\x04\x12\x19\n\x15ROUTE_REASON_CHEAPEST\x10\x05\x12\x15\n\x11ROUTE_REASON_BEST\x10\x06\x12\x19\n\x15ROUTE_REASON_EXPLORED\x10\x07\x32\xb3\x01\n\x0eRoutingService\x12\x42\n\x05Route\x12\x1b.deltafleet.v1.RouteRequest\x1a\x1c.deltafleet.v1.RouteResponse\x12]\n\x0eRecordFeedback\x12$.deltafleet.v1.RecordFeedbackRequest\x1a%.deltafleet.v1.RecordFeedbackResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x64\x65ltafleet/v1/routing.proto\x12\rdeltafleet.v1\"A\n\x0b\x43hatMessage\x12!\n\x04role\x18\x01 \x01(\x0e\x32\x13.deltafleet.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x83\x01\n\x0b\x43onstraints\x12\x18\n\x0bmin_quality\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x11max_cost_nano_usd\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x14\n\x0c\x61\x63\x63\x65pts_less\x18\x03 \x01(\x08\x42\x0e\n\x0c_min_qualityB\x14\n\x12_max_cost_nano_usd\"\xa8\x02\n\x08\x44\x65\x63ision\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.deltafleet.v1.ModelKind\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\x12\n\nsimilarity\x18\x04 \x01(\x01\x12*\n\x06reason\x18\x05 \x01(\x0e\x32\x1a.deltafleet.v1.RouteReason\x12\x13\n\x0b\x65xplanation\x18\x06 \x01(\t\x12,\n\ncandidates\x18\x07 \x03(\x0b\x32\x18.deltafleet.v1.Candidate\x12\x12\n\ndecided_by\x18\x08 \x01(\t\x12\x0c\n\x04note\x18\t \x01(\t\x12\x32\n\rcontributions\x18\n \x03(\x0b\x32\x1b.deltafleet.v1.Contribution\"\\\n\x0c\x43ontribution\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rcost_nano_usd\x18\x02 \x01(\x03\x12\x17\n\nconfidence\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\r\n\x0b_confidence\"r\n\tCandidate\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nsimilarity\x18\x02 \x01(\x01\x12\x0f\n\x07quality\x18\x03 \x01(\x01\x12\x1e\n\x16\x65xpected_cost_nano_usd\x18\x04 \x01(\x03\x12\x11\n\tqualifies\x18\x05 \x01(\x08\"}\n\x0cRouteRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12,\n\x08messages\x18\x02 \x03(\x0b\x32\x1a.deltafleet.v1.ChatMessage\x12/\n\x0b\x63onstraints\x18\x03 \x01(\x0b\x32\x1a.deltafleet.v1.Constraints\":\n\rRouteResponse\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x17.deltafleet.v1.Decision\"X\n\x15RecordFeedbackRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\x05score\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05model\x18\x03 \x01(\tB\x08\n\x06_score\"9\n\x16RecordFeedbackResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08replaced\x18\x02 \x01(\x08*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*\x8a\x01\n\tModelKind\x12\x1a\n\x16MODEL_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_KIND_SPECIALIST\x10\x01\x12\x13\n\x0fMODEL_KIND_BASE\x10\x02\x12\x19\n\x15MODEL_KIND_CLOSED_API\x10\x03\x12\x16\n\x12MODEL_KIND_MIXTURE\x10\x04*\x87\x02\n\x0bRouteReason\x12\x1c\n\x18ROUTE_REASON_UNSPECIFIED\x10\x00\x12\x17\n\x13ROUTE_REASON_PINNED\x10\x01\x12\x1b\n\x17ROUTE_REASON_CLASSIFIED\x10\x02\x12\x1d\n\x19ROUTE_REASON_OUT_OF_SCOPE\x10\x03\x12\x1c\n\x18ROUTE_REASON_CONSTRAINED\x10\x04\x12\x19\n\x15ROUTE_REASON_CHEAPEST\x10\x05\x12\x15\n\x11ROUTE_REASON_BEST\x10\x06\x12\x19\n\x15ROUTE_REASON_EXPLORED\x10\x07\x12\x1a\n\x16ROUTE_REASON_ESCALATED\x10\x08\x32\xb3\x01\n\x0eRoutingService\x12\x42\n\x05Route\x12\x1b.deltafleet.v1.RouteRequest\x1a\x1c.deltafleet.v1.RouteResponse\x12]\n\x0eRecordFeedback\x12$.deltafleet.v1.RecordFeedbackRequest\x1a%.deltafleet.v1.RecordFeedbackResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'deltafleet.v1.routing_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=946
-  _globals['_ROLE']._serialized_end=1026
-  _globals['_MODELKIND']._serialized_start=1028
-  _globals['_MODELKIND']._serialized_end=1142
-  _globals['_ROUTEREASON']._serialized_start=1145
-  _globals['_ROUTEREASON']._serialized_end=1380
+  _globals['_ROLE']._serialized_start=1092
+  _globals['_ROLE']._serialized_end=1172
+  _globals['_MODELKIND']._serialized_start=1175
+  _globals['_MODELKIND']._serialized_end=1313
+  _globals['_ROUTEREASON']._serialized_start=1316
+  _globals['_ROUTEREASON']._serialized_end=1579
   _globals['_CHATMESSAGE']._serialized_start=46
   _globals['_CHATMESSAGE']._serialized_end=111
   _globals['_CONSTRAINTS']._serialized_start=114
   _globals['_CONSTRAINTS']._serialized_end=245
   _globals['_DECISION']._serialized_start=248
-  _globals['_DECISION']._serialized_end=492
-  _globals['_CANDIDATE']._serialized_start=494
-  _globals['_CANDIDATE']._serialized_end=608
-  _globals['_ROUTEREQUEST']._serialized_start=610
-  _globals['_ROUTEREQUEST']._serialized_end=735
-  _globals['_ROUTERESPONSE']._serialized_start=737
-  _globals['_ROUTERESPONSE']._serialized_end=795
-  _globals['_RECORDFEEDBACKREQUEST']._serialized_start=797
-  _globals['_RECORDFEEDBACKREQUEST']._serialized_end=885
-  _globals['_RECORDFEEDBACKRESPONSE']._serialized_start=887
-  _globals['_RECORDFEEDBACKRESPONSE']._serialized_end=944
-  _globals['_ROUTINGSERVICE']._serialized_start=1383
-  _globals['_ROUTINGSERVICE']._serialized_end=1562
+  _globals['_DECISION']._serialized_end=544
+  _globals['_CONTRIBUTION']._serialized_start=546
+  _globals['_CONTRIBUTION']._serialized_end=638
+  _globals['_CANDIDATE']._serialized_start=640
+  _globals['_CANDIDATE']._serialized_end=754
+  _globals['_ROUTEREQUEST']._serialized_start=756
+  _globals['_ROUTEREQUEST']._serialized_end=881
+  _globals['_ROUTERESPONSE']._serialized_start=883
+  _globals['_ROUTERESPONSE']._serialized_end=941
+  _globals['_RECORDFEEDBACKREQUEST']._serialized_start=943
+  _globals['_RECORDFEEDBACKREQUEST']._serialized_end=1031
+  _globals['_RECORDFEEDBACKRESPONSE']._serialized_start=1033
+  _globals['_RECORDFEEDBACKRESPONSE']._serialized_end=1090
+  _globals['_ROUTINGSERVICE']._serialized_start=1582
+  _globals['_ROUTINGSERVICE']._serialized_end=1761
 # @@protoc_insertion_point(module_scope)

@@ -61,6 +61,8 @@ class _ModelKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelKind.V
     """The base model."""
     MODEL_KIND_CLOSED_API: _ModelKind.ValueType  # 3
     """A closed API, over the network."""
+    MODEL_KIND_MIXTURE: _ModelKind.ValueType  # 4
+    """Several specialists, whose answers are made one."""
 
 class ModelKind(_ModelKind, metaclass=_ModelKindEnumTypeWrapper):
     """What kind of model answers."""
@@ -73,6 +75,8 @@ MODEL_KIND_BASE: ModelKind.ValueType  # 2
 """The base model."""
 MODEL_KIND_CLOSED_API: ModelKind.ValueType  # 3
 """A closed API, over the network."""
+MODEL_KIND_MIXTURE: ModelKind.ValueType  # 4
+"""Several specialists, whose answers are made one."""
 Global___ModelKind: _TypeAlias = ModelKind  # noqa: Y015
 
 class _RouteReason:
@@ -97,6 +101,8 @@ class _RouteReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RouteReas
     """No model has the quality that is asked; this one has the best within the cost."""
     ROUTE_REASON_EXPLORED: _RouteReason.ValueType  # 7
     """A small share of requests goes to another model that would do, so that its answers are known."""
+    ROUTE_REASON_ESCALATED: _RouteReason.ValueType  # 8
+    """The specialist that was asked first was not sure enough of its answer."""
 
 class RouteReason(_RouteReason, metaclass=_RouteReasonEnumTypeWrapper):
     """Why this model."""
@@ -117,6 +123,8 @@ ROUTE_REASON_BEST: RouteReason.ValueType  # 6
 """No model has the quality that is asked; this one has the best within the cost."""
 ROUTE_REASON_EXPLORED: RouteReason.ValueType  # 7
 """A small share of requests goes to another model that would do, so that its answers are known."""
+ROUTE_REASON_ESCALATED: RouteReason.ValueType  # 8
+"""The specialist that was asked first was not sure enough of its answer."""
 Global___RouteReason: _TypeAlias = RouteReason  # noqa: Y015
 
 @_typing.final
@@ -201,6 +209,7 @@ class Decision(_message.Message):
     CANDIDATES_FIELD_NUMBER: _builtins.int
     DECIDED_BY_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    CONTRIBUTIONS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model, as in ListModels."""
     kind: Global___ModelKind.ValueType
@@ -224,6 +233,12 @@ class Decision(_message.Message):
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
         """Every model that was weighed, the best task first. Only where asked for; Route always tells."""
 
+    @_builtins.property
+    def contributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contribution]:
+        """Answers that were made on the way to the caller's, first to last: the one that was not sure
+        enough, or those of a mixture. The summary's cost holds theirs.
+        """
+
     def __init__(
         self,
         *,
@@ -236,14 +251,47 @@ class Decision(_message.Message):
         candidates: _abc.Iterable[Global___Candidate] | None = ...,
         decided_by: _builtins.str = ...,
         note: _builtins.str = ...,
+        contributions: _abc.Iterable[Global___Contribution] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "decided_by", b"decided_by", "explanation", b"explanation", "kind", b"kind", "model", b"model", "note", b"note", "reason", b"reason", "similarity", b"similarity", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "contributions", b"contributions", "decided_by", b"decided_by", "explanation", b"explanation", "kind", b"kind", "model", b"model", "note", b"note", "reason", b"reason", "similarity", b"similarity", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
+
+@_typing.final
+class Contribution(_message.Message):
+    """One answer on the way to the caller's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    COST_NANO_USD_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name of the model."""
+    cost_nano_usd: _builtins.int
+    """What it cost, in nano-dollars."""
+    confidence: _builtins.float
+    """How probably it was right, 0 to 1. Unset: nobody asked."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        cost_nano_usd: _builtins.int = ...,
+        confidence: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "confidence", b"confidence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "confidence", b"confidence", "cost_nano_usd", b"cost_nano_usd", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
+    _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence) -> _WhichOneofReturnType__confidence | None: ...
+
+Global___Contribution: _TypeAlias = Contribution  # noqa: Y015
 
 @_typing.final
 class Candidate(_message.Message):

@@ -65,6 +65,7 @@ class RunRequest(_message.Message):
     STOP_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    WANTS_LOGPROB_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The gateway's id of the request."""
     model: _builtins.str
@@ -79,6 +80,8 @@ class RunRequest(_message.Message):
     """Unset: random."""
     priority: _inference_pb2.Priority.ValueType
     """Who goes first. Unset: standard."""
+    wants_logprob: _builtins.bool
+    """Whether the last response is to tell mean_logprob. Only the transformers engine can."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_routing_pb2.ChatMessage]:
         """The conversation."""
@@ -99,10 +102,11 @@ class RunRequest(_message.Message):
         stop: _abc.Iterable[_builtins.str] | None = ...,
         seed: _builtins.int | None = ...,
         priority: _inference_pb2.Priority.ValueType = ...,
+        wants_logprob: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "max_output_token_count", b"max_output_token_count", "messages", b"messages", "model", b"model", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "max_output_token_count", b"max_output_token_count", "messages", b"messages", "model", b"model", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p", "wants_logprob", b"wants_logprob"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
@@ -122,6 +126,7 @@ class RunResponse(_message.Message):
     BUSY_S_FIELD_NUMBER: _builtins.int
     WEIGHTS_DIGEST_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
+    MEAN_LOGPROB_FIELD_NUMBER: _builtins.int
     QUEUE_S_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """New text, maybe empty."""
@@ -135,6 +140,10 @@ class RunResponse(_message.Message):
     """Names the weights that answer (SHA-256), or as in Summary."""
     finish_reason: _inference_pb2.FinishReason.ValueType
     """Set in the last response only."""
+    mean_logprob: _builtins.float
+    """In the last response, where asked for: the mean over the answer's tokens, its end included, of
+    the natural logarithm of the probability that the model gave each, at temperature 1.
+    """
     queue_s: _builtins.float
     """Seconds from the worker's taking the request to its first step. Unset: not known."""
     def __init__(
@@ -146,35 +155,45 @@ class RunResponse(_message.Message):
         busy_s: _builtins.float = ...,
         weights_digest: _builtins.str = ...,
         finish_reason: _inference_pb2.FinishReason.ValueType = ...,
+        mean_logprob: _builtins.float | None = ...,
         queue_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_queue_s", b"_queue_s", "queue_s", b"queue_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mean_logprob", b"_mean_logprob", "_queue_s", b"_queue_s", "mean_logprob", b"mean_logprob", "queue_s", b"queue_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_queue_s", b"_queue_s", "busy_s", b"busy_s", "finish_reason", b"finish_reason", "output_token_count", b"output_token_count", "prompt_token_count", b"prompt_token_count", "queue_s", b"queue_s", "text", b"text", "weights_digest", b"weights_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean_logprob", b"_mean_logprob", "_queue_s", b"_queue_s", "busy_s", b"busy_s", "finish_reason", b"finish_reason", "mean_logprob", b"mean_logprob", "output_token_count", b"output_token_count", "prompt_token_count", b"prompt_token_count", "queue_s", b"queue_s", "text", b"text", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mean_logprob: _TypeAlias = _typing.Literal["mean_logprob"]  # noqa: Y015
+    _WhichOneofArgType__mean_logprob: _TypeAlias = _typing.Literal["_mean_logprob", b"_mean_logprob"]  # noqa: Y015
     _WhichOneofReturnType__queue_s: _TypeAlias = _typing.Literal["queue_s"]  # noqa: Y015
     _WhichOneofArgType__queue_s: _TypeAlias = _typing.Literal["_queue_s", b"_queue_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_logprob) -> _WhichOneofReturnType__mean_logprob | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_s) -> _WhichOneofReturnType__queue_s | None: ...
 
 Global___RunResponse: _TypeAlias = RunResponse  # noqa: Y015
 
 @_typing.final
 class SettleRunRequest(_message.Message):
-    """Which request."""
+    """Which run."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in RunRequest. One that the worker does not remember, of the last ten thousand: refused."""
+    model: _builtins.str
+    """The model: a request may run on several."""
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,1 @@
+"""Models behind other people's HTTP: two protocols, redaction, retries, bills within a budget."""
