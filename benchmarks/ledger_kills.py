@@ -57,7 +57,8 @@ A child process appends rows as the gateway does, {writers} at a time, and is ki
 random moments, also while it opens the database. The next one, on the same database, first appends
 again what nobody was told the end of. A server that is killed is PostgreSQL's first process: it is
 started again, and the child goes on by itself, until it is killed too. In the end every row that
-was tried must be there once, with the content that was written.
+was tried must be there once, with the content that was written. Processes are killed, not
+machines: what a disk loses with its power is not tried here.
 
 {results}
 
