@@ -19,11 +19,11 @@ from monitoring.prometheus import Prometheus, running_prometheus
 from deltafleet.v1 import inference_pb2
 from deploy.monitoring.dashboard import FILE, dashboard_json
 from examples.demo.tasks import TASKS
-from support.fleet import REPO, Fleet, until
+from support.fleet import REPO, Fleet, running_fleet, until
 
 RULES = sorted((REPO / "deploy" / "monitoring" / "rules").glob("*.yaml"))
 TRACE = "0af7651916cd43dd8448eb211c80319c"
-VARIABLES = {"model": ".*", "worker": ".*", "__rate_interval": "1m", "__range": "6h"}
+VARIABLES = {"model": ".*", "worker": ".*", "__rate_interval": "10m", "__range": "6h"}
 # The demo fleet escalates to no closed API, and how old its prices are is not told yet.
 SILENT_HERE = re.compile(r"deltafleet_(closed_api_\w+|price_age_seconds)")
 ARRIVAL_LIMIT_S = 60
@@ -31,11 +31,14 @@ ARRIVAL_LIMIT_S = 60
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def prometheus(
-    fleet: Fleet, tmp_path_factory: pytest.TempPathFactory
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Prometheus]:
-    """One that has seen the fleet answer requests of every task."""
+    """One that has seen a fleet of this module's own build its weights and answer every task."""
     directory = tmp_path_factory.mktemp("prometheus")
-    async with running_prometheus(directory, fleet.metrics, RULES) as running:
+    async with (
+        running_fleet(directory) as fleet,
+        running_prometheus(directory, fleet.metrics, RULES) as running,
+    ):
         await _until_scraped(running)
         await traffic(fleet)
         await _until_scraped(running)
