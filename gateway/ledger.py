@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from prometheus_client import Histogram
 
 from deltafleet.v1 import inference_pb2
+from gateway.errors import LedgerUnavailable
 from gateway.forecast import CostForecast
 from gateway.ledger_store import LedgerStore, RequestRow
 from gateway.ledger_store.rows import new_row_id
@@ -200,9 +201,15 @@ class Ledger:
     async def _close(self, entry: Entry, outcome: str) -> None:
         entry.close(outcome, self._baselines)
         row = entry.row(time.time_ns() // 1000)
-        self._count(entry, row)
         log.info("request_finished", extra={"request": _without_empty(row)})
-        await self._store.append(row)
+        try:
+            await self._store.append(row)
+        except LedgerUnavailable:
+            raise  # no row, and so no sum
+        except BaseException:  # its caller is gone; the row is written all the same
+            self._count(entry, row)
+            raise
+        self._count(entry, row)
 
     def _count(self, entry: Entry, row: RequestRow) -> None:
         metrics, model = self._metrics, row.model
