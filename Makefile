@@ -88,6 +88,9 @@ ROUTING_DATA ?= ../shared/data/routing
 bench-routing: $(INSTALLED) semantic-router-env ## measure routing beside baselines (about 25 minutes on a quiet machine); writes gateway/ROUTING.md
 	$(BIN)/python -m benchmarks.routing --data $(ROUTING_DATA)
 
+conserve-costs: $(INSTALLED) ## send 10,000 mixed requests, kill workers, add the costs up (10 minutes); writes gateway/COSTS.md
+	$(BIN)/python -m benchmarks.conservation
+
 kill-ledger: $(INSTALLED) $(POSTGRES) ## kill the ledger's writers and server, count what is lost; writes gateway/LEDGER.md
 	$(BIN)/python -m benchmarks.ledger_kills
 

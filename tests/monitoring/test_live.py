@@ -24,7 +24,7 @@ from support.fleet import REPO, Fleet, running_fleet, until
 RULES = sorted((REPO / "deploy" / "monitoring" / "rules").glob("*.yaml"))
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 VARIABLES = {"model": ".*", "worker": ".*", "__rate_interval": "10m", "__range": "6h"}
-# The demo fleet escalates to no closed API, and how old its prices are is not told yet.
+# The demo fleet sends nothing to a closed API.
 SILENT_HERE = re.compile(r"deltafleet_closed_api_\w+")
 ARRIVAL_LIMIT_S = 60
 
