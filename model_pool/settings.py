@@ -292,7 +292,7 @@ MEMBER_KEY_PREFIX = "DELTAFLEET_MEMBER_KEY_"
 
 
 def _is_secret(variable: str) -> bool:
-    return variable.startswith((CLOSED_API_KEY_PREFIX, MEMBER_KEY_PREFIX))
+    return variable in SECRETS or variable.startswith((CLOSED_API_KEY_PREFIX, MEMBER_KEY_PREFIX))
 
 
 def _key_variable(name: str) -> str:

@@ -10,8 +10,9 @@ import yaml
 from gateway.classifier import Classification
 from gateway.closed_apis.apis import open_closed_api
 from gateway.errors import BudgetSpent
+from gateway.price_list import load_prices
 from gateway.router import Constraints, Expectations, ModelKind, Route, Router, RouteReason, Target
-from gateway.settings import Settings, closed_api_key, load_prices
+from gateway.settings import Settings, closed_api_key
 from model_pool.settings import SettingsError, load
 from support.fleet import DEMO
 
