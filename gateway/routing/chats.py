@@ -28,7 +28,7 @@ class Hysteresis:
     """
 
     margin: float = 0.2
-    short_margin: float = 0.95
+    short_margin: float = 0.99
     short_word_count: int = 10
 
 

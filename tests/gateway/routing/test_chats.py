@@ -43,7 +43,7 @@ SQL = (LONG, told("sql", 0.9))
     [
         (("and shorter?", told("poetry", 0.4, is_in_scope=False)), "sql"),  # says nothing alone
         (("now the same for March", told("math", 0.8)), "sql"),  # looks like another, a little
-        (("translate that into a sonnet", told("poetry", 0.99)), "poetry"),  # short and clear
+        (("translate that into a sonnet", told("poetry", 0.999)), "poetry"),  # short and clear
         ((f"{LONG}, as a poem", told("poetry", 0.7)), "poetry"),  # long and clear
         ((f"{LONG}, or so", told("poetry", 0.45)), "sql"),  # long, but it could be either
         (("a" * 500, told("math", 0.3, is_in_scope=False)), ""),  # one word, but not a short turn
