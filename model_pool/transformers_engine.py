@@ -14,7 +14,13 @@ from model_pool.active_job import ActiveJob, LoadedModel
 from model_pool.base_model import BaseModel
 from model_pool.durations import Durations
 from model_pool.engine import EngineReport, Job, Piece, Usage, Weights
-from model_pool.errors import EngineFailed, PoolSaturated, PromptTooLong, UnknownModel
+from model_pool.errors import (
+    EngineFailed,
+    FleetError,
+    PoolSaturated,
+    PromptTooLong,
+    UnknownModel,
+)
 from model_pool.step_loop import Delivery, StepLoop
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -122,7 +128,12 @@ class TransformersEngine:
         Raises PromptTooLong, UnknownModel (not loaded), PoolSaturated (queue full) before the
         first piece; EngineFailed when the computing failed.
         """
-        active = self._enter(job, on_end)
+        try:
+            active = self._enter(job, on_end)
+        except FleetError:
+            if on_end is not None:
+                on_end(Usage(0, 0, 0.0))
+            raise
         try:
             await self._read(active)
             self._started()[1].submit(active)

@@ -196,7 +196,12 @@ class VllmEngine:
         UnknownModel (not loaded), PoolSaturated (queue full) before the first piece; EngineFailed
         when the computing failed, WorkerLost when vLLM died.
         """
-        answer = self._enter(job, on_end)
+        try:
+            answer = self._enter(job, on_end)
+        except FleetError:
+            if on_end is not None:
+                on_end(Usage(0, 0, 0.0))
+            raise
         task = answer.task = asyncio.create_task(self._serve(answer), name=answer.request_id)
         task.add_done_callback(lambda _: self._leave(answer))
         try:

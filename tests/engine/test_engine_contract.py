@@ -197,6 +197,16 @@ async def test_an_unloaded_model_is_unknown(start_engine: StartEngine, fleet: Fl
         assert await answer_of(engine, job("still here?"))
 
 
+async def test_a_refused_job_has_ended_too(start_engine: StartEngine) -> None:
+    ends: list[Usage] = []
+    async with start_engine() as engine:
+        with pytest.raises(UnknownModel):
+            async with aclosing(engine.generate(job("who?", "nobody"), ends.append)) as stream:
+                await anext(stream)
+
+    assert ends == [Usage(0, 0, 0.0)]
+
+
 async def test_shares_of_finished_jobs_add_up_to_the_busy_seconds(
     start_engine: StartEngine, fleet: Fleet
 ) -> None:
