@@ -41,7 +41,13 @@ from gateway.grpc_door import GrpcDoor
 from gateway.ledger import Ledger
 from gateway.ledger_store import BadLedger, LedgerStore
 from gateway.metrics import Metrics
-from gateway.price_list import PricedBaseline, load_prices, priced_baselines, stale_names
+from gateway.price_list import (
+    PricedBaseline,
+    load_prices,
+    make_counter,
+    priced_baselines,
+    stale_names,
+)
 from gateway.pricing import TokenPrice
 from gateway.route_planner import RoutePlanner
 from gateway.router import Router
@@ -79,6 +85,7 @@ class Gateway:
         self._settings = settings
         self._prices = load_prices(settings)
         self._baselines = priced_baselines(settings, self._prices)
+        self._counter = make_counter(self._baselines)
         self._examples = load_examples(settings)
         self._fitted = load_router(settings)
         self._quality = load_quality(settings)
@@ -203,7 +210,7 @@ class Gateway:
         inference = InferenceServicer(
             planner,
             answering,
-            Ledger(store, metrics, forecast, baselines),
+            Ledger(store, metrics, forecast, baselines, self._counter),
             feedback,
             default_output_token_count=settings.server.default_output_token_count,
             stale_baselines=lambda: stale_names(self._baselines, datetime.now(UTC)),

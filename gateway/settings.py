@@ -96,7 +96,8 @@ class Caller(Section):
 class Baseline(Section):
     """A closed API that we compare with.
 
-    characters_per_token: its tokens are counted with it, since ours are another tokenizer's.
+    characters_per_token: its tokens are counted with it; default: as the price file says, with the
+    API's own tokenizer where that is public.
     reasoning_multiplier: output tokens that it bills per visible one, where it thinks first.
     """
 
