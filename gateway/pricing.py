@@ -80,11 +80,13 @@ class TokenPrice:
 
     def estimated_cost_nano_usd(self, prompt: TextSize, output: TextSize) -> int:
         """What it would charge for texts of such sizes."""
-        prompt_token_count = self.token_count(prompt)
-        visible = self.token_count(output)
+        return self.likely_cost_nano_usd(self.token_count(prompt), self.token_count(output))
+
+    def likely_cost_nano_usd(self, prompt_token_count: int, visible_token_count: int) -> int:
+        """What it would charge for so many of its tokens, by the estimate's assumptions."""
         return self.cost_nano_usd(
             prompt_token_count,
-            _ceiling(visible * Fraction(self.reasoning_multiplier)),
+            _ceiling(visible_token_count * Fraction(self.reasoning_multiplier)),
             int(prompt_token_count * Fraction(self.cached_input_share)),
         )
 
