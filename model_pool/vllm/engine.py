@@ -366,6 +366,7 @@ class VllmEngine:
             sampling,
             self._prompts.decode,
             live_digest=answer.claim.weights.digest,
+            wants_log_probability=answer.job.wants_log_probability,
         )
 
     async def _compute(self, answer: _Answer, progress: AnswerProgress) -> None:
@@ -383,6 +384,7 @@ class VllmEngine:
             salt=f"{claim.weights.digest}-{answer.weights.digest}",
             request_id=f"{answer.request_id}-{answer.turn_count}",
             adapter=self._held.adapter(answer.weights),
+            wants_log_probabilities=answer.job.wants_log_probability,
         )
         self._meter.enter(account)
         try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 from engine.asking import Fleet, StartEngine, answer_of, job, pieces_of
+from engine.reference import Reference
 from engine.tiny_models import CONTEXT_TOKEN_COUNT
 
 from merge_on_load.errors import MergeError
@@ -80,6 +82,35 @@ async def test_the_answer_ends_before_the_first_stop_text(start_engine: StartEng
             assert pieces[-1].finish_reason is FinishReason.STOP
         unmatched = job("stop somewhere", stop=(whole[-4:] + "and more",), **LONG)
         assert await answer_of(engine, unmatched) == whole
+
+
+async def test_an_answer_tells_how_probable_its_tokens_were(
+    start_engine: StartEngine, fleet: Fleet
+) -> None:
+    """Its end included, and nothing behind a stop text."""
+    reference = Reference(fleet.base)
+    ids = {prompt: reference.greedy_ids(prompt, 40) for prompt in PROMPTS[:12]}
+    jobs = [job(prompt, max_output_token_count=40) for prompt in ids]
+    cut_prompt = max(ids, key=lambda prompt: len(ids[prompt])) + "!"
+    whole = reference.greedy_ids(cut_prompt, 40)
+    texts = [reference.text(whole[: count + 1]) for count in range(len(whole))]
+    pairs = (texts[-1][place : place + 2] for place in range(2, len(texts[-1]) - 2))
+    stop = next(pair for pair in pairs if pair.isascii())
+    ids[cut_prompt] = whole[: 1 + next(i for i, text in enumerate(texts) if stop in text)]
+    jobs.append(job(cut_prompt, max_output_token_count=40, stop=(stop,)))
+    async with start_engine() as engine:
+        wanted = [replace(one, wants_log_probability=True) for one in jobs]
+        told = await asyncio.gather(*(pieces_of(engine, one) for one in wanted))
+        untold = await pieces_of(engine, jobs[0])
+
+    assert len(ids[cut_prompt]) < len(whole)
+    for prompt, pieces in zip(ids, told, strict=True):
+        expected = reference.mean_log_probability(prompt, ids[prompt])
+        assert pieces[-1].mean_log_probability == pytest.approx(expected, abs=1e-3)
+        assert not any(piece.mean_log_probability for piece in pieces[:-1])
+    reasons = [pieces[-1].finish_reason for pieces in told]
+    assert set(reasons) == {FinishReason.STOP, FinishReason.LENGTH}
+    assert not any(piece.mean_log_probability for piece in untold)
 
 
 async def test_a_prompt_that_fills_the_context_is_refused(start_engine: StartEngine) -> None:

@@ -8,17 +8,22 @@ import os
 import random
 import shutil
 import sys
+from collections import Counter
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from engine.asking import Fleet, StartEngine, answer_of, job, pieces_of
+from engine.reference import Reference
 from engine.tiny_models import CONTEXT_TOKEN_COUNT
 from vllm_engine.probing import OPTIONS
 
 from model_pool.errors import WorkerLost
+from model_pool.switching import Policy
+from model_pool.vllm.answer import AnswerProgress
 from model_pool.vllm.engine import VllmEngine
 
 LONG = {"max_output_token_count": 100}
@@ -150,3 +155,36 @@ async def test_vllm_does_not_outlive_a_worker_that_is_killed(fleet: Fleet) -> No
     await worker.wait()
     _, alive = await asyncio.to_thread(psutil.wait_procs, mine, timeout=30)
     assert alive == []
+
+
+async def test_a_broken_off_answer_tells_how_probable_all_its_tokens_were(
+    start_engine: StartEngine, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: Counter[AnswerProgress] = Counter()
+    begin_turn = AnswerProgress.begin_turn
+
+    def count(self: AnswerProgress) -> list[int]:
+        turns[self] += 1
+        return begin_turn(self)
+
+    monkeypatch.setattr(AnswerProgress, "begin_turn", count)
+    paths = {"base": fleet.base, "sql": fleet.variant}
+    # Drawn at another temperature than the one that is told.
+    asked = [
+        replace(job(f"{name} {place}", name, temperature=1.5, **LONG), wants_log_probability=True)
+        for place in range(8)
+        for name in paths
+    ]
+    restless = Policy(max_wait_s=0.0, amortisation=0.01, drain_s=0.0)
+    async with start_engine(max_running_count=4, policy=restless) as engine:
+        await engine.load(fleet.weights["sql"])
+        answers = await asyncio.gather(*(pieces_of(engine, one) for one in asked))
+
+    references = {name: Reference(path) for name, path in paths.items()}
+    for one, pieces in zip(asked, answers, strict=True):
+        reference, prompt = references[one.model], one.messages[0].content
+        prompt_ids = reference.prompt_ids(prompt)
+        ids = [it.token_ids for it in turns if it.token_ids[: len(prompt_ids)] == prompt_ids]
+        expected = reference.mean_log_probability(prompt, ids[0][len(prompt_ids) :])
+        assert pieces[-1].mean_log_probability == pytest.approx(expected, abs=1e-3)
+    assert max(turns.values()) > 1, "none was broken off"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -191,7 +193,11 @@ def output_of(*versions: str, finish_reason: str = "stop") -> Any:
 def an_answer(**sampling: Any) -> AnswerProgress:
     """By the weights "a", after a prompt of four tokens; each token is a letter."""
     sampling = {"max_output_token_count": 10, **sampling}
-    return AnswerProgress("a", [0] * 4, Sampling(**sampling), lambda ids: "".join(map(chr, ids)))
+    return AnswerProgress("a", [0] * 4, Sampling(**sampling), as_text)
+
+
+def as_text(token_ids: Sequence[int]) -> str:
+    return "".join(map(chr, token_ids))
 
 
 def step_of(*letters: str, cached_count: int = 0) -> Any:
@@ -238,3 +244,44 @@ def test_an_answer_that_two_weights_made_is_a_failure() -> None:
 def test_an_answer_that_vllm_broke_off_is_a_failure() -> None:
     with pytest.raises(EngineFailed, match="abort"):
         an_answer().accept(output_of("a", finish_reason="abort"), busy_s=0.5)
+
+
+def told_of(*log_probabilities: float) -> Any:
+    """What vLLM tells of the tokens "a", "b", "c", ... of one step, and of a likelier one each."""
+    letters = [ord("a") + place for place in range(len(log_probabilities))]
+    rows = [
+        {token_id: SimpleNamespace(logprob=value), 1: SimpleNamespace(logprob=-0.1)}
+        for token_id, value in zip(letters, log_probabilities, strict=True)
+    ]
+    completion = SimpleNamespace(token_ids=letters, logprobs=rows)
+    return SimpleNamespace(outputs=[completion], finished=False, num_cached_tokens=0)
+
+
+@pytest.mark.parametrize(
+    ("stop", "told", "expected"),
+    [
+        ("b", (-1.0, -2.0, -30.0), -1.5),
+        ("bc", (-1.0, -2.0, -3.0), -2.0),
+        ("b", (-1.0, -math.inf, -30.0), None),
+        ("a", (0.0, -2.0), 0.0),
+        ("a", (1e-7, -2.0), 0.0),
+    ],
+)
+def test_what_lies_behind_a_stop_text_is_not_weighed(
+    stop: str, told: tuple[float, ...], expected: float | None
+) -> None:
+    sampling = Sampling(max_output_token_count=10, stop=(stop,))
+    answer = AnswerProgress("a", [0], sampling, as_text, wants_log_probability=True)
+    piece = answer.accept(told_of(*told), busy_s=0.5)
+    assert piece is not None
+    assert piece.mean_log_probability == expected
+
+
+def test_a_token_of_which_nothing_is_told_leaves_the_mean_unknown() -> None:
+    sampling = Sampling(max_output_token_count=10, stop=("b",))
+    answer = AnswerProgress("a", [0], sampling, as_text, wants_log_probability=True)
+    output = told_of(-1.0, -1.0)
+    output.outputs[0].logprobs.pop()
+    piece = answer.accept(output, busy_s=0.5)
+    assert piece is not None
+    assert (piece.finish_reason, piece.mean_log_probability) == (FinishReason.STOP, None)
