@@ -101,6 +101,7 @@ class OpenAIMember:
         self._ends = RunEnds()
         self._running = Counter[str]()
         self._last_used: dict[str, float] = {}
+        self._unweighed: set[str] = set()  # models that refused logprobs in this life
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -175,7 +176,7 @@ class OpenAIMember:
         arguments = self._arguments(request)
         connect_s = CONNECT_LIMIT_S if timeout_s is None else min(timeout_s, CONNECT_LIMIT_S)
         timeout = openai.Timeout(timeout_s, connect=connect_s)
-        chat, sent_s = stream_chat(self._client, arguments, timeout), self._clock()
+        chat, sent_s = self._chat(request.model, arguments, timeout), self._clock()
         on_end, used = self._ends.begin(request.request_id, request.model), Usage(0, 0, 0.0)
         try:
             with self._counted(request.model) as share_s:
@@ -204,7 +205,31 @@ class OpenAIMember:
         # vLLM cuts the answer at its context, but refuses to be asked for more than all of it.
         context = self._life.listed.get(theirs) if self._life else None
         longest = request.max_output_token_count
-        return chat_arguments(request, theirs) | {"max_tokens": min(longest, context or longest)}
+        arguments = chat_arguments(request, theirs)
+        if request.wants_logprob and request.model not in self._unweighed:
+            arguments["logprobs"] = True
+        return arguments | {"max_tokens": min(longest, context or longest)}
+
+    async def _chat(
+        self, model: str, arguments: dict[str, Any], timeout: openai.Timeout
+    ) -> AsyncGenerator[ChatPiece, None]:
+        """The answer, without log-probabilities from a server that refuses to be asked for them."""
+        try:
+            async with contextlib.aclosing(stream_chat(self._client, arguments, timeout)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
+        except openai.APIStatusError as error:
+            if "logprobs" not in arguments or "logprobs" not in str(error):
+                raise
+        arguments = {name: arguments[name] for name in arguments if name != "logprobs"}
+        async with contextlib.aclosing(stream_chat(self._client, arguments, timeout)) as pieces:
+            async for piece in pieces:
+                if model not in self._unweighed:
+                    self._unweighed.add(model)
+                    extra = {"worker": self.name, "model": model}
+                    log.warning("member_refuses_logprobs", extra=extra)
+                yield piece
 
     @contextlib.contextmanager
     def _counted(self, model: str) -> Iterator[Callable[[], float]]:
@@ -224,6 +249,7 @@ class OpenAIMember:
             busy_s=busy_s,
             weights_digest=self._digest(model),
             finish_reason=piece.finish_reason,
+            mean_logprob=piece.mean_log_probability,
         )
 
     def _failure(self, error: openai.OpenAIError, model: str, *, is_late: bool) -> FleetError:
@@ -260,6 +286,7 @@ class OpenAIMember:
                 self._hear(await self._poll())
             except (openai.OpenAIError, TimeoutError, *NO_LIST) as error:
                 self._life = None
+                self._unweighed.clear()
                 self._tell(_text(error))
             self._suspected.clear()
             on_change()

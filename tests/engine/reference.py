@@ -14,7 +14,7 @@ class Reference:
     """A checkpoint as transformers reads it."""
 
     def __init__(self, path: Path) -> None:
-        self._model: Any = read_reference(path)
+        self._model: Any = read_reference(path).float()  # as the engines under test compute
         self._tokenizer: Any = AutoTokenizer.from_pretrained(path)
 
     @torch.inference_mode()
