@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from model_pool.errors import DeadlineExceeded, FleetError
 from model_pool.pool import Pool
 
 Steps = AsyncGenerator[Route | AnswerPiece, None]
+log = logging.getLogger(__name__)
 
 
 class Answering:
@@ -29,11 +31,16 @@ class Answering:
         closed_apis: ClosedApis,
         escalation: Escalation | None,
         mixtures: Mapping[str, Mixture],
+        *,
+        on_unweighed: Callable[[str], None],
     ) -> None:
+        """on_unweighed: told the model whose answer the cascade took without knowing how sure."""
         self._pool = pool
         self._closed_apis = closed_apis
         self._escalation = escalation
         self._mixtures = mixtures
+        self._on_unweighed = on_unweighed
+        self._unweighed: set[str] = set()  # models whose last answer was
 
     async def answer(
         self,
@@ -106,6 +113,7 @@ class Answering:
         if not first.is_whole:
             return
         found = escalation.contribution(route.target.name, first)
+        self._note(found)
         if escalation.is_enough(found):
             yield kept(route, found, "")
             yield first.released()
@@ -115,6 +123,16 @@ class Answering:
         ) as steps:
             async for step in steps:
                 yield step
+
+    def _note(self, found: Contribution) -> None:
+        """Log once for as long as a model's answers cannot be weighed."""
+        if found.confidence is not None:
+            self._unweighed.discard(found.model)
+            return
+        if found.model not in self._unweighed:
+            self._unweighed.add(found.model)
+            log.warning("answers_not_weighed", extra={"model": found.model})
+        self._on_unweighed(found.model)
 
     async def _escalate(
         self,

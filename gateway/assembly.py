@@ -205,6 +205,7 @@ class Gateway:
             closed_apis,
             make_escalation(settings, self.targets, self._curve),
             make_mixtures(settings),
+            on_unweighed=lambda model: metrics.unweighed.labels(model).inc(),
         )
         baselines = {name: one.price for name, one in self._baselines.items()}
         inference = InferenceServicer(

@@ -34,21 +34,25 @@ class Escalation:
         )
 
     def contribution(self, model: str, answer: HeldAnswer) -> Contribution:
-        """How sure the model is. A confidence that is not known is none."""
+        """How sure the model is, where its engine tells."""
         told = answer.last.mean_logprob if answer.last else None
-        known = told is not None and math.isfinite(told)
-        confidence = self.curves[model].confidence(told) if known and told is not None else 0.0
-        return Contribution(model, answer.cost_nano_usd, confidence)
+        if told is None or not math.isfinite(told):
+            return Contribution(model, answer.cost_nano_usd)
+        return Contribution(model, answer.cost_nano_usd, self.curves[model].confidence(told))
 
     def is_enough(self, found: Contribution) -> bool:
-        """Whether the answer is the caller's."""
-        return (found.confidence or 0.0) >= self.min_confidence
+        """Whether the answer is the caller's. Where nobody tells how sure it is, it is: a server
+        that tells nothing must not send every prompt, and the budget, to somebody else's model.
+        """
+        return found.confidence is None or found.confidence >= self.min_confidence
 
 
 def kept(route: Route, found: Contribution, why: str) -> Route:
     """The route where the first answer is the caller's."""
-    told = f"{route.explanation}; it is sure of its answer by {found.confidence or 0:.2f}{why}"
-    return replace(route, explanation=told)
+    sure = "how sure it is of its answer is not known"
+    if found.confidence is not None:
+        sure = f"it is sure of its answer by {found.confidence:.2f}"
+    return replace(route, explanation=f"{route.explanation}; {sure}{why}")
 
 
 def escalated(route: Route, to: Target, found: Contribution) -> Route:

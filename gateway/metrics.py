@@ -52,6 +52,9 @@ class Metrics:
         self.route_decisions = self._counter(
             "route_decisions", "Decisions, by the step that made them.", "decided_by", "reason"
         )
+        self.unweighed = self._counter(
+            "unweighed_answers", "Taken by the cascade without knowing how sure they are.", "model"
+        )
         self.feedback = self._counter(
             "feedback", "Answers that callers scored, for the first time or again.", "model", "said"
         )

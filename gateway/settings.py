@@ -222,11 +222,6 @@ class Settings(PoolSettings):
         for name in escalation.specialists:
             if name not in self.specialists:
                 raise ValueError(f"routing.escalation.specialists: none is called {name!r}")
-        if self.pool.engine != "transformers" or any(one.openai for one in self.pool.workers):
-            raise ValueError(
-                "routing.escalation: only workers of the transformers engine tell how sure an "
-                "answer is"
-            )
         return self
 
 

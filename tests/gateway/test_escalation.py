@@ -193,10 +193,3 @@ def test_settings_that_cannot_be_meant(tmp_path: Path, change, message: str) -> 
     path = with_closed_api(tmp_path, "https://api.example/v1", sections=sections)
     with pytest.raises(SettingsError, match=message):
         load(Settings, path, environment={})
-
-
-def test_an_engine_that_tells_no_probabilities_is_refused(tmp_path: Path) -> None:
-    sections = {"routing": {"escalation": ESCALATION}, "pool": {"engine": "vllm"}}
-    path = with_closed_api(tmp_path, "https://api.example/v1", sections=sections)
-    with pytest.raises(SettingsError, match="transformers engine"):
-        load(Settings, path, environment={})

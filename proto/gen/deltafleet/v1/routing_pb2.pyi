@@ -275,7 +275,7 @@ class Contribution(_message.Message):
     cost_nano_usd: _builtins.int
     """What it cost, in nano-dollars."""
     confidence: _builtins.float
-    """How probably it was right, 0 to 1. Unset: nobody asked."""
+    """How probably it was right, 0 to 1. Unset: nobody asked, or it is not known."""
     def __init__(
         self,
         *,

@@ -81,7 +81,7 @@ class RunRequest(_message.Message):
     priority: _inference_pb2.Priority.ValueType
     """Who goes first. Unset: standard."""
     wants_logprob: _builtins.bool
-    """Whether the last response is to tell mean_logprob. Only the transformers engine can."""
+    """Whether the last response is to tell mean_logprob. An OpenAI-compatible server may not."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_routing_pb2.ChatMessage]:
         """The conversation."""
@@ -142,7 +142,8 @@ class RunResponse(_message.Message):
     """Set in the last response only."""
     mean_logprob: _builtins.float
     """In the last response, where asked for: the mean over the answer's tokens, its end included, of
-    the natural logarithm of the probability that the model gave each, at temperature 1.
+    the natural logarithm of the probability that the model gave each, at temperature 1. From an
+    OpenAI-compatible server: over the tokens of which it tells that. Unset: it is not known.
     """
     queue_s: _builtins.float
     """Seconds from the worker's taking the request to its first step. Unset: not known."""
