@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from gateway.closed_apis.apis import ClosedApis, open_closed_api
-from gateway.closed_apis.client import ApiPrice
 from gateway.fleet_files import closed_api_key
 from gateway.ledger_store import LedgerStore
 from gateway.pricing import TokenPrice, to_nano_usd
@@ -29,7 +28,7 @@ async def open_closed_apis(
             name,
             one,
             closed_api_key(name, one).get_secret_value(),
-            ApiPrice(prices[name], one.cached_input_usd_per_mtok),
+            prices[name],
             Budget(name, limit, spent_nano_usd=spent.get(name, 0)),
         )
     longest = settings.server.default_output_token_count
