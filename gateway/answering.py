@@ -10,11 +10,12 @@ from dataclasses import replace
 from deltafleet.v1 import worker_pb2
 from gateway.answer import AnswerPiece, Source
 from gateway.closed_apis.apis import ClosedApis
-from gateway.escalation import Escalation, escalated, kept
+from gateway.escalation import Escalation, Verdict, escalated, kept
 from gateway.held_answer import HeldAnswer, besides
 from gateway.mixture import Mixture, aggregating, ask_all, for_model, vote
 from gateway.pooled_source import PooledSource
 from gateway.router import Contribution, ModelKind, Route, Target
+from gateway.verifier import Verification
 from model_pool.errors import DeadlineExceeded, FleetError
 from model_pool.pool import Pool
 
@@ -104,47 +105,56 @@ class Answering:
         pooled: PooledSource,
     ) -> Steps:
         """The first answer is held back until it is known to be the caller's."""
-        first = HeldAnswer()
-        asked = for_model(request, route.target.name)
-        asked.wants_logprob = True
+        first, said, model = HeldAnswer(), Verification(), route.target.name
+        asked = for_model(request, model)
+        asked.wants_logprob = escalation.verifier is None
         async with contextlib.aclosing(pooled.generate(asked)) as pieces:
             async for piece in pieces:
                 yield first.add(piece)
         if not first.is_whole:
             return
-        found = escalation.contribution(route.target.name, first)
-        self._note(found)
-        if escalation.is_enough(found):
-            yield kept(route, found, "")
-            yield first.released()
+        if escalation.verifier:
+            verifying = said.ask(escalation.verifier, request, first, pooled.generate)
+            async with contextlib.aclosing(verifying) as costs:
+                async for cost in costs:
+                    yield cost
+        verdict = escalation.verdict(model, first, said)
+        self._note(model, verdict)
+        if verdict.is_enough:
+            yield kept(route, verdict)
+            yield besides(first.released(), said.answer)
             return
+        others = (first, said.answer)
         async with contextlib.aclosing(
-            self._escalate(escalation.to, route, request, first, found, pooled)
+            self._escalate(escalation.to, route, request, others, verdict, pooled)
         ) as steps:
             async for step in steps:
                 yield step
 
-    def _note(self, found: Contribution) -> None:
+    def _note(self, model: str, verdict: Verdict) -> None:
         """Log once for as long as a model's answers cannot be weighed."""
-        if found.confidence is not None:
-            self._unweighed.discard(found.model)
+        if verdict.is_known:
+            self._unweighed.discard(model)
             return
-        if found.model not in self._unweighed:
-            self._unweighed.add(found.model)
-            log.warning("answers_not_weighed", extra={"model": found.model})
-        self._on_unweighed(found.model)
+        if model not in self._unweighed:
+            self._unweighed.add(model)
+            log.warning("answers_not_weighed", extra={"model": model})
+        self._on_unweighed(model)
 
     async def _escalate(
         self,
         to: Target,
         route: Route,
         request: worker_pb2.RunRequest,
-        first: HeldAnswer,
-        found: Contribution,
+        others: tuple[HeldAnswer, HeldAnswer],
+        verdict: Verdict,
         pooled: PooledSource,
     ) -> Steps:
-        """Where the other one fails before its first word, the first answer has to do."""
-        other, spent = escalated(route, to, found), HeldAnswer()
+        """Where the other one fails before its first word, the first answer has to do.
+
+        others: the first answer, and its verifier's.
+        """
+        other, spent = escalated(route, to, verdict), HeldAnswer()
         has_begun = False
         try:
             asked = for_model(request, to.name)
@@ -155,12 +165,12 @@ class Answering:
                             has_begun = True
                             yield other
                         spent.add(piece)
-                        yield besides(piece, first)
+                        yield besides(piece, *others)
         except FleetError as error:
             if has_begun or isinstance(error, DeadlineExceeded):
                 raise
-            yield kept(route, found, f"; {to.name} was to answer in its place, but: {error}")
-            yield besides(first.released(), spent)
+            yield kept(route, verdict, f"; {to.name} was to answer in its place, but: {error}")
+            yield besides(others[0].released(), others[1], spent)
 
     @contextlib.contextmanager
     def _source(

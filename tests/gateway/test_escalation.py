@@ -32,6 +32,7 @@ from support.openai_server import (
 BAR = 0.9
 BILL = INPUT_NANO_USD * PROMPT_TOKEN_COUNT + OUTPUT_NANO_USD * OUTPUT_TOKEN_COUNT
 ESCALATION = {"to": "mini", "min_confidence": BAR, "specialists": ["sql", "arithmetic"]}
+VERIFIED = {"min_confidence": None, "verifier": {"model": "base"}}
 PROMPT = TASKS["arithmetic"].generate(random.Random(4711)).prompt
 # Tokens drawn at the highest temperature are improbable.
 UNSURE = {"temperature": 2, "seed": 5}
@@ -186,6 +187,14 @@ async def test_other_specialists_are_not_weighed(cascade) -> None:
         ({"to": "nobody"}, r"escalation\.to"),
         ({"specialists": ["nobody"]}, "none is called 'nobody'"),
         ({"min_confidence": 1.5}, "min_confidence"),
+        ({"min_confidence": None}, "min_confidence or verifier"),
+        ({"verifier": {"model": "base"}}, "min_confidence or verifier"),
+        (VERIFIED | {"confidence": "curve.json"}, "yes or no"),
+        (VERIFIED | {"verifier": {"model": "nobody"}}, r"verifier\.model"),
+        (VERIFIED | {"verifier": {"model": "base", "accepts": []}}, "accepts"),
+        (VERIFIED | {"verifier": {"model": "base", "accepts": ["."]}}, "accepts"),
+        (VERIFIED | {"verifier": {"model": "base", "accepts": [True]}}, "accepts"),
+        (VERIFIED | {"verifier": {"model": "base", "prompt": "{question}"}}, "{answer} once"),
     ],
 )
 def test_settings_that_cannot_be_meant(tmp_path: Path, change, message: str) -> None:

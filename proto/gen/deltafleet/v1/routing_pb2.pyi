@@ -235,8 +235,8 @@ class Decision(_message.Message):
 
     @_builtins.property
     def contributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contribution]:
-        """Answers that were made on the way to the caller's, first to last: the one that was not sure
-        enough, or those of a mixture. The summary's cost holds theirs.
+        """Answers that were made on the way to the caller's, first to last: the one that was not good
+        enough, what a verifier said of it, or those of a mixture. The summary's cost holds theirs.
         """
 
     def __init__(
