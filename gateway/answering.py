@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from dataclasses import replace
 
 from deltafleet.v1 import worker_pb2
 from gateway.answer import AnswerPiece, Source
 from gateway.closed_apis.apis import ClosedApis
+from gateway.errors import BudgetSpent
 from gateway.escalation import Escalation, Verdict, escalated, kept
 from gateway.held_answer import HeldAnswer, besides
-from gateway.mixture import Mixture, aggregating, ask_all, for_model, vote
+from gateway.mixture import Mixture, aggregating, ask_all, for_model, mixed, vote
 from gateway.pooled_source import PooledSource
-from gateway.router import Contribution, ModelKind, Route, Target
+from gateway.router import Route, Target
 from gateway.verifier import Verification
 from model_pool.errors import DeadlineExceeded, FleetError
 from model_pool.pool import Pool
@@ -70,7 +70,7 @@ class Answering:
     async def _plain(
         self, route: Route, request: worker_pb2.RunRequest, pooled: PooledSource
     ) -> Steps:
-        with self._source(route, request, pooled) as source:
+        with self._source(request, pooled) as source:
             yield route
             async with contextlib.aclosing(source.generate(request)) as pieces:
                 async for piece in pieces:
@@ -80,12 +80,17 @@ class Answering:
         self, mixture: Mixture, route: Route, request: worker_pb2.RunRequest, pooled: PooledSource
     ) -> Steps:
         """The answers are held back; only an aggregator's streams."""
-        held = {name: HeldAnswer() for name in mixture.specialists}
-        async with contextlib.aclosing(ask_all(pooled.generate, request, held)) as costs:
-            async for cost in costs:
-                yield cost
-        told = [Contribution(name, one.cost_nano_usd) for name, one in held.items()]
-        yield replace(route, contributions=tuple(told))
+        with contextlib.ExitStack() as reserved:
+            sources, refusals = self._members(mixture, request, pooled, reserved)
+            held = {name: HeldAnswer() for name in sources}
+
+            def ask(asked: worker_pb2.RunRequest) -> AsyncGenerator[AnswerPiece, None]:
+                return sources[asked.model].generate(asked)
+
+            async with contextlib.aclosing(ask_all(ask, request, held)) as costs:
+                async for cost in costs:
+                    yield cost
+        yield mixed(route, held, refusals)
         answers = list(held.values())
         texts = [one.text for one in answers]
         if mixture.aggregator is None:
@@ -96,6 +101,29 @@ class Answering:
         async with contextlib.aclosing(pooled.generate(asked)) as pieces:
             async for piece in pieces:
                 yield besides(piece, *answers)
+
+    def _members(
+        self,
+        mixture: Mixture,
+        request: worker_pb2.RunRequest,
+        pooled: PooledSource,
+        reserved: contextlib.ExitStack,
+    ) -> tuple[dict[str, Source], list[BudgetSpent]]:
+        """Who answers, its price held, and why others do not: a closed API's budget may be spent.
+
+        Raises BudgetSpent where nobody is left.
+        """
+        sources: dict[str, Source] = {}
+        refusals = []
+        for name in mixture.specialists:
+            try:
+                source = self._source(for_model(request, name), pooled)
+                sources[name] = reserved.enter_context(source)
+            except BudgetSpent as refusal:
+                refusals.append(refusal)
+        if not sources:
+            raise refusals[0]
+        return sources, refusals
 
     async def _cascade(
         self,
@@ -158,7 +186,7 @@ class Answering:
         has_begun = False
         try:
             asked = for_model(request, to.name)
-            with self._source(other, asked, pooled) as source:
+            with self._source(asked, pooled) as source:
                 async with contextlib.aclosing(source.generate(asked)) as pieces:
                     async for piece in pieces:
                         if not has_begun and (piece.text or piece.finish_reason):
@@ -173,10 +201,9 @@ class Answering:
             yield besides(others[0].released(), others[1], spent)
 
     @contextlib.contextmanager
-    def _source(
-        self, route: Route, request: worker_pb2.RunRequest, pooled: PooledSource
-    ) -> Iterator[Source]:
-        if route.target.kind is ModelKind.CLOSED_API:
+    def _source(self, request: worker_pb2.RunRequest, pooled: PooledSource) -> Iterator[Source]:
+        """Where request.model answers. Raises BudgetSpent."""
+        if self._closed_apis.has(request.model):
             with self._closed_apis.reserved(request) as source:
                 yield source
         else:

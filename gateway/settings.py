@@ -140,7 +140,8 @@ class MixtureSettings(Section):
     """Several specialists that answer at once, and who makes one answer of theirs."""
 
     description: str = "A mixture of specialists"
-    specialists: tuple[Name, ...] = Field(min_length=2)  # or base; their answers do not stream
+    # Or base, or closed APIs; their answers do not stream.
+    specialists: tuple[Name, ...] = Field(min_length=2)
     aggregator: Name = VOTE  # vote: the answer that most give; else a specialist, or base
     prompt: str | None = None  # what it is asked, with {question} and {answers} once each
     quality: float = Field(1.0, ge=0, le=1)  # share of right answers to expect on its task
@@ -233,7 +234,8 @@ class Settings(PoolSettings):
         for name, mixture in self.mixtures.items():
             if name in taken:
                 raise ValueError(f"mixtures: the name {name!r} is taken")
-            self.check_names(f"mixtures.{name}.specialists", mixture.specialists)
+            ours = [one for one in mixture.specialists if one not in self.closed_apis]
+            self.check_names(f"mixtures.{name}.specialists", ours)
             if mixture.aggregator != VOTE:
                 self.check_names(f"mixtures.{name}.aggregator", [mixture.aggregator])
         if VOTE in self.specialists and self.mixtures:

@@ -75,6 +75,10 @@ class ClosedApis:
         """By the API's name."""
         return {name: client.budget for name, client in self._clients.items()}
 
+    def has(self, model: str) -> bool:
+        """Whether this is one of them."""
+        return model in self._clients
+
     def refusal(
         self,
         model: str,
