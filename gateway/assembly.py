@@ -186,7 +186,8 @@ class Gateway:
         closed_apis = await open_closed_apis(settings, closed_prices, store)
         stack.push_async_callback(closed_apis.stop)
         metrics = self._make_metrics(pool, closed_apis)
-        forecast = CostForecast(closed_prices)
+        members = {name: one.specialists for name, one in settings.mixtures.items()}
+        forecast = CostForecast(closed_prices, members)
         feedback = await self._start_feedback(stack)
         planner = RoutePlanner(
             classifier,
