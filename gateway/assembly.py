@@ -34,6 +34,7 @@ from gateway.fleet_models import (
     make_habits,
     make_mixtures,
     make_targets,
+    weighed_models,
 )
 from gateway.fleet_service import FleetServicer
 from gateway.forecast import AnswerForecast, CostForecast
@@ -234,7 +235,8 @@ class Gateway:
 
     def _make_metrics(self, pool: Pool, closed_apis: ClosedApis) -> Metrics:
         metrics = Metrics()
-        metrics.expect(self.targets, self._settings.baselines)
+        weighed = weighed_models(self._settings)
+        metrics.expect(self.targets, self._settings.baselines, weighed)
         metrics.describe(hashlib.sha256(self._settings.model_dump_json().encode()).hexdigest())
         metrics.registry.register(WorkerCollector(pool))
         metrics.registry.register(SpendingCollector(closed_apis.budgets))

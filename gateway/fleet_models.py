@@ -59,6 +59,12 @@ def make_habits(settings: Settings) -> Habits:
     return Habits(_caller_defaults(settings), hysteresis, exploration)
 
 
+def weighed_models(settings: Settings) -> tuple[str, ...]:
+    """The specialists that a cascade asks first; none where fleet.yaml has no cascade."""
+    asked = settings.routing.escalation
+    return (asked.specialists or tuple(settings.specialists)) if asked else ()
+
+
 def make_escalation(
     settings: Settings, targets: Mapping[str, Target], curve: Curve
 ) -> Escalation | None:
@@ -66,11 +72,10 @@ def make_escalation(
     asked = settings.routing.escalation
     if asked is None:
         return None
-    specialists = asked.specialists or tuple(settings.specialists)
     return Escalation(
         targets[asked.to],
         asked.min_confidence or 0.0,
-        dict.fromkeys(specialists, curve),
+        dict.fromkeys(weighed_models(settings), curve),
         make_verifier(asked.verifier) if asked.verifier else None,
     )
 

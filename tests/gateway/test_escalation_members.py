@@ -65,7 +65,7 @@ async def unweighed(fleet: Fleet) -> float:
     page = await asyncio.to_thread(read, f"http://{fleet.metrics}/metrics")
     name = 'deltafleet_unweighed_answers_total{model="sql"} '
     counts = [line.removeprefix(name) for line in page.splitlines() if line.startswith(name)]
-    return float(*counts)
+    return float(counts[0])
 
 
 def read(url: str) -> str:
