@@ -33,7 +33,7 @@ from benchmarks.timing import say
 from deltafleet.v1 import inference_pb2, inference_pb2_grpc
 from examples.demo import plan
 from examples.demo.tasks import TASKS
-from gateway.pricing import SECONDS_PER_HOUR, to_usd
+from gateway.pricing import US_PER_HOUR, to_usd
 
 HOME = ROOT.resolve() / "conservation"
 REPORT = Path(__file__).parent.parent / "gateway" / "COSTS.md"
@@ -43,6 +43,8 @@ KILL_COUNT = 6
 # What becomes of a request, and how often.
 FATES = {"whole": 60, "given up after some text": 15, "given up at any time": 10, "late": 10}
 FATES |= {"refused": 5}
+# What a worker's uptime is paid for.
+PARTS = ("requests", "loading", "switching", "idle")
 
 
 def main() -> int:
@@ -155,15 +157,14 @@ def read_sums(ledger: Path) -> dict[str, float]:
             "SELECT count(*), sum(cost_nano_usd) FROM requests"
         ).fetchone()
         lives = connection.execute(
-            "SELECT uptime_s, busy_s, load_s, price_nano_usd_per_hour FROM worker_lives"
+            "SELECT uptime_us, busy_us, load_us, switch_us, price_nano_usd_per_hour"
+            " FROM worker_lives"
         ).fetchall()
-    hour = float(SECONDS_PER_HOUR)
     found = {"rows": float(rows), "lives": float(len(lives)), "requests": float(to_usd(requests))}
-    found["uptime"] = sum(up * price for up, _, _, price in lives) / hour / 1e9
-    found["loading"] = sum(load * price for _, _, load, price in lives) / hour / 1e9
-    found["busy"] = sum(busy * price for _, busy, _, price in lives) / hour / 1e9
-    found["idle"] = found["uptime"] - found["busy"] - found["loading"]
-    parts = found["requests"] + found["idle"] + found["loading"]
+    for place, name in enumerate(("uptime", "busy", "loading", "switching")):
+        found[name] = sum(life[place] * life[-1] for life in lives) / US_PER_HOUR / 1e9
+    found["idle"] = found["uptime"] - found["busy"] - found["loading"] - found["switching"]
+    parts = sum(found[name] for name in PARTS)
     return found | {"difference": parts / found["uptime"] - 1}
 
 
@@ -178,9 +179,9 @@ def _report(count: int, fates: Counter[str], sums: dict[str, float], minutes: fl
         "| | USD | part of uptime |",
         "| --- | ---: | ---: |",
     ]
-    for name in ("requests", "loading", "idle"):
+    for name in PARTS:
         lines.append(f"| {name} | {sums[name]:.6f} | {sums[name] / sums['uptime']:.2%} |")
-    parts = sums["requests"] + sums["loading"] + sums["idle"]
+    parts = sum(sums[name] for name in PARTS)
     lines += [
         f"| together | {parts:.6f} | {parts / sums['uptime']:.3%} |",
         f"| uptime at its price | {sums['uptime']:.6f} | 100% |",
