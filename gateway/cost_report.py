@@ -106,9 +106,14 @@ class Group:
     baselines: tuple[Comparison, ...] = ()
 
     @property
+    def overhead_nano_usd(self) -> int:
+        """Its share of what computed nothing, all of it."""
+        return self.overhead.nano_usd
+
+    @property
     def effective_cost_nano_usd(self) -> int:
         """Its requests and its share of what computed nothing."""
-        return self.cost_nano_usd + self.overhead.nano_usd
+        return self.cost_nano_usd + self.overhead_nano_usd
 
     @property
     def nano_usd_per_mtok_output(self) -> int | None:

@@ -84,7 +84,7 @@ def _group(group: Group, stale: frozenset[str]) -> cost_pb2.CostGroup:
         prompt_token_count=group.prompt_token_count,
         output_token_count=group.output_token_count,
         cost_nano_usd=group.cost_nano_usd,
-        overhead_nano_usd=group.overhead.nano_usd,
+        overhead_nano_usd=group.overhead_nano_usd,
         loading_nano_usd=group.overhead.loading_nano_usd,
         switching_nano_usd=group.overhead.switching_nano_usd,
         idle_nano_usd=group.overhead.idle_nano_usd,

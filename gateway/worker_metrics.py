@@ -113,10 +113,9 @@ def _counters(told: dict[str, Status]) -> Iterator[Metric]:
         labels=WORKER,
     )
     for worker, status in told.items():
-        life = life_of(status)
-        for state, span_us in spans_us(life).items():
+        for state, span_us in spans_us(life_of(status)).items():
             seconds.add_metric([worker, state], span_us / 1e6)
-        for state, nano_usd in floor_costs_nano_usd(life).items():
+        for state, nano_usd in life_cost_nano_usd(status).items():
             cost.add_metric([worker, state], nano_usd / NANO_PER_USD)
         switches.add_metric([worker], status.switch_count)
     return iter((seconds, cost, switches))
@@ -194,7 +193,8 @@ def spans_us(life: WorkerLife) -> dict[str, int]:
     }
 
 
-def floor_costs_nano_usd(life: WorkerLife) -> dict[str, int]:
+def life_cost_nano_usd(status: Status) -> dict[str, int]:
     """What they cost, each rounded down by itself, so that no counter ever falls back."""
+    life = life_of(status)
     price = life.price_nano_usd_per_hour
     return {state: span_us * price // US_PER_HOUR for state, span_us in spans_us(life).items()}

@@ -107,9 +107,9 @@ def test_effective_costs_and_what_nobody_bears_are_all_that_was_paid(
 def test_adjoining_times_sum_to_the_whole_time(one: WorkerLife, cuts: list[int]) -> None:
     moments = [None, *(to_us(MIDNIGHT) + cut * 10**6 for cut in sorted(cuts)), None]
     windows = [Window(*pair) for pair in pairwise(moments)]
-    parts = [make_report([], [one], window).total.overhead.nano_usd for window in windows]
+    parts = [make_report([], [one], window).total.overhead_nano_usd for window in windows]
     assert min(parts) >= 0
-    assert sum(parts) == make_report([], [one], Window()).total.overhead.nano_usd
+    assert sum(parts) == make_report([], [one], Window()).total.overhead_nano_usd
 
 
 @given(st.lists(SUMS, min_size=1, max_size=8), st.lists(lives(), max_size=3))
@@ -155,9 +155,9 @@ def test_a_day_bears_its_own_idle_time() -> None:
     two_days = life(MIDNIGHT, 2 * DAY_S, 0, USD)
     report = make_report(sums, [two_days], Window())
 
-    assert report.groups[0].overhead.nano_usd == 24 * USD
+    assert report.groups[0].overhead_nano_usd == 24 * USD
     assert report.unallotted_nano_usd == 24 * USD
-    assert report.total.overhead.nano_usd == 48 * USD
+    assert report.total.overhead_nano_usd == 48 * USD
 
 
 def test_a_saving_counts_failures_and_idle_time() -> None:

@@ -17,8 +17,7 @@ from deltafleet.v1 import worker_pb2
 from gateway.metrics import Metrics
 from gateway.pricing import span_cost_nano_usd
 from gateway.usd_counter import UsdCounter
-from gateway.worker_lives import life_of
-from gateway.worker_metrics import WorkerCollector, floor_costs_nano_usd
+from gateway.worker_metrics import WorkerCollector, life_cost_nano_usd
 from model_pool.durations import Durations
 from model_pool.pool import Pool
 from model_pool.worker_link import WorkerLink
@@ -101,7 +100,7 @@ def test_the_parts_of_a_life_cost_what_the_whole_does_and_never_fall_back(
             switch_s=switch_s,
             price_nano_usd_per_hour=price,
         )
-        costs.append(floor_costs_nano_usd(life_of(status)))
+        costs.append(life_cost_nano_usd(status))
     first, later = costs
 
     assert set(first) == {"busy", "load", "switch", "idle"}
