@@ -128,6 +128,7 @@ def _baseline(name: str, baseline: PricedBaseline, now: datetime.datetime) -> co
         cached_input_share=plain(price.cached_input_share),
         reasoning_multiplier=plain(price.reasoning_multiplier),
         is_batch=baseline.is_batch,
+        tokenizer=price.tokenizer or "",
     )
 
 

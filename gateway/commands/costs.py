@@ -164,7 +164,9 @@ def _assumptions(one: cost_pb2.Baseline) -> str:
     said = [
         f"{one.baseline}: {one.price} as of {one.as_of}{STALE if one.price_is_stale else ''}",
         f"{one.input_usd_per_mtok} in, {one.output_usd_per_mtok} out (USD per million tokens)",
-        f"{one.characters_per_token} characters per token ({one.characters_per_token_is})",
+        f"tokens counted with {one.tokenizer}"
+        if one.tokenizer
+        else f"{one.characters_per_token} characters per token ({one.characters_per_token_is})",
     ]
     if one.cached_input_share != "0":
         said.append(f"{one.cached_input_share} of prompts from its cache")

@@ -73,11 +73,14 @@ async def test_a_group_is_compared_with_every_baseline(fleet: Fleet) -> None:
 
 
 async def test_a_baseline_says_how_its_charges_are_estimated(fleet: Fleet) -> None:
-    theirs = {one.baseline: one for one in (await report(fleet)).baselines}["gpt-5-mini"]
+    baselines = {one.baseline: one for one in (await report(fleet)).baselines}
+    theirs, thumb = baselines["gpt-5-mini"], baselines["claude-haiku-4-5"]
 
+    assert (thumb.tokenizer, thumb.characters_per_token) == ("", "3.5")
+    assert thumb.characters_per_token_is == "rule of thumb"
     assert theirs.price == "openai/gpt-5-mini"
     assert (theirs.input_usd_per_mtok, theirs.output_usd_per_mtok) == ("0.25", "2")
-    assert (theirs.characters_per_token, theirs.characters_per_token_is) == ("4", "rule of thumb")
+    assert theirs.tokenizer == "o200k_base"
     assert (theirs.cached_input_share, theirs.reasoning_multiplier) == ("0", "1")
     assert datetime.fromisoformat(theirs.as_of) <= datetime.now()
     assert theirs.source
@@ -100,7 +103,8 @@ async def test_the_command_shows_tables(fleet: Fleet) -> None:
 
     assert ended.code == 0, ended.errors
     assert "gpt-5-mini: openai/gpt-5-mini as of" in ended.output
-    assert "4 characters per token (rule of thumb)" in ended.output
+    assert "tokens counted with o200k_base" in ended.output
+    assert "3.5 characters per token (rule of thumb)" in ended.output
     assert datetime.now(UTC).date().isoformat() in ended.output
 
 

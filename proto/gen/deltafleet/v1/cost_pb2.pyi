@@ -295,6 +295,7 @@ class Baseline(_message.Message):
     CACHED_INPUT_SHARE_FIELD_NUMBER: _builtins.int
     REASONING_MULTIPLIER_FIELD_NUMBER: _builtins.int
     IS_BATCH_FIELD_NUMBER: _builtins.int
+    TOKENIZER_FIELD_NUMBER: _builtins.int
     baseline: _builtins.str
     """Its name, as in fleet.yaml."""
     price: _builtins.str
@@ -314,7 +315,7 @@ class Baseline(_message.Message):
     output_usd_per_mtok: _builtins.str
     """Of output tokens."""
     characters_per_token: _builtins.str
-    """Its tokens are counted by so many characters each, decimal."""
+    """Without a tokenizer, its tokens are counted by so many characters each, decimal."""
     characters_per_token_is: _builtins.str
     """How that is known: "measured", "rule of thumb" or "set in fleet.yaml"."""
     cached_input_share: _builtins.str
@@ -323,6 +324,8 @@ class Baseline(_message.Message):
     """Output tokens that it is taken to bill per visible one, decimal."""
     is_batch: _builtins.bool
     """At the prices of requests that may wait."""
+    tokenizer: _builtins.str
+    """The public tokenizer that its tokens are counted with. Empty: it has none."""
     def __init__(
         self,
         *,
@@ -340,10 +343,11 @@ class Baseline(_message.Message):
         cached_input_share: _builtins.str = ...,
         reasoning_multiplier: _builtins.str = ...,
         is_batch: _builtins.bool = ...,
+        tokenizer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_days", b"age_days", "as_of", b"as_of", "baseline", b"baseline", "cached_input_share", b"cached_input_share", "cached_input_usd_per_mtok", b"cached_input_usd_per_mtok", "characters_per_token", b"characters_per_token", "characters_per_token_is", b"characters_per_token_is", "input_usd_per_mtok", b"input_usd_per_mtok", "is_batch", b"is_batch", "output_usd_per_mtok", b"output_usd_per_mtok", "price", b"price", "price_is_stale", b"price_is_stale", "reasoning_multiplier", b"reasoning_multiplier", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_days", b"age_days", "as_of", b"as_of", "baseline", b"baseline", "cached_input_share", b"cached_input_share", "cached_input_usd_per_mtok", b"cached_input_usd_per_mtok", "characters_per_token", b"characters_per_token", "characters_per_token_is", b"characters_per_token_is", "input_usd_per_mtok", b"input_usd_per_mtok", "is_batch", b"is_batch", "output_usd_per_mtok", b"output_usd_per_mtok", "price", b"price", "price_is_stale", b"price_is_stale", "reasoning_multiplier", b"reasoning_multiplier", "source", b"source", "tokenizer", b"tokenizer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
