@@ -340,6 +340,18 @@ async def test_requests_share_the_time_in_which_they_run(server: OpenAIServer) -
     assert status.price_nano_usd_per_hour == first.price_nano_usd_per_hour == PRICE
 
 
+async def test_who_keeps_the_last_piece_for_long_pays_no_more(server: OpenAIServer) -> None:
+    clock = Clock()
+    async with running_pool(member := member_of(server, clock=clock)) as pool:
+        async with pool.lease("sql") as lease:
+            async for last in lease.generate(run_request(), 60):
+                clock.now_s += 1 if not last.finish_reason else 100
+        status = member.status
+
+    assert status.busy_s == last.busy_s == len(TEXTS)
+    assert status.uptime_s >= 100 + len(TEXTS)
+
+
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1000)), max_size=40))
 def test_all_shares_add_up_to_the_busy_time(steps: list[tuple[int, int]]) -> None:
     clock, shares = Clock(), []
