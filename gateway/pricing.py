@@ -14,6 +14,7 @@ from fractions import Fraction
 NANO = Decimal(10**9)
 TOKENS_PER_MTOK = Decimal(10**6)
 SECONDS_PER_HOUR = Decimal(3600)
+US_PER_HOUR = 3_600_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,11 @@ def time_cost_nano_usd(seconds: float, price_nano_usd_per_hour: int) -> int:
     """What so many seconds of a worker cost."""
     cost = Decimal(seconds) * price_nano_usd_per_hour / SECONDS_PER_HOUR
     return int(cost.to_integral_value(ROUND_HALF_EVEN))
+
+
+def span_cost_nano_usd(span_us: int, price_nano_usd_per_hour: int) -> int:
+    """What so many microseconds of a worker cost."""
+    return round(Fraction(span_us * price_nano_usd_per_hour, US_PER_HOUR))
 
 
 def baseline_costs_nano_usd(

@@ -44,6 +44,30 @@ async def test_every_grouping_sums_to_the_same(fleet: Fleet, by: tuple[str, ...]
     assert found.total.overhead_nano_usd > 0
 
 
+async def test_what_computed_nothing_is_told_by_its_kind(fleet: Fleet) -> None:
+    await fleet.ask(PROMPT)
+    found = await report(fleet)
+    command = ("costs", "--server", fleet.address)
+    table = (await run(*command)).output
+    text = (await run(*command, "--format", "csv")).output
+
+    for one in (*found.groups, found.total):
+        parts = (one.loading_nano_usd, one.switching_nano_usd, one.idle_nano_usd)
+        assert one.overhead_nano_usd == sum(parts)
+    for life in found.workers:
+        assert life.uptime_cost_nano_usd == (
+            life.busy_cost_nano_usd
+            + life.load_cost_nano_usd
+            + life.switch_cost_nano_usd
+            + life.idle_cost_nano_usd
+        )
+        assert life.load_s > 0 == life.switch_s, "it holds many sets of weights"
+    assert "USD = requests 0." in table and "+ switching 0.00000000 + idle 0." in table
+    for row in csv.DictReader(io.StringIO(text)):
+        kinds = (Decimal(row[f"{kind}_usd"]) for kind in ("loading", "switching", "idle"))
+        assert Decimal(row["overhead_usd"]) == sum(kinds)
+
+
 async def test_a_caller_sees_what_it_spent(fleet: Fleet) -> None:
     request = inference_pb2.GenerateRequest(prompt=PROMPT)
     answer = await fleet.inference.Generate(
