@@ -15,7 +15,6 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import disable_created_metrics, start_http_server
 from sqlalchemy.exc import SQLAlchemyError
 
 from deltafleet.v1 import (
@@ -39,6 +38,10 @@ from gateway.forecast import AnswerForecast, CostForecast
 from gateway.ledger import Ledger
 from gateway.ledger_store import BadLedger, LedgerStore
 from gateway.metrics import Metrics
+from gateway.page.books import LedgerBooks
+from gateway.page.opening import engines, model_names_by_file, open_metrics_port
+from gateway.page.recent import RecentRequests
+from gateway.page.state import Sources
 from gateway.price_list import PricedBaseline, load_prices, priced_baselines, stale_names
 from gateway.pricing import TokenPrice, to_nano_usd
 from gateway.route_planner import Habits, RoutePlanner
@@ -85,7 +88,8 @@ log = logging.getLogger("gateway")
 class Gateway:
     """One gateway and the workers that it started.
 
-    fleet: the file that settings came from; the workers read it too. `run` is the whole life of it.
+    fleet: the file that settings came from; the workers read it too. `serving` is the whole life of
+    it. page_address: host:port of the page and of /metrics, once it serves.
     """
 
     def __init__(self, fleet: Path, settings: Settings) -> None:
@@ -100,6 +104,7 @@ class Gateway:
         self._health = health.aio.HealthServicer()
         self._changed = asyncio.Event()
         self.targets = make_targets(settings)
+        self.page_address = ""
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[str]:
@@ -204,7 +209,8 @@ class Gateway:
         metrics.registry.register(SpendingCollector(closed_apis.budgets))
         forecast = CostForecast(self._closed_prices())
         baselines = {name: one.price for name, one in self._baselines.items()}
-        ledger = Ledger(store, metrics, forecast, baselines)
+        recent = RecentRequests()
+        ledger = Ledger(store, metrics, forecast, baselines, on_finish=recent.add)
         router = Router(
             self.targets,
             fallback=settings.routing.fallback,
@@ -237,7 +243,18 @@ class Gateway:
         cost_pb2_grpc.add_CostServiceServicer_to_server(
             CostServicer(store, self._baselines), server
         )
-        _serve_metrics(stack, metrics, settings.server.metrics)
+        sources = Sources(
+            metrics,
+            pool,
+            models,
+            tuple(sorted(self.targets)),
+            engines(settings),
+            model_names_by_file(settings),
+            self._baselines,
+            recent,
+            LedgerBooks(store),
+        )
+        self.page_address = open_metrics_port(stack, settings, sources)
         return await self._start_server(stack, server)
 
     async def _start_feedback(self, stack: contextlib.AsyncExitStack) -> Feedback | None:
@@ -360,21 +377,3 @@ def _tell_price_ages(metrics: Metrics, baselines: Mapping[str, PricedBaseline]) 
 
 def _age_s(baseline: PricedBaseline) -> float:
     return baseline.age_s(datetime.now(UTC))
-
-
-def _serve_metrics(stack: contextlib.AsyncExitStack, metrics: Metrics, address: str) -> None:
-    # A second series for each counter, which nobody reads.
-    disable_created_metrics()  # type: ignore[no-untyped-call]
-    host, _, port = address.rpartition(":")
-    try:
-        server, thread = start_http_server(int(port), host, metrics.registry)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"server.metrics: cannot listen on {address}: {error}") from None
-    log.info("metrics_listening", extra={"address": f"{host}:{server.server_port}"})
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    stack.callback(stop)

@@ -149,7 +149,7 @@ class Entry:
 class Ledger:
     """Accounts for every request that was routed, however it ended.
 
-    clock: seconds, monotonic.
+    on_finish: told of each that is in the ledger. clock: seconds, monotonic.
     """
 
     def __init__(
@@ -159,8 +159,10 @@ class Ledger:
         forecast: CostForecast,
         baselines: Mapping[str, TokenPrice],
         *,
+        on_finish: Callable[[Entry, RequestRow], None] = lambda entry, row: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        self._on_finish = on_finish
         self._store = store
         self._metrics = metrics
         self._forecast = forecast
@@ -229,6 +231,7 @@ class Ledger:
             self._forecast.learn(model, row.cost_nano_usd)
             for baseline, cost in row.baselines.items():
                 metrics.baseline_cost.add(cost, model, baseline)
+        self._on_finish(entry, row)
 
 
 def _observe(
