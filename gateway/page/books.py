@@ -27,7 +27,8 @@ class LedgerBooks:
 
     The whole ledger is read once an hour; in between only yesterday and today, whose sums still
     change. read_at: when it was last read; failure: why it could not be; None where there is none.
-    now: the time, with its zone. clock: seconds, monotonic.
+    now: the time, with its zone. clock: seconds, monotonic. wait_s: how long one who looks waits
+    for a reading; None: to its end.
     """
 
     def __init__(
@@ -35,7 +36,10 @@ class LedgerBooks:
         store: LedgerStore,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
+        *,
+        wait_s: float | None = WAIT_S,
     ) -> None:
+        self._wait_s = wait_s
         self._store = store
         self._now = now
         self._clock = clock
@@ -48,12 +52,12 @@ class LedgerBooks:
     async def latest(self) -> Books | None:
         """What is known, read anew where it is time; None where it was never read.
 
-        Waits WAIT_S for a reading at most, and shows what there was where it takes longer.
+        Where a reading takes longer than one waits for it, this is what was known before.
         """
         if (self._task is None or self._task.done()) and self._clock() >= self._next_s:
             self._task = asyncio.create_task(self._read(), name="read ledger for the page")
         if self._task and not self._task.done():
-            await asyncio.wait([self._task], timeout=WAIT_S)
+            await asyncio.wait([self._task], timeout=self._wait_s)
         return self._books
 
     async def _read(self) -> None:

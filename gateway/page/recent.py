@@ -11,15 +11,18 @@ from gateway.ledger import Entry
 from gateway.ledger_store import RequestRow
 
 CAPACITY = 200
+# Callers choose these names; the page is not theirs to fill.
+LONGEST_NAME = 80
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
     """One request and how it was routed.
 
-    similarity: of the task, -1 to 1. confidence: of the first answer of a cascade, 0 to 1; None
-    where nobody asked. first_token_us, total_us: microseconds since it was received. Money:
-    nano-dollars; baselines: name → what that would have charged.
+    request_id, caller: their first LONGEST_NAME letters. similarity: of the task, -1 to 1.
+    confidence: of the first answer of a cascade, 0 to 1; None where nobody asked. first_token_us,
+    total_us: microseconds since it was received. Money: nano-dollars; baselines: name → what that
+    would have charged.
     """
 
     request_id: str
@@ -65,9 +68,9 @@ def to_finished(entry: Entry, row: RequestRow) -> Finished:
     route = entry.route
     asked = [one.confidence for one in route.contributions if one.confidence is not None]
     return Finished(
-        request_id=row.request_id,
+        request_id=row.request_id[:LONGEST_NAME],
         finished_at_us=row.finished_at_us,
-        caller=row.caller,
+        caller=row.caller[:LONGEST_NAME],
         task=row.task,
         model=row.model,
         kind=route.target.kind.value,
