@@ -39,8 +39,8 @@ from gateway.ledger import Ledger
 from gateway.ledger_store import BadLedger, LedgerStore
 from gateway.metrics import Metrics
 from gateway.page.books import LedgerBooks
+from gateway.page.finished import FinishedRequests
 from gateway.page.opening import engines, model_names_by_file, open_metrics_port
-from gateway.page.recent import RecentRequests
 from gateway.page.state import Sources
 from gateway.price_list import PricedBaseline, load_prices, priced_baselines, stale_names
 from gateway.pricing import TokenPrice, to_nano_usd
@@ -209,8 +209,8 @@ class Gateway:
         metrics.registry.register(SpendingCollector(closed_apis.budgets))
         forecast = CostForecast(self._closed_prices())
         baselines = {name: one.price for name, one in self._baselines.items()}
-        recent = RecentRequests()
-        ledger = Ledger(store, metrics, forecast, baselines, on_finish=recent.add)
+        finished = FinishedRequests()
+        ledger = Ledger(store, metrics, forecast, baselines, on_finish=finished.add)
         router = Router(
             self.targets,
             fallback=settings.routing.fallback,
@@ -244,17 +244,16 @@ class Gateway:
             CostServicer(store, self._baselines), server
         )
         sources = Sources(
-            metrics,
             pool,
             models,
             tuple(sorted(self.targets)),
             engines(settings),
             model_names_by_file(settings),
             self._baselines,
-            recent,
+            finished,
             LedgerBooks(store),
         )
-        self.page_address = open_metrics_port(stack, settings, sources)
+        self.page_address = open_metrics_port(stack, settings, metrics.registry, sources)
         return await self._start_server(stack, server)
 
     async def _start_feedback(self, stack: contextlib.AsyncExitStack) -> Feedback | None:

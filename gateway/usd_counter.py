@@ -35,14 +35,11 @@ class UsdCounter(Collector):
         with self._lock:
             self._sums[values] = self._sums.get(values, 0) + nano_usd
 
-    def sums(self) -> dict[tuple[str, ...], int]:
-        """Nano-dollars by the labels' values, from any thread."""
-        with self._lock:
-            return dict(self._sums)
-
     def collect(self) -> Iterator[Metric]:
         """See Collector."""
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
-        for values, nano_usd in self.sums().items():
+        with self._lock:
+            sums = dict(self._sums)
+        for values, nano_usd in sums.items():
             family.add_metric(values, nano_usd / NANO_PER_USD)
         yield family

@@ -30,7 +30,7 @@ LONGEST_PAUSE_S = 0.6
 OUT_OF_SCOPE = ("Write a poem about the sea", "Who won the cup in 1954?", "How do I bake bread?")
 CALLERS = ("shop", "support-desk", "nightly-report")
 WIDTH, HEIGHT = 1440, 900
-COLOR_COUNT = 128  # enough for a page of few colours, and a quarter of the bytes
+COLOR_COUNT = 256  # enough for a page of few colours, and a quarter of the bytes
 
 
 async def ask_for(address: str, seconds: float) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 
 from deltafleet.v1 import fleet_pb2, routing_pb2, worker_pb2
 from gateway.page.family import family
+from gateway.page.history import WorkerSeconds
 from gateway.price_list import plain
 from gateway.pricing import to_usd
+from gateway.worker_metrics import life_cost_nano_usd
 from model_pool.member import Member
 
 STATES = {
@@ -46,6 +48,13 @@ def worker_json(
         "memory_used_bytes": sum(one.size_bytes for one in loaded),
         "loaded": sorted(one.model for one in loaded),
     }
+
+
+def seconds_of(status: worker_pb2.WatchStatusResponse) -> WorkerSeconds:
+    """A worker's time so far, for the history."""
+    return WorkerSeconds(
+        status.incarnation, status.uptime_s, status.busy_s, life_cost_nano_usd(status)
+    )
 
 
 def model_json(model: fleet_pb2.Model) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 
 INTERVAL_S = 5.0
 KEPT_S = 3600.0
+BAR_S = 60.0
 QUANTILES = (0.5, 0.95, 0.99)
 # Of so many seconds before it is each point's latency: of fewer, there are too few requests.
 LATENCY_WINDOW_S = 60.0
@@ -85,8 +86,9 @@ class Sample:
 class Point:
     """What happened between the sample before and the one at at_s.
 
-    overhead_nano_usd: what workers' time cost besides computing, by state. first_token_s, total_s:
-    one for each of QUANTILES, over LATENCY_WINDOW_S; None where nothing was observed.
+    requests: by model, where there were any. overhead_nano_usd: what workers' time cost besides
+    computing, by state. first_token_s, total_s: one for each of QUANTILES, over LATENCY_WINDOW_S;
+    None where nothing was observed.
     """
 
     at_s: float
@@ -101,31 +103,73 @@ class Point:
     total_s: tuple[float | None, ...]
 
 
-class History:
-    """The last hour of points, and what is needed to make the next one."""
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Points added up. at_s: where it begins; a multiple of its width."""
 
-    def __init__(self, *, kept_s: float = KEPT_S, window_s: float = LATENCY_WINDOW_S) -> None:
+    at_s: float
+    requests: Mapping[str, int] = field(default_factory=dict)
+    cost_nano_usd: int = 0
+    overhead_nano_usd: Mapping[str, int] = field(default_factory=dict)
+
+    def with_point(self, point: Point) -> Bar:
+        """This and what a point tells."""
+        return Bar(
+            self.at_s,
+            _sum(self.requests, point.requests),
+            self.cost_nano_usd + point.cost_nano_usd,
+            _sum(self.overhead_nano_usd, point.overhead_nano_usd),
+        )
+
+
+class History:
+    """The last hour of points and bars, and what is needed to make the next ones.
+
+    A point is in the bar in which it ends.
+    """
+
+    def __init__(
+        self, *, kept_s: float = KEPT_S, window_s: float = LATENCY_WINDOW_S, bar_s: float = BAR_S
+    ) -> None:
         self._kept_s = kept_s
         self._window_s = window_s
+        self._bar_s = bar_s
         self._points: deque[Point] = deque()
+        self._bars: deque[Bar] = deque()
         self._samples: deque[Sample] = deque()  # of the window; the first is its beginning
 
     def add(self, sample: Sample) -> None:
         """Take the next sample. One that is not later than the last is left out."""
-        if self._samples and sample.at_s <= self._samples[-1].at_s:
+        samples = self._samples
+        if samples and sample.at_s <= samples[-1].at_s:
             return
-        self._samples.append(sample)
-        while len(self._samples) > 2 and self._samples[1].at_s <= sample.at_s - self._window_s:
-            self._samples.popleft()
-        if len(self._samples) > 1:
-            self._points.append(to_point(self._samples[0], self._samples[-2], sample))
-        while self._points and self._points[0].at_s <= sample.at_s - self._kept_s:
+        samples.append(sample)
+        while len(samples) > 2 and samples[1].at_s <= sample.at_s - self._window_s:
+            samples.popleft()
+        if len(samples) > 1:
+            self._keep(to_point(samples[0], samples[-2], sample))
+
+    def _keep(self, point: Point) -> None:
+        start_s = point.at_s // self._bar_s * self._bar_s
+        is_new = not self._bars or self._bars[-1].at_s != start_s
+        bar = Bar(start_s) if is_new else self._bars.pop()
+        self._bars.append(bar.with_point(point))
+        self._points.append(point)
+        first_s = point.at_s - self._kept_s
+        while self._points[0].at_s <= first_s:
             self._points.popleft()
+        while self._bars[0].at_s + self._bar_s <= first_s:
+            self._bars.popleft()
 
     @property
     def points(self) -> tuple[Point, ...]:
         """By rising time."""
         return tuple(self._points)
+
+    @property
+    def bars(self) -> tuple[Bar, ...]:
+        """By rising time; where nothing was sampled there is none."""
+        return tuple(self._bars)
 
     def utilisation(self, worker: str) -> float | None:
         """The share of the last minute in which a worker computed, 0 to 1; None: not known."""
@@ -147,7 +191,7 @@ def to_point(window_start: Sample, before: Sample, now: Sample) -> Point:
     return Point(
         at_s=now.at_s,
         length_s=now.at_s - before.at_s,
-        requests=_risen(now.requests, before.requests),
+        requests={name: n for name, n in _risen(now.requests, before.requests).items() if n},
         failed_count=now.failed_count - before.failed_count,
         output_token_count=now.output_token_count - before.output_token_count,
         cost_nano_usd=now.cost_nano_usd - before.cost_nano_usd,
@@ -175,34 +219,7 @@ def _overhead(
     return dict(costs)
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """Points added up. at_s: where it begins; a multiple of its width."""
-
-    at_s: float
-    requests: Mapping[str, int]
-    cost_nano_usd: int
-    overhead_nano_usd: Mapping[str, int]
-
-
-def to_bars(points: Sequence[Point], width_s: float) -> list[Bar]:
-    """Each point in the bar in which it ends, by rising time; bars without points are left out."""
-    groups: dict[float, list[Point]] = {}
-    for point in points:
-        groups.setdefault(point.at_s // width_s * width_s, []).append(point)
-    return [
-        Bar(
-            at_s,
-            _added([one.requests for one in group]),
-            sum(one.cost_nano_usd for one in group),
-            _added([one.overhead_nano_usd for one in group]),
-        )
-        for at_s, group in sorted(groups.items())
-    ]
-
-
-def _added(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for one in counts:
-        total.update(one)
+def _sum(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    total = Counter(one)
+    total.update(other)
     return dict(total)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 
-from prometheus_client import disable_created_metrics
+from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from gateway.page.server import MetricsPort, make_app
 from gateway.page.state import PageState, Sources
@@ -16,7 +16,10 @@ log = logging.getLogger("gateway")
 
 
 def open_metrics_port(
-    stack: contextlib.AsyncExitStack, settings: Settings, sources: Sources
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    registry: CollectorRegistry,
+    sources: Sources,
 ) -> str:
     """Serve /metrics and the page until the stack unwinds; returns host:port.
 
@@ -30,7 +33,7 @@ def open_metrics_port(
     except (OSError, ValueError, OverflowError) as error:
         raise SettingsError(f"server.metrics: cannot listen on {address}: {error}") from None
     stack.push_async_callback(port.stop)
-    port.start(make_app(sources.metrics.registry, PageState(sources)))
+    port.start(make_app(registry, PageState(sources)))
     log.info("metrics_listening", extra={"address": port.address})
     return port.address
 

@@ -16,7 +16,6 @@ from gateway.page.history import (
     History,
     Sample,
     WorkerSeconds,
-    to_bars,
 )
 
 BOUNDS = (0.01, 0.1, 1.0, float("inf"))
@@ -55,8 +54,8 @@ def history_of(samples: list[Sample], **options: float) -> History:
 @given(STEPS)
 def test_points_and_bars_add_up_to_what_was_counted(steps: list[tuple[int, int, int, int]]) -> None:
     samples = samples_of(steps)
-    points = history_of(samples, kept_s=float("inf")).points
-    bars = to_bars(points, 60)
+    history = history_of(samples, kept_s=float("inf"), bar_s=60)
+    points, bars = history.points, history.bars
     last = samples[-1]
 
     assert sum(one.length_s for one in points) == last.at_s
@@ -64,7 +63,7 @@ def test_points_and_bars_add_up_to_what_was_counted(steps: list[tuple[int, int, 
     assert sum(one.baselines_nano_usd["dear"] for one in points) == 3 * last.cost_nano_usd
     for told in (points, bars):
         for model, count in last.requests.items():
-            assert sum(one.requests[model] for one in told) == count
+            assert sum(one.requests.get(model, 0) for one in told) == count
     assert sum(one.cost_nano_usd for one in bars) == last.cost_nano_usd
     assert all(one.at_s % 60 == 0 for one in bars)
     assert [one.at_s for one in bars] == sorted({one.at_s // 60 * 60 for one in points})
@@ -73,12 +72,15 @@ def test_points_and_bars_add_up_to_what_was_counted(steps: list[tuple[int, int, 
 @given(STEPS, st.integers(1, 500))
 def test_only_the_last_while_is_kept(steps: list[tuple[int, int, int, int]], kept_s: int) -> None:
     samples = samples_of(steps)
-    points = history_of(samples, kept_s=kept_s).points
-    end = samples[-1].at_s
+    history = history_of(samples, kept_s=kept_s, bar_s=10)
+    points, end = history.points, samples[-1].at_s
 
     assert [one.at_s for one in points] == [
         one.at_s for one in samples[1:] if one.at_s > end - kept_s
     ]
+    assert {one.at_s for one in history.bars} == {
+        one.at_s // 10 * 10 for one in samples[1:] if one.at_s // 10 * 10 + 10 > end - kept_s
+    }
 
 
 def test_a_day_of_samples_leaves_an_hour() -> None:

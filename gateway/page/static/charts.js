@@ -7,6 +7,8 @@ const { Chart } = globalThis;
 const DASHES = { solid: [], dashed: [6, 3], dotted: [2, 2] };
 const SHORTEST_SPAN_S = 120;
 const WITH_SECONDS_BELOW_S = 600;
+const STEPS_S = [10, 20, 30, 60, 120, 300, 600, 900];
+const MOST_STEPS = 6;
 const charts = [];
 
 export const color = (name) =>
@@ -30,19 +32,20 @@ paint();
 
 /**
  * One plot. kind: "line" over time in seconds, or "bar" over named places. format: of values;
- * right: of those on a second axis. stacked: bars upon each other. empty: what to say without data.
+ * right: of those on a second axis. stacked: bars upon each other. scattered: points without a line. empty: what to say without data.
  */
 export class Plot {
-  constructor(id, { kind, format, right = null, stacked = false, empty = "" }) {
+  constructor(id, { kind, format, right = null, stacked = false, scattered = false, empty = "" }) {
     this.canvas = document.getElementById(id);
     this.kind = kind;
+    this.scattered = scattered;
     this.formats = { y: format, right };
     this.empty = el("p", { className: "empty", hidden: true }, el("span", {}, ...withCode(empty)));
     this.canvas.after(this.empty);
     this.chart = new Chart(this.canvas, {
       type: kind,
       data: { labels: [], datasets: [] },
-      options: options(kind, this.formats, stacked),
+      options: options(kind, this.formats, { stacked, scattered }),
     });
     charts.push(this);
   }
@@ -78,10 +81,10 @@ export class Plot {
       backgroundColor: made,
       borderDash: DASHES[series.dash ?? "solid"],
       borderWidth: this.kind === "line" ? 1.75 : 0,
-      pointRadius: points.length > 1 && series.showLine !== false ? 0 : 2.5,
+      pointRadius: points.length > 1 && !this.scattered ? 0 : 2.5,
       pointHitRadius: 6,
       maxBarThickness: 42,
-      showLine: series.showLine ?? true,
+      showLine: !this.scattered,
     });
   }
 
@@ -90,7 +93,9 @@ export class Plot {
     if (!times.length) return;
     const last = Math.max(...times);
     const first = Math.min(...times, last - SHORTEST_SPAN_S);
+    const step = STEPS_S.find((one) => (last - first) / one <= MOST_STEPS) ?? STEPS_S.at(-1);
     Object.assign(this.chart.options.scales.x, { min: first, max: last });
+    this.chart.options.scales.x.ticks.stepSize = step;
   }
 
   repaint() {
@@ -107,7 +112,7 @@ export class Plot {
   }
 }
 
-function options(kind, formats, stacked) {
+function options(kind, formats, { stacked, scattered }) {
   const isLine = kind === "line";
   const axis = (format, more) => ({
     beginAtZero: true,
@@ -126,7 +131,7 @@ function options(kind, formats, stacked) {
         color: color("muted"),
         maxRotation: 0,
         autoSkipPadding: 14,
-        ...(isLine && { callback: clockTick, maxTicksLimit: 6 }),
+        ...(isLine && { callback: clockTick, includeBounds: false }),
       },
     },
     y: axis(formats.y, {}),
@@ -144,7 +149,13 @@ function options(kind, formats, stacked) {
     plugins: {
       legend: {
         position: "bottom",
-        labels: { color: color("muted"), boxWidth: 14, boxHeight: 2, padding: 10 },
+        labels: {
+          color: color("muted"),
+          padding: 12,
+          ...(isLine
+            ? { usePointStyle: true, pointStyle: scattered ? "circle" : "line", pointStyleWidth: 22 }
+            : { boxWidth: 9, boxHeight: 9 }),
+        },
       },
       tooltip: {
         callbacks: {

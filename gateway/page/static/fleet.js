@@ -2,7 +2,7 @@
 
 import { fillTable } from "./dom.js";
 import { showFamily } from "./family.js";
-import { NONE, bytes, count, exactUsd, percent, span, usd } from "./format.js";
+import { NONE, bytes, count, exactUsd, percent, shortUsd, span } from "./format.js";
 
 const TONES = { ready: "good", starting: "warn", draining: "warn" };
 const workers = document.getElementById("workers");
@@ -16,7 +16,7 @@ const WORKER_COLUMNS = [
     title: "price",
     number: true,
     cell: (one) => one.usd_per_hour === null ? NONE
-      : { text: `${usd(one.usd_per_hour)}/h`, title: `${exactUsd(one.usd_per_hour)} per hour` },
+      : { text: `${shortUsd(one.usd_per_hour)}/h`, title: `${exactUsd(one.usd_per_hour)} per hour` },
   },
   {
     title: "busy, last minute",

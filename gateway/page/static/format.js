@@ -25,8 +25,12 @@ export function usd(amount) {
 function threeDigits(size) {
   if (!size) return "0";
   const decimals = Math.min(9, 2 - Math.floor(Math.log10(size)));
-  return size.toFixed(decimals).replace(/0+$/, "").replace(/\.$/, "");
+  return size.toFixed(decimals);
 }
+
+/** The same without idle zeros: on an axis, and for a price. */
+export const shortUsd = (amount) =>
+  usd(amount).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "");
 
 /** The exact amount, for whoever asks. */
 export const exactUsd = (amount) => `${amount} USD`;
@@ -41,6 +45,7 @@ export function bytes(size) {
 
 export function seconds(value) {
   if (value === null || value === undefined) return NONE;
+  if (value === 0) return "0";
   if (value < 0.001) return `${(value * 1e6).toFixed(0)} µs`;
   if (value < 1) return `${(value * 1e3).toFixed(value < 0.01 ? 1 : 0)} ms`;
   return `${value.toFixed(value < 10 ? 2 : 1)} s`;
@@ -54,5 +59,6 @@ export function span(value) {
   return `${Math.floor(value / 86400)} d ${Math.floor((value % 86400) / 3600)} h`;
 }
 
-export const rate = (value) => (value >= 100 ? plain.format(value) : value.toFixed(value < 10 ? 2 : 1));
+export const rate = (value) =>
+  value >= 100 || value === 0 ? plain.format(value) : value.toFixed(value < 10 ? 2 : 1);
 export const words = (name) => name.replaceAll("_", " ");

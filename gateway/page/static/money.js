@@ -2,18 +2,18 @@
 
 import { Plot, nth } from "./charts.js";
 import { fillTable, say } from "./dom.js";
-import { NONE, count, days, exactUsd, minutes, percent, usd } from "./format.js";
+import { NONE, count, days, exactUsd, minutes, percent, shortUsd, usd } from "./format.js";
 
 const PARTS = [["load", "loading weights", "load"], ["switch", "switching weights", "c2"],
   ["idle", "idle", "idle"]];
 const NO_REQUESTS = "No requests yet: `deltafleet ask \"What is 37 plus 45?\"`";
-const hour = new Plot("money-hour", { kind: "line", format: usd, empty: NO_REQUESTS });
+const hour = new Plot("money-hour", { kind: "line", format: shortUsd, empty: NO_REQUESTS });
 const hourParts = new Plot("money-hour-parts", {
-  kind: "bar", format: usd, stacked: true, empty: "The first bar is on its way.",
+  kind: "bar", format: shortUsd, stacked: true, empty: "The first bar is on its way.",
 });
-const byDay = new Plot("money-days", { kind: "bar", format: usd, empty: NO_REQUESTS });
+const byDay = new Plot("money-days", { kind: "bar", format: shortUsd, empty: NO_REQUESTS });
 const dayParts = new Plot("money-day-parts", {
-  kind: "bar", format: usd, stacked: true, empty: "The ledger is being read.",
+  kind: "bar", format: shortUsd, stacked: true, empty: "The ledger is being read.",
 });
 const note = document.getElementById("money-note");
 const models = document.getElementById("money-models");

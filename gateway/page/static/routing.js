@@ -9,7 +9,7 @@ const byModel = new Plot("routing-models", {
   kind: "bar", format: count, stacked: true, empty: NO_REQUESTS,
 });
 const alike = new Plot("routing-similarity", {
-  kind: "line", format: (value) => value.toFixed(1), empty: NO_REQUESTS,
+  kind: "line", format: (value) => value.toFixed(1), scattered: true, empty: NO_REQUESTS,
 });
 const recent = document.getElementById("recent");
 
@@ -46,7 +46,6 @@ function showAlike(rows) {
       x: theirs.map((one) => one.at_s),
       values: theirs.map((one) => one.similarity),
       texts: theirs.map((one) => `${one.similarity.toFixed(3)} ${one.task || "out of scope"}`),
-      showLine: false,
     };
   });
   alike.show(series, [], `Decisions by step: ${series.map((one) => one.label).join(", ") || "none"}`);
