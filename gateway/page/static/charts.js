@@ -5,9 +5,11 @@ import { minutes, time } from "./format.js";
 
 const { Chart } = globalThis;
 const DASHES = { solid: [], dashed: [6, 3], dotted: [2, 2] };
-const SHORTEST_SPAN_S = 120;
+const DASHED = { pointStyle: "line", pointStyleWidth: 22 };
+const DOTS = { pointStyle: "circle", boxHeight: 5 };
+const SHORTEST_SPAN_S = { lines: 120, dots: 20 };
 const WITH_SECONDS_BELOW_S = 600;
-const STEPS_S = [10, 20, 30, 60, 120, 300, 600, 900];
+const STEPS_S = [5, 10, 20, 30, 60, 120, 300, 600, 900];
 const MOST_STEPS = 6;
 const charts = [];
 
@@ -92,9 +94,9 @@ export class Plot {
     const times = series.flatMap((one) => [one.x[0], one.x.at(-1)]).filter((one) => one);
     if (!times.length) return;
     const last = Math.max(...times);
-    const first = Math.min(...times, last - SHORTEST_SPAN_S);
+    const first = Math.min(...times, last - SHORTEST_SPAN_S[this.scattered ? "dots" : "lines"]);
     const step = STEPS_S.find((one) => (last - first) / one <= MOST_STEPS) ?? STEPS_S.at(-1);
-    Object.assign(this.chart.options.scales.x, { min: first, max: last });
+    Object.assign(this.chart.options.scales.x, { min: Math.floor(first / step) * step, max: last });
     this.chart.options.scales.x.ticks.stepSize = step;
   }
 
@@ -153,7 +155,7 @@ function options(kind, formats, { stacked, scattered }) {
           color: color("muted"),
           padding: 12,
           ...(isLine
-            ? { usePointStyle: true, pointStyle: scattered ? "circle" : "line", pointStyleWidth: 22 }
+            ? { usePointStyle: true, ...(scattered ? DOTS : DASHED) }
             : { boxWidth: 9, boxHeight: 9 }),
         },
       },
