@@ -1,117 +1,21 @@
-"""Where answers come from: a worker of the pool, or a closed API. One seam for both."""
+"""Whom to ask for what was routed: one model, a cascade of two, or a mixture of several."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Protocol
 
 from deltafleet.v1 import worker_pb2
+from gateway.answer import AnswerPiece, Source
 from gateway.closed_apis.apis import ClosedApis
-from gateway.confidence import Curve
 from gateway.escalation import Escalation, escalated, kept
 from gateway.held_answer import HeldAnswer, besides
-from gateway.ledger import AnswerPiece
-from gateway.mixture import (
-    DEFAULT_PROMPT,
-    VOTE,
-    Mixture,
-    aggregating,
-    ask_all,
-    for_model,
-    vote,
-)
-from gateway.pricing import time_cost_nano_usd
+from gateway.mixture import Mixture, aggregating, ask_all, for_model, vote
+from gateway.pooled_source import PooledSource
 from gateway.router import Contribution, ModelKind, Route, Target
-from gateway.settings import Settings
 from model_pool.errors import DeadlineExceeded, FleetError
-from model_pool.pool import Lease, Pool
-from model_pool.rpc import time_left_s
-
-
-class Source(Protocol):
-    """What answers one request."""
-
-    def generate(self, request: worker_pb2.RunRequest) -> AsyncGenerator[AnswerPiece, None]:
-        """Stream the answer, within the call's deadline."""
-        ...
-
-
-class PooledSource:
-    """A worker, leased for the answer; its busy seconds are priced at the worker's price."""
-
-    def __init__(self, pool: Pool, settle: Callable[[AnswerPiece], None]) -> None:
-        """settle: told what an answer that was broken off used beyond what its pieces told."""
-        self._pool = pool
-        self._settle = settle
-
-    async def generate(self, request: worker_pb2.RunRequest) -> AsyncGenerator[AnswerPiece, None]:
-        """See Source. Raises what Pool.lease raises."""
-        lease, last = None, worker_pb2.RunResponse()
-        try:
-            async with (
-                self._pool.lease(request.model) as lease,
-                contextlib.aclosing(lease.generate(request, time_left_s())) as responses,
-            ):
-                async for last in responses:
-                    yield _piece(lease, last)
-        finally:  # its place is free by now
-            if lease is not None and not last.finish_reason:
-                await self._tell_rest(lease, request, last)
-
-    async def _tell_rest(
-        self, lease: Lease, request: worker_pb2.RunRequest, last: worker_pb2.RunResponse
-    ) -> None:
-        used = await lease.settle(request)
-        if used is None:
-            return
-        rest = worker_pb2.RunResponse(
-            prompt_token_count=used.prompt_token_count - last.prompt_token_count,
-            output_token_count=used.output_token_count - last.output_token_count,
-            busy_s=used.busy_s - last.busy_s,
-            weights_digest=last.weights_digest,
-        )
-        self._settle(_piece(lease, rest))
-
-
-def _piece(lease: Lease, response: worker_pb2.RunResponse) -> AnswerPiece:
-    return AnswerPiece(
-        text=response.text,
-        prompt_token_count=response.prompt_token_count,
-        output_token_count=response.output_token_count,
-        cost_nano_usd=time_cost_nano_usd(response.busy_s, lease.price_nano_usd_per_hour),
-        finish_reason=response.finish_reason,
-        busy_s=response.busy_s,
-        worker=lease.worker,
-        weights_digest=response.weights_digest,
-        mean_logprob=response.mean_logprob if response.HasField("mean_logprob") else None,
-        queue_s=response.queue_s if response.HasField("queue_s") else None,
-    )
-
-
-def make_escalation(
-    settings: Settings, targets: Mapping[str, Target], curve: Curve
-) -> Escalation | None:
-    """None where fleet.yaml has none. curve: how sure answers are, of every specialist."""
-    asked = settings.routing.escalation
-    if asked is None:
-        return None
-    specialists = asked.specialists or tuple(settings.specialists)
-    return Escalation(targets[asked.to], asked.min_confidence, dict.fromkeys(specialists, curve))
-
-
-def make_mixtures(settings: Settings) -> dict[str, Mixture]:
-    """By name."""
-    return {
-        name: Mixture(
-            one.specialists,
-            None if one.aggregator == VOTE else one.aggregator,
-            one.prompt or DEFAULT_PROMPT,
-        )
-        for name, one in settings.mixtures.items()
-    }
-
+from model_pool.pool import Pool
 
 Steps = AsyncGenerator[Route | AnswerPiece, None]
 

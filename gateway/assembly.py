@@ -6,35 +6,37 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from sqlalchemy.exc import SQLAlchemyError
 
 from deltafleet.v1 import (
-    cost_pb2,
     cost_pb2_grpc,
-    fleet_pb2,
     fleet_pb2_grpc,
-    inference_pb2,
     inference_pb2_grpc,
-    routing_pb2,
     routing_pb2_grpc,
 )
-from gateway.answering import Answering, make_escalation, make_mixtures
+from gateway.answering import Answering
 from gateway.classifier import Cascade, Classifier
+from gateway.closed_apis.apis import ClosedApis
 from gateway.closed_apis.opening import open_closed_apis
 from gateway.cost_service import CostServicer
 from gateway.encoder import BatchedEncoder
 from gateway.errors import LedgerUnavailable
+from gateway.fleet_files import ledger_url, load_curve, load_examples, load_quality, load_router
+from gateway.fleet_models import (
+    descriptions,
+    make_escalation,
+    make_habits,
+    make_mixtures,
+    make_targets,
+)
 from gateway.fleet_service import FleetServicer
 from gateway.forecast import AnswerForecast, CostForecast
+from gateway.grpc_door import GrpcDoor
 from gateway.ledger import Ledger
 from gateway.ledger_store import BadLedger, LedgerStore
 from gateway.metrics import Metrics
@@ -42,11 +44,16 @@ from gateway.page.books import LedgerBooks
 from gateway.page.finished import FinishedRequests
 from gateway.page.opening import engines, model_names_by_file, open_metrics_port
 from gateway.page.state import Sources
-from gateway.price_list import PricedBaseline, load_prices, priced_baselines, stale_names
-from gateway.pricing import TokenPrice, to_nano_usd
-from gateway.route_planner import Habits, RoutePlanner
-from gateway.router import Constraints, ModelKind, Router, Target
-from gateway.routing.chats import Hysteresis
+from gateway.price_list import (
+    PricedBaseline,
+    load_prices,
+    make_counter,
+    priced_baselines,
+    stale_names,
+)
+from gateway.pricing import TokenPrice
+from gateway.route_planner import RoutePlanner
+from gateway.router import Router
 from gateway.routing.encoder_files import digest_of
 from gateway.routing.feedback import Feedback, Opinions, RecentAnswers
 from gateway.routing.feedback_store import FeedbackStore
@@ -56,14 +63,7 @@ from gateway.routing.onnx_encoder import OnnxEncoder
 from gateway.routing.opening import Opened, fit_examples, open_fitted
 from gateway.service import InferenceServicer, RoutingServicer
 from gateway.settings import Ledger as LedgerSettings
-from gateway.settings import (
-    Settings,
-    ledger_url,
-    load_curve,
-    load_examples,
-    load_quality,
-    load_router,
-)
+from gateway.settings import Settings
 from gateway.spending_metrics import SpendingCollector
 from gateway.worker_lives import LifeRecorder
 from gateway.worker_metrics import WorkerCollector
@@ -71,17 +71,9 @@ from model_pool.local_workers import LocalWorkers
 from model_pool.member import Member
 from model_pool.openai_member import OpenAIMember
 from model_pool.pool import Pool
-from model_pool.rpc import HARD_LIMIT_BYTES, Door
-from model_pool.settings import BASE_MODEL, SettingsError, Worker, member_key
+from model_pool.settings import SettingsError, Worker, member_key
 from model_pool.worker_link import WorkerLink
 
-SERVICES = (
-    inference_pb2.DESCRIPTOR.services_by_name["InferenceService"],
-    routing_pb2.DESCRIPTOR.services_by_name["RoutingService"],
-    fleet_pb2.DESCRIPTOR.services_by_name["FleetService"],
-    cost_pb2.DESCRIPTOR.services_by_name["CostService"],
-    health_pb2.DESCRIPTOR.services_by_name["Health"],
-)
 log = logging.getLogger("gateway")
 
 
@@ -97,11 +89,11 @@ class Gateway:
         self._settings = settings
         self._prices = load_prices(settings)
         self._baselines = priced_baselines(settings, self._prices)
+        self._counter = make_counter(self._baselines)
         self._examples = load_examples(settings)
         self._fitted = load_router(settings)
         self._quality = load_quality(settings)
         self._curve = load_curve(settings)
-        self._health = health.aio.HealthServicer()
         self._changed = asyncio.Event()
         self.targets = make_targets(settings)
         self.page_address = ""
@@ -120,10 +112,7 @@ class Gateway:
             recorder.start()
             stack.push_async_callback(recorder.stop)
             classifier = await self._start_classifier(stack)
-            address = await self._open_door(stack, pool, store, classifier)
-            readiness = asyncio.create_task(self._follow_readiness(pool), name="readiness")
-            stack.callback(readiness.cancel)
-            yield address
+            yield await self._open_door(stack, pool, store, classifier)
 
     async def _start_pool(self, stack: contextlib.AsyncExitStack) -> Pool:
         pool_settings = self._settings.pool
@@ -198,51 +187,48 @@ class Gateway:
         store: LedgerStore,
         classifier: Classifier,
     ) -> str:
-        settings = self._settings
-        closed_apis = await open_closed_apis(settings, self._closed_prices(), store)
+        settings, closed_prices = self._settings, self._closed_prices()
+        closed_apis = await open_closed_apis(settings, closed_prices, store)
         stack.push_async_callback(closed_apis.stop)
-        metrics = Metrics()
-        metrics.expect(self.targets, settings.baselines)
-        metrics.describe(hashlib.sha256(settings.model_dump_json().encode()).hexdigest())
-        metrics.registry.register(WorkerCollector(pool))
-        _tell_price_ages(metrics, self._baselines)
-        metrics.registry.register(SpendingCollector(closed_apis.budgets))
-        forecast = CostForecast(self._closed_prices())
+        metrics = self._make_metrics(pool, closed_apis)
+        forecast = CostForecast(closed_prices)
+        feedback = await self._start_feedback(stack)
+        planner = RoutePlanner(
+            classifier,
+            Router(
+                self.targets,
+                fallback=settings.routing.fallback,
+                min_quality=settings.routing.min_quality,
+            ),
+            AnswerForecast(forecast, self._quality, feedback),
+            make_habits(settings),
+            metrics,
+            closed_apis.refusal,
+        )
+        answering = Answering(
+            pool,
+            closed_apis,
+            make_escalation(settings, self.targets, self._curve),
+            make_mixtures(settings),
+        )
         baselines = {name: one.price for name, one in self._baselines.items()}
         finished = FinishedRequests()
-        ledger = Ledger(store, metrics, forecast, baselines, on_finish=finished.add)
-        router = Router(
-            self.targets,
-            fallback=settings.routing.fallback,
-            min_quality=settings.routing.min_quality,
-        )
-        feedback = await self._start_feedback(stack)
-        answers = AnswerForecast(forecast, self._quality, feedback)
-        planner = RoutePlanner(
-            classifier, router, answers, self._habits(), metrics, closed_apis.refusal
-        )
-        server = self._server(metrics)
         inference = InferenceServicer(
             planner,
-            Answering(
-                pool,
-                closed_apis,
-                make_escalation(settings, self.targets, self._curve),
-                make_mixtures(settings),
-            ),
-            ledger,
+            answering,
+            Ledger(store, metrics, forecast, baselines, self._counter, on_finish=finished.add),
             feedback,
             default_output_token_count=settings.server.default_output_token_count,
             stale_baselines=lambda: stale_names(self._baselines, datetime.now(UTC)),
         )
-        inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
         routing = RoutingServicer(planner, feedback, metrics)
-        routing_pb2_grpc.add_RoutingServiceServicer_to_server(routing, server)
-        models = FleetServicer(self.targets, _descriptions(settings), pool)
-        fleet_pb2_grpc.add_FleetServiceServicer_to_server(models, server)
-        cost_pb2_grpc.add_CostServiceServicer_to_server(
-            CostServicer(store, self._baselines), server
-        )
+        models = FleetServicer(self.targets, descriptions(settings), pool)
+        costs = CostServicer(store, self._baselines)
+        door = GrpcDoor(settings.server, metrics.call_ended)
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, door.server)
+        routing_pb2_grpc.add_RoutingServiceServicer_to_server(routing, door.server)
+        fleet_pb2_grpc.add_FleetServiceServicer_to_server(models, door.server)
+        cost_pb2_grpc.add_CostServiceServicer_to_server(costs, door.server)
         sources = Sources(
             pool,
             models,
@@ -254,7 +240,21 @@ class Gateway:
             LedgerBooks(store),
         )
         self.page_address = open_metrics_port(stack, settings, metrics.registry, sources)
-        return await self._start_server(stack, server)
+        address = await door.start()
+        stack.push_async_callback(door.stop)
+        readiness = asyncio.create_task(door.follow(pool, self._changed), name="readiness")
+        stack.callback(readiness.cancel)
+        return address
+
+    def _make_metrics(self, pool: Pool, closed_apis: ClosedApis) -> Metrics:
+        metrics = Metrics()
+        metrics.expect(self.targets, self._settings.baselines)
+        metrics.describe(hashlib.sha256(self._settings.model_dump_json().encode()).hexdigest())
+        metrics.registry.register(WorkerCollector(pool))
+        metrics.registry.register(SpendingCollector(closed_apis.budgets))
+        for name, one in self._baselines.items():
+            metrics.price_age.labels(name).set_function(partial(_age_s, one))
+        return metrics
 
     async def _start_feedback(self, stack: contextlib.AsyncExitStack) -> Feedback | None:
         kept = self._settings.routing.feedback
@@ -270,62 +270,9 @@ class Gateway:
             raise SettingsError(f"routing.feedback: cannot read {kept.path}: {error}") from error
         return feedback
 
-    def _habits(self) -> Habits:
-        routing = self._settings.routing
-        hysteresis = Hysteresis()
-        if routing.chat_margin is not None:
-            hysteresis = replace(hysteresis, short_margin=routing.chat_margin)
-        exploration = routing.feedback.exploration if routing.feedback else 0.0
-        return Habits(_caller_defaults(self._settings), hysteresis, exploration)
-
     def _closed_prices(self) -> dict[str, TokenPrice]:
         listed = self._settings.closed_apis.items()
         return {name: self._prices.token_price(one.price) for name, one in listed}
-
-    def _server(self, metrics: Metrics) -> grpc.aio.Server:
-        limits = self._settings.server
-        server = grpc.aio.server(
-            interceptors=[
-                Door(
-                    max_message_bytes=limits.max_message_bytes,
-                    default_deadline_s=limits.default_deadline_s,
-                    on_end=metrics.call_ended,
-                )
-            ],
-            options=[
-                ("grpc.max_receive_message_length", HARD_LIMIT_BYTES),
-                ("grpc.so_reuseport", 0),  # a second gateway on the same port is a mistake
-            ],
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = [service.full_name for service in SERVICES]
-        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-        return server
-
-    async def _start_server(self, stack: contextlib.AsyncExitStack, server: grpc.aio.Server) -> str:
-        listen = self._settings.server.listen
-        try:
-            port = server.add_insecure_port(listen)
-        except RuntimeError as error:
-            raise SettingsError(f"server.listen: cannot listen on {listen}: {error}") from None
-        await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
-        await server.start()
-        stack.push_async_callback(server.stop, self._settings.server.drain_limit_s)
-        stack.push_async_callback(self._health.enter_graceful_shutdown)
-        if listen.startswith("unix:"):
-            return listen
-        return f"{listen.rpartition(':')[0]}:{port}"
-
-    async def _follow_readiness(self, pool: Pool) -> None:
-        status = health_pb2.HealthCheckResponse
-        while True:
-            await self._say(status.SERVING if pool.is_ready else status.NOT_SERVING)
-            await self._changed.wait()
-            self._changed.clear()
-
-    async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for service in ("", *(one.full_name for one in SERVICES)):
-            await self._health.set(service, status)
 
 
 async def _open_ledger(stack: contextlib.AsyncExitStack, ledger: LedgerSettings) -> LedgerStore:
@@ -337,41 +284,6 @@ async def _open_ledger(stack: contextlib.AsyncExitStack, ledger: LedgerSettings)
         why = error.__cause__ if isinstance(error, LedgerUnavailable) else error
         raise SettingsError(f"ledger: cannot open {store.database.name}: {why}") from error
     return store
-
-
-def make_targets(settings: Settings) -> dict[str, Target]:
-    """Every model that a request can go to, by name."""
-    targets = {BASE_MODEL: Target(BASE_MODEL, ModelKind.BASE, settings.base.quality)}
-    for name, specialist in settings.specialists.items():
-        targets[name] = Target(name, ModelKind.SPECIALIST, specialist.quality)
-    for name, mixture in settings.mixtures.items():
-        targets[name] = Target(name, ModelKind.MIXTURE, mixture.quality)
-    for name, closed in settings.closed_apis.items():
-        targets[name] = Target(name, ModelKind.CLOSED_API, closed.quality)
-    return targets
-
-
-def _caller_defaults(settings: Settings) -> dict[str, Constraints]:
-    return {
-        name: Constraints(
-            one.min_quality, None if one.max_cost_usd is None else to_nano_usd(one.max_cost_usd)
-        )
-        for name, one in settings.callers.items()
-    }
-
-
-def _descriptions(settings: Settings) -> dict[str, str]:
-    descriptions = {name: one.description for name, one in settings.specialists.items()}
-    descriptions[BASE_MODEL] = settings.base.description
-    descriptions |= {name: one.description for name, one in settings.mixtures.items()}
-    for name, closed in settings.closed_apis.items():
-        descriptions[name] = f"{closed.model}, a closed API"
-    return descriptions
-
-
-def _tell_price_ages(metrics: Metrics, baselines: Mapping[str, PricedBaseline]) -> None:
-    for name, one in baselines.items():
-        metrics.price_age.labels(name).set_function(partial(_age_s, one))
 
 
 def _age_s(baseline: PricedBaseline) -> float:

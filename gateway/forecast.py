@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from gateway.classifier import Classification
-from gateway.pricing import NANO, TokenPrice
+from gateway.pricing import NANO, TextSize, TokenPrice
 from gateway.router import Expectations, Target
 from gateway.routing.feedback import Feedback
 from gateway.routing.quality.model import QualityModel
@@ -55,7 +55,7 @@ class CostForecast:
         price = self._closed.get(model)
         if price is not None:
             longest = max_output_token_count or USUAL_OUTPUT_TOKEN_COUNT
-            return price.cost_nano_usd(price.token_count(prompt_character_count), longest)
+            return price.cost_nano_usd(price.token_count(TextSize(prompt_character_count)), longest)
         if model not in self._means and learned_nano_usd is not None:
             return learned_nano_usd
         if not self._means:

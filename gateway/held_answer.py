@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from deltafleet.v1 import inference_pb2
-from gateway.ledger import AnswerPiece
+from gateway.answer import AnswerPiece
 
 
 class HeldAnswer:

@@ -7,149 +7,28 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 from prometheus_client import Histogram
 
-from deltafleet.v1 import inference_pb2
+from gateway.entry import Entry
 from gateway.errors import LedgerUnavailable
 from gateway.forecast import CostForecast
 from gateway.ledger_store import LedgerStore, RequestRow
-from gateway.ledger_store.rows import new_row_id
 from gateway.metrics import Metrics
 from gateway.pricing import TokenPrice, baseline_costs_nano_usd
 from gateway.router import Route
+from gateway.token_counter import TokenCounter
 from model_pool.errors import DeadlineExceeded, FleetError
-from model_pool.rpc import current_trace, time_left_s
+from model_pool.rpc import time_left_s
 
 log = logging.getLogger("gateway.access")
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerPiece:
-    """Some more of an answer, from a worker or a closed API; all but text is cumulative.
-
-    mean_logprob: in the last piece of a worker that was asked for it, as in worker.proto.
-    """
-
-    text: str
-    prompt_token_count: int
-    output_token_count: int
-    cost_nano_usd: int
-    finish_reason: inference_pb2.FinishReason.ValueType
-    busy_s: float = 0.0
-    worker: str = ""
-    weights_digest: str = ""
-    mean_logprob: float | None = None
-    queue_s: float | None = None  # waited before the first step; None: not known
-
-
-class Entry:
-    """One request as it happens.
-
-    prompt_character_count: of every message, for the baselines' own token counts. caller: as it
-    names itself. trace_id: the sampled W3C trace, in hexadecimal. Either is empty where unknown.
-    """
-
-    def __init__(
-        self,
-        request_id: str,
-        route: Route,
-        prompt_character_count: int,
-        clock: Callable[[], float],
-        *,
-        caller: str = "",
-    ) -> None:
-        self.request_id = request_id
-        self.caller = caller
-        self._row_id = new_row_id()
-        self.route = route
-        self._prompt_character_count = prompt_character_count
-        self._output_character_count = 0
-        self._clock = clock
-        self._started_s = clock()
-        self.trace_id = current_trace.get()
-        self.exemplar = {"trace_id": self.trace_id} if self.trace_id else None
-        self.first_token_s: float | None = None
-        self.token_gaps_s: list[float] = []  # per token, of each piece after the first
-        self.token_mean_s: float | None = None  # of all tokens after the first piece
-        self._first_count = 0
-        self._last_token_s = 0.0
-        self.total_s = 0.0
-        self.last: AnswerPiece | None = None
-        self.outcome = ""
-        self.baselines: dict[str, int] = {}
-
-    def add(self, piece: AnswerPiece) -> None:
-        """Take a piece of the answer into account."""
-        count = self.last.output_token_count if self.last else 0
-        if piece.output_token_count > count:
-            self._time_tokens(piece.output_token_count, piece.output_token_count - count)
-        self._output_character_count += len(piece.text)
-        self.last = piece
-
-    def settle(self, rest: AnswerPiece) -> None:
-        """What an answer that was broken off used beyond what its pieces told."""
-        if self.last is None:
-            self.last = rest
-            return
-        self.last = replace(
-            self.last,
-            prompt_token_count=self.last.prompt_token_count + rest.prompt_token_count,
-            output_token_count=self.last.output_token_count + rest.output_token_count,
-            cost_nano_usd=self.last.cost_nano_usd + rest.cost_nano_usd,
-            busy_s=self.last.busy_s + rest.busy_s,
-            worker=self.last.worker or rest.worker,
-        )
-
-    def _time_tokens(self, token_count: int, new_count: int) -> None:
-        now_s = self._clock() - self._started_s
-        if self.first_token_s is None:
-            self.first_token_s, self._first_count = now_s, token_count
-        else:
-            self.token_gaps_s.append((now_s - self._last_token_s) / new_count)
-            later_count = token_count - self._first_count
-            if later_count > 0:
-                self.token_mean_s = (now_s - self.first_token_s) / later_count
-        self._last_token_s = now_s
-
-    def close(self, outcome: str, prices: Mapping[str, TokenPrice]) -> None:
-        """Nothing more comes."""
-        self.outcome = outcome
-        self.total_s = self._clock() - self._started_s
-        self.baselines = baseline_costs_nano_usd(
-            prices, self._prompt_character_count, self._output_character_count
-        )
-
-    def row(self, finished_at_us: int) -> RequestRow:
-        """What the ledger keeps of it."""
-        last = self.last
-        return RequestRow(
-            request_id=self.request_id,
-            finished_at_us=finished_at_us,
-            model=self.route.target.name,
-            task=self.route.task,
-            reason=self.route.reason.value,
-            outcome=self.outcome,
-            worker=last.worker if last else "",
-            weights_digest=last.weights_digest if last else "",
-            prompt_token_count=last.prompt_token_count if last else 0,
-            output_token_count=last.output_token_count if last else 0,
-            busy_us=round(last.busy_s * 1e6) if last else 0,
-            first_token_us=None if self.first_token_s is None else round(self.first_token_s * 1e6),
-            total_us=round(self.total_s * 1e6),
-            cost_nano_usd=last.cost_nano_usd if last else 0,
-            baselines=self.baselines,
-            caller=self.caller,
-            trace_id=self.trace_id,
-            row_id=self._row_id,
-        )
 
 
 class Ledger:
     """Accounts for every request that was routed, however it ended.
 
-    on_finish: told of each that is in the ledger. clock: seconds, monotonic.
+    counter: for the baselines' tokenizers. on_finish: told of each that is in the ledger. clock:
+    seconds, monotonic.
     """
 
     def __init__(
@@ -158,6 +37,7 @@ class Ledger:
         metrics: Metrics,
         forecast: CostForecast,
         baselines: Mapping[str, TokenPrice],
+        counter: TokenCounter,
         *,
         on_finish: Callable[[Entry, RequestRow], None] = lambda entry, row: None,
         clock: Callable[[], float] = time.perf_counter,
@@ -167,6 +47,7 @@ class Ledger:
         self._metrics = metrics
         self._forecast = forecast
         self._baselines = baselines
+        self._counter = counter
         self._clock = clock
 
     @contextlib.asynccontextmanager
@@ -174,7 +55,7 @@ class Ledger:
         self,
         request_id: str,
         route: Route,
-        prompt_character_count: int,
+        prompt_texts: Sequence[str],
         *,
         caller: str = "",
     ) -> AsyncIterator[Entry]:
@@ -182,7 +63,7 @@ class Ledger:
         entry = Entry(
             request_id,
             route,
-            prompt_character_count,
+            prompt_texts,
             self._clock,
             caller=caller,
         )
@@ -201,7 +82,12 @@ class Ledger:
         await self._close(entry, "answered")
 
     async def _close(self, entry: Entry, outcome: str) -> None:
-        entry.close(outcome, self._baselines)
+        baselines = baseline_costs_nano_usd(
+            self._baselines,
+            self._counter.prompt_size(entry.prompt_texts),
+            self._counter.answer_size(entry.output_text),
+        )
+        entry.close(outcome, baselines)
         row = entry.row(time.time_ns() // 1000)
         log.info("request_finished", extra={"request": _without_empty(row)})
         try:

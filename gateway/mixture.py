@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from deltafleet.v1 import inference_pb2, worker_pb2
+from gateway.answer import AnswerPiece
 from gateway.held_answer import HeldAnswer
-from gateway.ledger import AnswerPiece
 from model_pool.errors import WorkerLost
 
 VOTE = "vote"

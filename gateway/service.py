@@ -9,10 +9,12 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 
 from deltafleet.v1 import inference_pb2, inference_pb2_grpc, routing_pb2, routing_pb2_grpc
+from gateway.answer import AnswerPiece
 from gateway.answering import Answering
 from gateway.decisions import to_decision
+from gateway.entry import Entry
 from gateway.errors import FeedbackOff
-from gateway.ledger import AnswerPiece, Entry, Ledger
+from gateway.ledger import Ledger
 from gateway.metrics import Metrics
 from gateway.requests import (
     check_sampling,
@@ -88,7 +90,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         async with self._ledger.entry(
             name,
             route,
-            conversation.character_count,
+            conversation.texts,
             caller=read_caller(context.invocation_metadata()),
         ) as entry:
             steps = self._answering.answer(route, run, entry.settle)

@@ -25,6 +25,7 @@ from pydantic import SecretStr
 from deltafleet.v1 import worker_pb2
 from model_pool.chat import ChatPiece, chat_arguments, stream_chat
 from model_pool.engine import Usage
+from model_pool.engine_time import EngineTime, Spent
 from model_pool.errors import (
     DeadlineExceeded,
     FleetError,
@@ -58,11 +59,11 @@ class _Life:
     """A time in which the server answered every poll.
 
     listed: the models that it named last, with their context in tokens where it said it, else 0.
+    before: what had been spent when it began.
     """
 
     listed: Mapping[str, int]
-    started_s: float
-    busy_before_s: float
+    before: Spent
     start_time: float = field(default_factory=time.time)
     incarnation: str = field(default_factory=lambda: str(uuid.uuid4()))
 
@@ -97,7 +98,8 @@ class OpenAIMember:
         self._life: _Life | None = None
         self._fault: str | None = None  # the last that was logged, empty for none
         self._suspected = asyncio.Event()
-        self._time = SharedTime(clock)
+        self._time = EngineTime(clock)
+        self._shared = SharedTime(self._time)
         self._ends = RunEnds()
         self._running = Counter[str]()
         self._last_used: dict[str, float] = {}
@@ -125,14 +127,15 @@ class OpenAIMember:
         life = self._life
         if life is None:
             return None
+        spent = self._time.spent().since(life.before)
         return Status(
             worker=self.name,
             incarnation=life.incarnation,
             state=worker_pb2.WORKER_STATE_READY,
             loaded=[self._loaded(model) for model in sorted(self.serves)],
             running_count=self._running.total(),
-            uptime_s=self._clock() - life.started_s,
-            busy_s=self._time.busy_s - life.busy_before_s,
+            uptime_s=spent.elapsed_s,
+            busy_s=spent.busy_s,
             price_nano_usd_per_hour=self._price_nano_usd_per_hour,
             start_time=_timestamp(life.start_time),
             engine="openai",
@@ -185,9 +188,13 @@ class OpenAIMember:
                             used = Usage(
                                 piece.prompt_token_count, piece.output_token_count, share_s()
                             )
+                            if piece.finish_reason:
+                                break
                             yield self._response(request.model, piece, used.busy_s)
                 finally:
                     on_end(dataclasses.replace(used, busy_s=share_s()))
+            # Its caller may keep the last piece for as long as it likes: nothing runs meanwhile.
+            yield self._response(request.model, piece, share_s())
         except openai.OpenAIError as error:
             is_late = timeout_s is not None and self._clock() - sent_s >= timeout_s
             raise self._failure(error, request.model, is_late=is_late) from error
@@ -210,7 +217,7 @@ class OpenAIMember:
     def _counted(self, model: str) -> Iterator[Callable[[], float]]:
         self._running[model] += 1
         try:
-            with self._time.request() as share_s:
+            with self._shared.request() as share_s:
                 yield share_s
         finally:
             self._running[model] -= 1
@@ -274,7 +281,7 @@ class OpenAIMember:
         return {str(one["id"]): int(one.get("max_model_len") or 0) for one in found["data"]}
 
     def _hear(self, listed: Mapping[str, int]) -> None:
-        life = self._life or _Life(listed, self._clock(), self._time.busy_s)
+        life = self._life or _Life(listed, self._time.spent())
         self._life = dataclasses.replace(life, listed=listed)
         missing = sorted(set(self._server.models.values()) - set(listed))
         self._tell(f"it does not list {', '.join(missing)}" if missing else "")

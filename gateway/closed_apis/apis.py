@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 
 from deltafleet.v1 import routing_pb2, worker_pb2
+from gateway.answer import AnswerPiece
 from gateway.closed_apis.anthropic_messages import AnthropicMessages
 from gateway.closed_apis.client import ApiPrice, ClosedApiClient
 from gateway.closed_apis.configuration import ClosedApi
@@ -13,7 +14,6 @@ from gateway.closed_apis.openai_chat import OpenAIChat
 from gateway.closed_apis.protocol import ApiProtocol
 from gateway.closed_apis.redaction import Redactor, find_hook
 from gateway.errors import BudgetSpent
-from gateway.ledger import AnswerPiece
 from gateway.spending import Budget, Reservation
 from model_pool.rpc import time_left_s
 from model_pool.settings import SettingsError

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from deltafleet.v1 import inference_pb2, routing_pb2, worker_pb2
+from gateway.answer import AnswerPiece
 from gateway.closed_apis.configuration import ClosedApi
 from gateway.closed_apis.protocol import (
     ApiBroken,
@@ -20,7 +21,6 @@ from gateway.closed_apis.protocol import (
 )
 from gateway.closed_apis.redaction import Redactor
 from gateway.errors import BudgetSpent, ClosedApiFailed
-from gateway.ledger import AnswerPiece
 from gateway.pricing import TokenPrice
 from gateway.spending import Budget, Reservation
 from model_pool.errors import PromptTooLong

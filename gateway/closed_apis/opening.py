@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 
 from gateway.closed_apis.apis import ClosedApis, open_closed_api
 from gateway.closed_apis.client import ApiPrice
+from gateway.fleet_files import closed_api_key
 from gateway.ledger_store import LedgerStore
 from gateway.pricing import TokenPrice, to_nano_usd
-from gateway.settings import Settings, closed_api_key
+from gateway.settings import Settings
 from gateway.spending import Budget
 
 

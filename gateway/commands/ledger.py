@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.settings import Settings, ledger_url, load_settings
+from gateway.fleet_files import ledger_url
+from gateway.settings import Settings, load_settings
 from model_pool.settings import SettingsError
 
 if TYPE_CHECKING:

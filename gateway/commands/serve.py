@@ -8,17 +8,9 @@ from pathlib import Path
 
 import click
 
+from gateway.fleet_files import check_paths, ledger_url, load_examples, load_quality, load_router
 from gateway.price_list import load_prices
-from gateway.settings import (
-    Server,
-    Settings,
-    check_paths,
-    ledger_url,
-    load_examples,
-    load_quality,
-    load_router,
-    load_settings,
-)
+from gateway.settings import Server, Settings, load_settings
 from model_pool.settings import SettingsError
 
 FLEET = click.argument("fleet", type=click.Path(exists=True, dir_okay=False, path_type=Path))

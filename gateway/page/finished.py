@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from gateway.ledger import Entry
+from gateway.entry import Entry
 from gateway.ledger_store import RequestRow
 from gateway.metrics import FIRST_TOKEN_BUCKETS_S, REQUEST_BUCKETS_S
 from gateway.page.history import Buckets, Sample, WorkerSeconds

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -59,7 +59,7 @@ def money_json(
 
 
 def group_json(group: Group) -> dict[str, Any]:
-    """What a group of requests cost. overhead_usd: its share of idle and loading time."""
+    """What a group of requests cost. overhead_usd: its share of what computed nothing."""
     return {
         "requests": group.request_count,
         "answered": group.answered_count,
@@ -121,23 +121,24 @@ def _day_of(moment_us: int) -> str:
 def _day_json(day: str, sums: Sums | None, lives: Sequence[WorkerLife]) -> dict[str, Any]:
     window = Window().of_day(day)
     within = [life for life in lives if _overlaps(life, window)]
-    overhead = make_report([], within, window).total.overhead_nano_usd
-    # As if loading were computing: then only idle time is left.
-    idling = [replace(life, busy_s=life.busy_s + life.load_s) for life in within]
-    idle = min(overhead, make_report([], idling, window).total.overhead_nano_usd)
+    overhead = make_report([], within, window).total.overhead
     sums = sums or Sums(key={"day": day})
     return {
         "day": day,
         "requests": sums.request_count,
         "cost_usd": usd(sums.cost_nano_usd),
-        "overhead_usd": {"load": usd(overhead - idle), "idle": usd(idle)},
-        "effective_usd": usd(sums.cost_nano_usd + overhead),
+        "overhead_usd": {
+            "load": usd(overhead.loading_nano_usd),
+            "switch": usd(overhead.switching_nano_usd),
+            "idle": usd(overhead.idle_nano_usd),
+        },
+        "effective_usd": usd(sums.cost_nano_usd + overhead.nano_usd),
         "baselines_usd": {name: usd(cost) for name, cost in sums.baselines.items()},
     }
 
 
 def _overlaps(life: WorkerLife, window: Window) -> bool:
-    start, end = window.elapsed_us(life.started_at_us, round(life.uptime_s * 1e6))
+    start, end = window.elapsed_us(life.started_at_us, life.uptime_us)
     return end > start
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from model_pool.engine import FinishReason, Piece, Sampling, Usage
 from model_pool.errors import EngineFailed
 from model_pool.text_stream import TextStream
+from model_pool.vllm.meter import Computed
 
 _FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
@@ -50,14 +51,14 @@ class AnswerProgress:
         self._is_first_output = True
         return list(self.token_ids)
 
-    def computed_token_count(self, output: Any) -> int:
-        """Tokens that this output is the result of: those before it that no cache had, and its
-        own. Call before `accept`.
+    def computed(self, output: Any) -> Computed:
+        """What this output is the result of: tokens before it that no cache had, and its own. Call
+        before `accept`.
         """
         count = len(output.outputs[0].token_ids)
-        if self._is_first_output:
-            count += len(self.token_ids) - (output.num_cached_tokens or 0)
-        return count
+        if not self._is_first_output:
+            return Computed(0, count)
+        return Computed(len(self.token_ids) - (output.num_cached_tokens or 0), max(0, count - 1))
 
     def accept(self, output: Any, busy_s: float, queue_s: float | None = None) -> Piece | None:
         """The piece that the output makes visible, if any. The last one sets is_finished.

@@ -170,7 +170,7 @@ async def test_models_side_by_side_answer_each_with_its_own_weights(
         assert "".join(piece.text for piece in answered) == alone[name]
         assert {piece.weights_digest for piece in answered} == {f"digest-of-{name}"}
     assert set(report.loaded) == set(fleet.weights.values())
-    assert report.load_s > 0
+    assert report.spent.load_s > 0
 
 
 async def test_a_corrupt_delta_is_refused_and_the_former_weights_go_on(
@@ -216,7 +216,7 @@ async def test_shares_of_finished_jobs_add_up_to_the_busy_seconds(
         answers = await asyncio.gather(
             *(pieces_of(engine, job(p, names[i % 2])) for i, p in enumerate(PROMPTS))
         )
-        busy_s = engine.report().busy_s
+        busy_s = engine.report().spent.busy_s
 
     assert sum(pieces[-1].usage.busy_s for pieces in answers) == pytest.approx(busy_s, rel=1e-9)
 
@@ -252,7 +252,7 @@ async def test_shares_of_broken_off_jobs_add_up_too(
         async with aclosing(engine.generate(job("the end"), ends.append)) as stream:
             async for _ in stream:
                 pass
-        busy_s = engine.report().busy_s
+        busy_s = engine.report().spent.busy_s
 
     assert sum(usage.busy_s for usage in ends) == pytest.approx(busy_s, rel=1e-6)
     assert max(usage.output_token_count for usage in ends) == 40

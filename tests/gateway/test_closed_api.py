@@ -11,11 +11,11 @@ from decimal import Decimal
 import pytest
 
 from deltafleet.v1 import inference_pb2, routing_pb2, worker_pb2
+from gateway.answer import AnswerPiece
 from gateway.closed_apis.apis import open_closed_api
 from gateway.closed_apis.client import ApiPrice, ClosedApiClient
 from gateway.closed_apis.configuration import ClosedApi
 from gateway.errors import BudgetSpent, ClosedApiFailed, RedactionFailed
-from gateway.ledger import AnswerPiece
 from gateway.pricing import TokenPrice
 from gateway.spending import Budget
 from model_pool.errors import PromptTooLong

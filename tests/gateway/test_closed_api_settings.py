@@ -10,9 +10,10 @@ import yaml
 from gateway.classifier import Classification
 from gateway.closed_apis.apis import open_closed_api
 from gateway.errors import BudgetSpent
+from gateway.fleet_files import closed_api_key
 from gateway.price_list import load_prices
 from gateway.router import Constraints, Expectations, ModelKind, Route, Router, RouteReason, Target
-from gateway.settings import Settings, closed_api_key
+from gateway.settings import Settings
 from model_pool.settings import SettingsError, load
 from support.fleet import DEMO
 

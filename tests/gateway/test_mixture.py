@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from deltafleet.v1 import fleet_pb2, inference_pb2, routing_pb2, worker_pb2
 from examples.demo.tasks import TASKS
+from gateway.answer import AnswerPiece
+from gateway.fleet_files import load_examples
 from gateway.held_answer import HeldAnswer
-from gateway.ledger import AnswerPiece
 from gateway.mixture import DEFAULT_PROMPT, Mixture, aggregating, ask_all, normalised, vote
-from gateway.settings import Settings, load_examples
+from gateway.settings import Settings
 from model_pool.errors import EngineFailed, WorkerLost
 from model_pool.settings import SettingsError, load
 from support.closed_fleet import with_closed_api

@@ -9,8 +9,9 @@ import yaml
 
 from deltafleet.v1.error_reason_pb2 import ErrorReason
 from gateway import errors as gateway_errors
+from gateway.fleet_files import load_examples
 from gateway.price_list import load_prices
-from gateway.settings import Settings, load_examples
+from gateway.settings import Settings
 from model_pool.errors import FleetError
 from model_pool.rpc import STATUS_OF
 from model_pool.settings import GATEWAY_SECTIONS, PoolSettings, SettingsError, load

@@ -8,12 +8,12 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.ledger import AnswerPiece, Entry
+from gateway.answer import AnswerPiece
+from gateway.entry import Entry
 from gateway.page.finished import CAPACITY, LONGEST_NAME, FinishedRequests
-from gateway.pricing import TokenPrice
 from gateway.router import Contribution, ModelKind, Route, RouteReason, Target
 
-PRICES = {"dear": TokenPrice(100, 200), "cheap": TokenPrice(1, 2)}
+BASELINES = {"dear": 5_000, "cheap": 50}
 
 
 def ended(
@@ -30,10 +30,10 @@ def ended(
         decided_by="static",
         contributions=(Contribution("first", 1, None), Contribution("second", 1, 0.5)),
     )
-    entry = Entry("r", route, 40, clock.__next__, caller=caller)
+    entry = Entry("r", route, ["a secret prompt"], clock.__next__, caller=caller)
     if tokens:
         entry.add(AnswerPiece("a secret answer", 3, tokens, cost, 0))
-    entry.close(outcome, PRICES)
+    entry.close(outcome, dict(BASELINES))
     return entry, entry.row(1)
 
 
@@ -64,7 +64,7 @@ def test_sums_are_of_every_request(ends: list[tuple[str, str, int, int, float]])
     assert sums.failed_count == len(rows) - len(answered)
     assert sums.cost_nano_usd == sum(row.cost_nano_usd for row in rows)
     assert sums.output_token_count == sum(row.output_token_count for row in rows)
-    for name in PRICES:
+    for name in BASELINES:
         theirs = sum(row.baselines[name] for row in answered)
         assert sums.baselines_nano_usd.get(name, 0) == theirs
     assert sum(sums.total.counts) == len(rows)

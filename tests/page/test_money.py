@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from gateway.cost_report import Window, make_report
 from gateway.ledger_store import Sums, WorkerLife
 from gateway.ledger_store.summing import to_us
+from gateway.ledger_store.tables import DAY_US
 from gateway.page.fleet import usd
 from gateway.page.money import SHOWN_DAYS, Books, grouped, money_json
 from gateway.price_list import PricedBaseline
 from gateway.pricing import TokenPrice
 
 NOW = datetime(2026, 3, 5, 12, tzinfo=UTC)
-DAY_S = 86_400
 NANO = Decimal(10**9)
 COUNTS = st.integers(0, 10**6)
 MONEY = st.integers(0, 10**18)
@@ -43,13 +43,13 @@ SUMS = st.builds(
 @st.composite
 def lives(draw: st.DrawFn) -> WorkerLife:
     """A life that ended before NOW."""
-    uptime_s = draw(st.floats(0, 2 * DAY_S))
+    uptime_us = draw(st.integers(0, 2 * DAY_US))
     start = draw(st.datetimes(datetime(2026, 3, 1), datetime(2026, 3, 3))).replace(tzinfo=UTC)
-    busy_s = draw(st.floats(0, 0.5)) * uptime_s
-    load_s = draw(st.floats(0, 0.5)) * uptime_s
-    return WorkerLife(
-        "i", "w", to_us(start), uptime_s, busy_s, load_s, draw(st.integers(0, 10**11))
-    )
+    busy_us = draw(st.integers(0, uptime_us))
+    load_us = draw(st.integers(0, uptime_us - busy_us))
+    switch_us = draw(st.integers(0, uptime_us - busy_us - load_us))
+    price = draw(st.integers(0, 10**11))
+    return WorkerLife("i", "w", to_us(start), uptime_us, busy_us, load_us, switch_us, price)
 
 
 BOOKS = st.builds(
@@ -125,12 +125,13 @@ def test_an_old_ledger_shows_its_last_days_and_counts_all() -> None:
     assert told["total"]["cost_usd"] == "0.000000007"
 
 
-def test_loading_and_idle_time_are_told_apart() -> None:
+def test_loading_switching_and_idle_time_are_told_apart() -> None:
     start = NOW - timedelta(hours=10)
-    life = WorkerLife("i", "w", to_us(start), 3600, 900, 600, 10**9)
+    spans_us = [seconds * 10**6 for seconds in (3600, 900, 600, 300)]
+    life = WorkerLife("i", "w", to_us(start), *spans_us, 36 * 10**8)
     (day,) = money_json(Books(lives=[life]), {}, NOW)["days"]
 
-    assert day["overhead_usd"] == {"load": "0.166666667", "idle": "0.583333333"}
+    assert day["overhead_usd"] == {"load": "0.6", "switch": "0.3", "idle": "1.8"}
 
 
 def test_a_stale_price_is_told() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltafleet.v1 import inference_pb2, routing_pb2, worker_pb2
+from model_pool.engine_time import EngineTime
 from model_pool.errors import (
     DeadlineExceeded,
     FleetError,
@@ -339,10 +340,23 @@ async def test_requests_share_the_time_in_which_they_run(server: OpenAIServer) -
     assert status.price_nano_usd_per_hour == first.price_nano_usd_per_hour == PRICE
 
 
+async def test_who_keeps_the_last_piece_for_long_pays_no_more(server: OpenAIServer) -> None:
+    clock = Clock()
+    async with running_pool(member := member_of(server, clock=clock)) as pool:
+        async with pool.lease("sql") as lease:
+            async for last in lease.generate(run_request(), 60):
+                clock.now_s += 1 if not last.finish_reason else 100
+        status = member.status
+
+    assert status.busy_s == last.busy_s == len(TEXTS)
+    assert status.uptime_s >= 100 + len(TEXTS)
+
+
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1000)), max_size=40))
 def test_all_shares_add_up_to_the_busy_time(steps: list[tuple[int, int]]) -> None:
     clock, shares = Clock(), []
-    time = SharedTime(clock)
+    time = EngineTime(clock)
+    shared = SharedTime(time)
     running: dict[int, tuple[object, Callable[[], float]]] = {}
 
     def end(request: contextlib.AbstractContextManager, share_s: Callable[[], float]) -> None:
@@ -353,13 +367,13 @@ def test_all_shares_add_up_to_the_busy_time(steps: list[tuple[int, int]]) -> Non
         if number in running:
             end(*running.pop(number))
         else:
-            request = time.request()
+            request = shared.request()
             running[number] = (request, request.__enter__())
         clock.now_s += milliseconds / 1000
     for one in running.values():
         end(*one)
 
-    assert sum(shares) == pytest.approx(time.busy_s)
+    assert sum(shares) == pytest.approx(time.spent().busy_s)
 
 
 async def test_a_server_that_goes_and_comes_back_begins_a_new_life(server: OpenAIServer) -> None:

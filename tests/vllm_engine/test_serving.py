@@ -49,6 +49,12 @@ async def test_under_load_every_finished_answer_is_its_own_models(
         together = await asyncio.gather(*(ask(engine, *one) for one in asked))
         report = engine.report()
         assert (report.running_count, report.queued_count) == (0, 0)
+        spent, work = report.spent, report.work
+        assert min(spent.busy_s, spent.switch_s, spent.load_s) > 0
+        assert spent.busy_s + spent.switch_s + spent.load_s <= spent.elapsed_s
+        assert min(work.prefill_s, work.decode_s, work.prefill_token_count) > 0
+        assert work.decode_token_count > 0.8 * 64 * (LONG["max_output_token_count"] - 1)
+        assert work.prefill_s + work.decode_s <= spent.busy_s * (1 + 1e-9)
         alone = {wanted: await answer_of(engine, wanted) for wanted, _ in asked}
 
     finished = [
@@ -80,10 +86,10 @@ async def test_the_busy_seconds_of_broken_off_answers_are_counted(
         first = await anext(stream)
         await asyncio.sleep(0.05)
         await stream.aclose()
-        alone_s = engine.report().busy_s
+        alone_s = engine.report().spent.busy_s
         await asyncio.sleep(0.05)
 
-        assert engine.report().busy_s == alone_s > first.usage.busy_s
+        assert engine.report().spent.busy_s == alone_s > first.usage.busy_s
 
 
 @pytest.mark.parametrize("seed", [-1, 0, 2**63 - 1, -(2**63)])

@@ -1,4 +1,4 @@
-"""The parts of the vLLM engine that need no vLLM: the meter, the options, errors as text."""
+"""The parts of the vLLM engine that need no vLLM: the options, errors as text, answers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 from engine.tiny_models import architectures, write_checkpoint
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from merge_on_load import errors
@@ -19,78 +17,9 @@ from model_pool.engine import FinishReason, Sampling
 from model_pool.errors import EngineFailed
 from model_pool.vllm import faults, plugin
 from model_pool.vllm.answer import AnswerProgress
-from model_pool.vllm.meter import Account, BusyMeter
+from model_pool.vllm.meter import Computed
 from model_pool.vllm.options import Needs, VllmOptions
 from model_pool.vllm.room import divide_card
-
-
-class Clock:
-    now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-def test_a_step_is_divided_by_tokens() -> None:
-    clock = Clock()
-    meter = BusyMeter(clock)
-    one, two = Account(), Account()
-    meter.enter(one)
-    meter.enter(two)
-    clock.now_s += 4
-    meter.note(one, 3)
-    meter.note(two, 1)
-    meter.settle()
-    clock.now_s += 2
-    meter.note(two, 1)
-    meter.settle()
-
-    assert (one.busy_s, two.busy_s, meter.busy_s) == (3.0, 3.0, 6.0)
-
-
-def test_idle_time_is_nobodys() -> None:
-    clock = Clock()
-    meter = BusyMeter(clock)
-    for _ in range(2):
-        account = Account()
-        meter.enter(account)
-        clock.now_s += 1
-        meter.note(account, 5)
-        meter.settle()
-        clock.now_s += 10
-        meter.leave(account, is_finished=True)
-        clock.now_s += 100
-
-    assert meter.busy_s == 2
-
-
-@settings(deadline=None)  # a busy machine is no fault
-@given(
-    st.lists(st.tuples(st.sampled_from("onxs"), st.integers(0, 7), st.floats(0, 9)), max_size=60)
-)
-def test_the_shares_add_up_to_the_busy_time(events: list[tuple[str, int, float]]) -> None:
-    clock = Clock()
-    meter = BusyMeter(clock)
-    running: list[Account] = []
-    accounts: list[Account] = []
-    busy_at_most = 0.0
-    for event, number, seconds in events:
-        clock.now_s += seconds
-        busy_at_most += seconds if running else 0
-        if event == "o":
-            accounts.append(Account())
-            running.append(accounts[-1])
-            meter.enter(accounts[-1])
-        elif running and event == "n":
-            meter.note(running[number % len(running)], number)
-        elif running and event == "x":
-            meter.leave(running.pop(number % len(running)), is_finished=number % 2 == 0)
-        else:
-            meter.settle()
-
-    assert sum(account.busy_s for account in accounts) == pytest.approx(meter.busy_s)
-    assert meter.busy_s <= busy_at_most + 1e-6
-    assert all(account.busy_s >= -1e-9 for account in accounts)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +133,7 @@ def test_an_answer_goes_on_from_where_it_was_broken_off() -> None:
     answer = an_answer(stop=("xyz",))
     first = step_of("a", "x", cached_count=1)
     assert answer.begin_turn() == [0] * 4
-    assert answer.computed_token_count(first) == 4 - 1 + 2
+    assert answer.computed(first) == Computed(4 - 1, 1)  # one token comes out of the prompt
     piece = answer.accept(first, 0.5)
     assert piece is not None
     assert piece.text == "a"  # the x may begin the stop text
@@ -212,7 +141,7 @@ def test_an_answer_goes_on_from_where_it_was_broken_off() -> None:
     assert answer.begin_turn() == [0] * 4 + [ord("a"), ord("x")]
     assert answer.left_count == 8
     last = step_of("y", "z", cached_count=5)
-    assert answer.computed_token_count(last) == 6 - 5 + 2
+    assert answer.computed(last) == Computed(6 - 5, 1)
     piece = answer.accept(last, 0.75)
     assert piece is not None
     assert (piece.text, piece.finish_reason) == ("", FinishReason.STOP)

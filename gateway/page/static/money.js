@@ -39,7 +39,8 @@ export function showMoneyHour(history) {
 }
 
 function showParts(plot, rows, labels, name) {
-  const states = new Set(rows.flatMap((one) => Object.keys(one.overhead_usd)));
+  const parts = rows.flatMap((one) => Object.entries(one.overhead_usd));
+  const states = new Set(parts.filter(([, amount]) => Number(amount)).map(([state]) => state));
   const known = PARTS.filter(([state]) => states.has(state));
   const series = [
     amounts("requests", "c1", rows.map((one) => one.cost_usd)),
@@ -61,8 +62,8 @@ export function showMoney(state) {
   if (failure) say(note, `${failure[0].toUpperCase()}${failure.slice(1)} now; below is what it last said.`);
   if (!money) return;
   if (!failure) {
-    say(note, "A request costs its share of a worker’s busy seconds; idle and loading time cost, " +
-      "too. Closed APIs: list prices for the same texts, an estimate.");
+    say(note, "A request costs its share of a worker’s busy seconds; time that is idle or spent on " +
+      "weights costs, too. Closed APIs: list prices for the same texts, an estimate.");
   }
   showDays(money);
   showModels(money, state.models);

@@ -9,7 +9,8 @@ import yaml
 from click.testing import CliRunner
 
 from gateway.__main__ import main
-from gateway.settings import Settings, ledger_url, load_settings
+from gateway.fleet_files import ledger_url
+from gateway.settings import Settings, load_settings
 from model_pool.settings import SettingsError
 from support.fleet import DEMO
 

@@ -1,0 +1,80 @@
+"""fleet.yaml → what the planner and the answering work with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from gateway.confidence import Curve
+from gateway.escalation import Escalation
+from gateway.mixture import DEFAULT_PROMPT, VOTE, Mixture
+from gateway.pricing import to_nano_usd
+from gateway.route_planner import Habits
+from gateway.router import Constraints, ModelKind, Target
+from gateway.routing.chats import Hysteresis
+from gateway.settings import Settings
+from model_pool.settings import BASE_MODEL
+
+
+def make_targets(settings: Settings) -> dict[str, Target]:
+    """Every model that a request can go to, by name."""
+    targets = {BASE_MODEL: Target(BASE_MODEL, ModelKind.BASE, settings.base.quality)}
+    for name, specialist in settings.specialists.items():
+        targets[name] = Target(name, ModelKind.SPECIALIST, specialist.quality)
+    for name, mixture in settings.mixtures.items():
+        targets[name] = Target(name, ModelKind.MIXTURE, mixture.quality)
+    for name, closed in settings.closed_apis.items():
+        targets[name] = Target(name, ModelKind.CLOSED_API, closed.quality)
+    return targets
+
+
+def _caller_defaults(settings: Settings) -> dict[str, Constraints]:
+    return {
+        name: Constraints(
+            one.min_quality, None if one.max_cost_usd is None else to_nano_usd(one.max_cost_usd)
+        )
+        for name, one in settings.callers.items()
+    }
+
+
+def descriptions(settings: Settings) -> dict[str, str]:
+    """What each model is for, by name."""
+    descriptions = {name: one.description for name, one in settings.specialists.items()}
+    descriptions[BASE_MODEL] = settings.base.description
+    descriptions |= {name: one.description for name, one in settings.mixtures.items()}
+    for name, closed in settings.closed_apis.items():
+        descriptions[name] = f"{closed.model}, a closed API"
+    return descriptions
+
+
+def make_habits(settings: Settings) -> Habits:
+    """How requests are planned that do not say."""
+    routing = settings.routing
+    hysteresis = Hysteresis()
+    if routing.chat_margin is not None:
+        hysteresis = replace(hysteresis, short_margin=routing.chat_margin)
+    exploration = routing.feedback.exploration if routing.feedback else 0.0
+    return Habits(_caller_defaults(settings), hysteresis, exploration)
+
+
+def make_escalation(
+    settings: Settings, targets: Mapping[str, Target], curve: Curve
+) -> Escalation | None:
+    """None where fleet.yaml has none. curve: how sure answers are, of every specialist."""
+    asked = settings.routing.escalation
+    if asked is None:
+        return None
+    specialists = asked.specialists or tuple(settings.specialists)
+    return Escalation(targets[asked.to], asked.min_confidence, dict.fromkeys(specialists, curve))
+
+
+def make_mixtures(settings: Settings) -> dict[str, Mixture]:
+    """By name."""
+    return {
+        name: Mixture(
+            one.specialists,
+            None if one.aggregator == VOTE else one.aggregator,
+            one.prompt or DEFAULT_PROMPT,
+        )
+        for name, one in settings.mixtures.items()
+    }
