@@ -53,6 +53,7 @@ async def seen(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[
             await look.until(f"document.querySelector('#recent').rows.length > {REQUEST_COUNT}")
             await look.until(f"({PAID}) === '{REQUEST_COUNT}'")
             yield fleet, look
+            assert await fleet.stop() == 0, "somebody who looks does not keep it from stopping"
 
 
 def old_prices(directory: Path) -> Path:
@@ -109,7 +110,11 @@ async def test_plots_compare_with_every_baseline(seen: tuple[Fleet, Look]) -> No
     ours = ["ours, requests", "ours, with idle and loading"]
 
     for name in ("money-hour", "money-days"):
-        assert plots[name]["series"] == [*ours, "claude-haiku-4-5", "gpt-5-mini"]
+        assert plots[name]["series"] == [
+            *ours,
+            "claude-haiku-4-5",
+            "gpt-5-mini (STALE)",
+        ]
     for name in ("money-hour-parts", "money-day-parts"):
         assert {"requests", "loading weights", "idle"} <= set(plots[name]["series"])
     assert set(plots["routing-models"]["series"]) == {"base", *TASKS}
@@ -165,6 +170,9 @@ async def test_an_old_price_is_flagged(seen: tuple[Fleet, Look]) -> None:
     assert await stale.locator(".name").all_text_contents() == ["Saved on gpt-5-mini" + "STALE"]
     assert ages["gpt-5-mini"].endswith(", STALE")
     assert "STALE" not in ages["claude-haiku-4-5"]
+    for table in ("money-models", "recent"):
+        titles = await look.page.locator(f"#{table} thead").inner_text()
+        assert "gpt-5-mini (STALE)" in titles and "haiku-4-5 (STALE)" not in titles
 
 
 async def test_recent_requests_say_how_they_were_routed(seen: tuple[Fleet, Look]) -> None:

@@ -1,5 +1,6 @@
 // What was spent, beside what closed APIs would have charged.
 
+import { hearBaselines, label } from "./baselines.js";
 import { Plot, nth } from "./charts.js";
 import { fillTable, say } from "./dom.js";
 import { NONE, count, days, exactUsd, minutes, percent, shortUsd, usd } from "./format.js";
@@ -19,9 +20,12 @@ const note = document.getElementById("money-note");
 const models = document.getElementById("money-models");
 const baselines = document.getElementById("money-baselines");
 
+// Ours have the first and the third colour.
+const theirColor = (place) => (place ? place + 3 : 1);
+
 /** A series of exact amounts. */
-function amounts(label, colorName, texts, more = {}) {
-  return { label, color: colorName, values: texts.map(Number), texts: texts.map(exactUsd), ...more };
+function amounts(name, color, texts, more = {}) {
+  return { label: name, color, values: texts.map(Number), texts: texts.map(exactUsd), ...more };
 }
 
 /** The last hour, of this gateway. */
@@ -32,7 +36,7 @@ export function showMoneyHour(history) {
     amounts("ours, with idle and loading", "c3", history.effective_usd, { x }),
   ];
   const theirs = Object.entries(history.baselines_usd).map(([name, column], place) =>
-    amounts(name, nth(place ? place + 3 : 1), column, { x, dash: "dashed" }));
+    amounts(label(name), nth(theirColor(place)), column, { x, dash: "dashed" }));
   const series = x.length ? [...ours, ...theirs] : [];
   hour.show(series, [], inWords("Last hour", series));
   showParts(hourParts, history.bars, history.bars.map((one) => minutes(one.at_s)), "Last hour");
@@ -44,8 +48,8 @@ function showParts(plot, rows, labels, name) {
   const known = PARTS.filter(([state]) => states.has(state));
   const series = [
     amounts("requests", "c1", rows.map((one) => one.cost_usd)),
-    ...known.map(([state, label, colorName]) =>
-      amounts(label, colorName, rows.map((one) => one.overhead_usd[state] ?? "0"))),
+    ...known.map(([state, what, color]) =>
+      amounts(what, color, rows.map((one) => one.overhead_usd[state] ?? "0"))),
   ];
   const shown = rows.length ? series : [];
   plot.show(shown, labels, inWords(`${name}, where it goes`, shown));
@@ -65,6 +69,7 @@ export function showMoney(state) {
     say(note, "A request costs its share of a worker’s busy seconds; time that is idle or spent on " +
       "weights costs, too. Closed APIs: list prices for the same texts, an estimate.");
   }
+  hearBaselines(money.baselines);
   showDays(money);
   showModels(money, state.models);
   showBaselines(money);
@@ -73,7 +78,7 @@ export function showMoney(state) {
 function showDays({ days: rows, baselines: compared }) {
   const labels = rows.map((one) => one.day);
   const theirs = compared.map(({ name }, place) =>
-    amounts(name, nth(place ? place + 3 : 1), rows.map((one) => one.baselines_usd[name] ?? "0")));
+    amounts(label(name), nth(theirColor(place)), rows.map((one) => one.baselines_usd[name] ?? "0")));
   const series = [
     amounts("ours, requests", "c1", rows.map((one) => one.cost_usd)),
     amounts("ours, with idle and loading", "c3", rows.map((one) => one.effective_usd)),
@@ -100,7 +105,7 @@ function showModels({ models: costs, total, baselines: compared }, all) {
     { title: "with idle and loading", number: true, cell: money((row) => row.effective_usd) },
     { title: "per million output tokens", number: true, cell: money((row) => row.usd_per_mtok_output) },
     ...compared.flatMap(({ name }) => [
-      { title: `saved on ${name}`, number: true, cell: ([, row]) => saved(row.baselines[name]) },
+      { title: `saved on ${label(name)}`, number: true, cell: ([, row]) => saved(row.baselines[name]) },
       { title: "pays from", number: true, cell: ([, row]) => paysFrom(row.baselines[name]) },
     ]),
   ];

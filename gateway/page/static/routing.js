@@ -1,5 +1,6 @@
 // Where requests went, and who decided it.
 
+import { label } from "./baselines.js";
 import { Plot, nth } from "./charts.js";
 import { fillTable } from "./dom.js";
 import { NONE, count, exactUsd, minutes, seconds, time, usd, words } from "./format.js";
@@ -73,7 +74,7 @@ function columns(baselines) {
     { title: "whole", number: true, cell: (one) => seconds(one.total_s) },
     { title: "cost", number: true, cell: (one) => ({ text: usd(one.cost_usd), title: exactUsd(one.cost_usd) }) },
     ...baselines.map((name) => ({
-      title: `saved on ${name}`, number: true, cell: (one) => saved(one.saved_usd[name]),
+      title: `saved on ${label(name)}`, number: true, cell: (one) => saved(one.saved_usd[name]),
     })),
   ];
 }
