@@ -36,12 +36,13 @@ PLOTS = """() => [...document.querySelectorAll("canvas")].map((canvas) => {
 class Look:
     """The page in a browser. said: its console, errors included; asked: each address it wanted.
 
-    answers: what the models said to the requests that it shows.
+    at_first: its text before any request. answers: what the models said to those that it shows.
     """
 
     page: Page
     said: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    at_first: str = ""
     answers: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -39,21 +39,24 @@ PLOTS = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def seen(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Fleet, Look]]:
-    """A fleet of this module's own after requests of all kinds, and a browser that saw them."""
+    """A fleet of this module's own after all kinds of requests, and a browser that saw them."""
     directory = tmp_path_factory.mktemp("page")
-    async with running_fleet(
-        directory,
-        specialists__sql__description=HOSTILE,
-        prices__file=str(old_prices(directory)),
-    ) as fleet:
-        answers = await traffic(fleet)
-        async with looking(fleet.metrics) as look:
-            look.answers = answers
-            await look.until(f"({COUNTED}) === {REQUEST_COUNT}")
-            await look.until(f"document.querySelector('#recent').rows.length > {REQUEST_COUNT}")
-            await look.until(f"({PAID}) === '{REQUEST_COUNT}'")
-            yield fleet, look
-            assert await fleet.stop() == 0, "somebody who looks does not keep it from stopping"
+    async with (
+        running_fleet(
+            directory,
+            specialists__sql__description=HOSTILE,
+            prices__file=str(old_prices(directory)),
+        ) as fleet,
+        looking(fleet.metrics) as look,
+    ):
+        await look.until("document.querySelector('#recent .empty')")
+        look.at_first = await look.page.locator("main").inner_text()
+        look.answers = await traffic(fleet)
+        await look.until(f"({COUNTED}) === {REQUEST_COUNT}")
+        await look.until(f"document.querySelector('#recent').rows.length > {REQUEST_COUNT}")
+        await look.until(f"({PAID}) === '{REQUEST_COUNT}'")
+        yield fleet, look
+        assert await fleet.stop() == 0, "somebody who looks does not keep it from stopping"
 
 
 def old_prices(directory: Path) -> Path:
@@ -91,6 +94,12 @@ async def told(fleet: Fleet, path: str) -> str:
             return answer.read().decode()
 
     return await asyncio.to_thread(read)
+
+
+async def test_before_the_first_request_it_says_what_to_do(seen: tuple[Fleet, Look]) -> None:
+    _, look = seen
+    assert look.at_first.count('No requests yet: deltafleet ask "What is 37 plus 45?"') >= 4
+    assert "NaN" not in look.at_first and "undefined" not in look.at_first
 
 
 async def test_every_plot_is_drawn(seen: tuple[Fleet, Look]) -> None:
