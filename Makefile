@@ -12,7 +12,7 @@ K8S := build/k8s/.installed
 K8S_SCHEMAS := tests/k8s/node_modules/.installed
 POSTGRES := build/postgres/bin/postgres
 
-.PHONY: help install demo serve test images test-images monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs kill-ledger clean
+.PHONY: help install demo serve test images test-images monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs soak-costs kill-ledger clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -102,6 +102,11 @@ bench-routing: $(INSTALLED) semantic-router-env ## measure routing beside baseli
 
 conserve-costs: $(INSTALLED) ## send 10,000 mixed requests, kill workers, add the costs up (10 minutes); writes gateway/COSTS.md
 	$(BIN)/python -m benchmarks.conservation
+
+SOAK_MINUTES ?= 20
+soak-costs: $(INSTALLED) vllm-env ## send traffic of all kinds for twice SOAK_MINUTES (20), on both engines, add the costs up; writes gateway/COSTS_SOAK.md
+	$(BIN)/python -m benchmarks.cost_soak --minutes $(SOAK_MINUTES)
+	$(VLLM_VENV)/bin/python -m benchmarks.cost_soak --minutes $(SOAK_MINUTES) --engine vllm
 
 kill-ledger: $(INSTALLED) $(POSTGRES) ## kill the ledger's writers and server, count what is lost; writes gateway/LEDGER.md
 	$(BIN)/python -m benchmarks.ledger_kills

@@ -34,6 +34,7 @@ from gateway.fleet_models import (
     make_habits,
     make_mixtures,
     make_targets,
+    weighed_models,
 )
 from gateway.fleet_service import FleetServicer
 from gateway.forecast import AnswerForecast, CostForecast
@@ -41,7 +42,13 @@ from gateway.grpc_door import GrpcDoor
 from gateway.ledger import Ledger
 from gateway.ledger_store import BadLedger, LedgerStore
 from gateway.metrics import Metrics
-from gateway.price_list import PricedBaseline, load_prices, priced_baselines, stale_names
+from gateway.price_list import (
+    PricedBaseline,
+    load_prices,
+    make_counter,
+    priced_baselines,
+    stale_names,
+)
 from gateway.pricing import TokenPrice
 from gateway.route_planner import RoutePlanner
 from gateway.router import Router
@@ -81,6 +88,7 @@ class Gateway:
         self._settings = settings
         self._prices = load_prices(settings)
         self._baselines = priced_baselines(settings, self._prices)
+        self._counter = make_counter(self._baselines)
         self._examples = load_examples(settings)
         self._fitted = load_router(settings)
         self._quality = load_quality(settings)
@@ -185,7 +193,8 @@ class Gateway:
         closed_apis = await open_closed_apis(settings, closed_prices, store)
         stack.push_async_callback(closed_apis.stop)
         metrics = self._make_metrics(pool, closed_apis)
-        forecast = CostForecast(closed_prices)
+        members = {name: one.specialists for name, one in settings.mixtures.items()}
+        forecast = CostForecast(closed_prices, members)
         feedback = await self._start_feedback(stack)
         planner = RoutePlanner(
             classifier,
@@ -204,12 +213,13 @@ class Gateway:
             closed_apis,
             make_escalation(settings, self.targets, self._curve),
             make_mixtures(settings),
+            on_unweighed=lambda model: metrics.unweighed.labels(model).inc(),
         )
         baselines = {name: one.price for name, one in self._baselines.items()}
         inference = InferenceServicer(
             planner,
             answering,
-            Ledger(store, metrics, forecast, baselines),
+            Ledger(store, metrics, forecast, baselines, self._counter),
             feedback,
             default_output_token_count=settings.server.default_output_token_count,
             stale_baselines=lambda: stale_names(self._baselines, datetime.now(UTC)),
@@ -231,7 +241,8 @@ class Gateway:
 
     def _make_metrics(self, pool: Pool, closed_apis: ClosedApis) -> Metrics:
         metrics = Metrics()
-        metrics.expect(self.targets, self._settings.baselines)
+        weighed = weighed_models(self._settings)
+        metrics.expect(self.targets, self._settings.baselines, weighed)
         metrics.describe(hashlib.sha256(self._settings.model_dump_json().encode()).hexdigest())
         metrics.registry.register(WorkerCollector(pool))
         metrics.registry.register(WaitCollector(pool.waits, self._settings.models))
