@@ -271,8 +271,11 @@ def gateways_survive(documents: list[Document]) -> Faults:
     """Two at least, apart, one at a time replaced, and rid of callers before they stop."""
     one = Workload(named(documents, "Deployment"))
     spec = one.document["spec"]
-    if spec.get("replicas", 1) < 2:
+    scaler = named(documents, "HorizontalPodAutoscaler")["spec"]
+    if scaler["minReplicas"] < 2:
         yield f"{one.name}: less than two"
+    if "replicas" in spec:
+        yield f"{one.name}: every apply undoes what its autoscaler did"
     if spec["strategy"]["rollingUpdate"]["maxUnavailable"] != 0:
         yield f"{one.name}: an update takes one away before another is there"
     keys = [spread["topologyKey"] for spread in one.pod.get("topologySpreadConstraints", ())]

@@ -210,8 +210,12 @@ BROKEN: dict[str, tuple[Callable[[list[Document]], object], str]] = {
         "no headless Service",
     ),
     "one gateway": (
-        lambda d: named(d, "Deployment")["spec"].update(replicas=1),
+        lambda d: named(d, "HorizontalPodAutoscaler")["spec"].update(minReplicas=1),
         "less than two",
+    ),
+    "a number that an apply sets": (
+        lambda d: named(d, "Deployment")["spec"].update(replicas=2),
+        "undoes what its autoscaler did",
     ),
     "gateways on one node": (
         lambda d: pod(d, GATEWAY).pop("topologySpreadConstraints"),
