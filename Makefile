@@ -11,8 +11,9 @@ NODE_CLIENT := tests/node/node_modules/.installed
 K8S := build/k8s/.installed
 K8S_SCHEMAS := tests/k8s/node_modules/.installed
 POSTGRES := build/postgres/bin/postgres
+CHROMIUM := build/chromium/bin/chromium
 
-.PHONY: help install demo serve test images test-images monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs soak-costs kill-ledger clean
+.PHONY: help install demo serve test images test-images monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs soak-costs kill-ledger page-screenshot vendor-page clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -60,7 +61,11 @@ serve: $(INSTALLED) ## start the embedded fleet and leave it running until ctrl-
 $(POSTGRES):
 	tools/postgres-env
 
-test: $(INSTALLED) $(NODE_CLIENT) $(POSTGRES) $(PROMETHEUS) $(K8S) $(K8S_SCHEMAS) ## run every test
+# The tests look at the page with a real browser.
+$(CHROMIUM):
+	tools/chromium-env
+
+test: $(INSTALLED) $(NODE_CLIENT) $(POSTGRES) $(PROMETHEUS) $(CHROMIUM) $(K8S) $(K8S_SCHEMAS) ## run every test
 	$(BIN)/python -m pytest
 
 images: ## build the containers' images with podman, which it installs from Debian's packages (as root)
@@ -110,6 +115,12 @@ soak-costs: $(INSTALLED) vllm-env ## send traffic of all kinds for twice SOAK_MI
 
 kill-ledger: $(INSTALLED) $(POSTGRES) ## kill the ledger's writers and server, count what is lost; writes gateway/LEDGER.md
 	$(BIN)/python -m benchmarks.ledger_kills
+
+page-screenshot: $(INSTALLED) $(CHROMIUM) ## ask the embedded fleet for a while and take a picture of its page; writes docs/page.png
+	$(BIN)/python -m examples.demo.picture
+
+vendor-page: $(INSTALLED) ## put the page's plotting library into the tree anew, from npm
+	PATH="$(CURDIR)/$(BIN):$$PATH" tools/vendor-page
 
 check: $(INSTALLED) ## lint, types, the import arrow, the generated code
 	$(BIN)/ruff check .

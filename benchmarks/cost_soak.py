@@ -71,7 +71,7 @@ SETTINGS = {
             "vllm": {"kv_cache_memory_bytes": 268435456, "enforce_eager": True},
             "switching": {"max_wait_s": 1.0},
         },
-        kill_interval_s=150.0,
+        kill_interval_s=150.0,  # half of it is longer than a start
         rate=0.3,
     ),
 }

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from prometheus_client import disable_created_metrics, start_http_server
 from sqlalchemy.exc import SQLAlchemyError
 
 from deltafleet.v1 import (
@@ -42,6 +41,10 @@ from gateway.grpc_door import GrpcDoor
 from gateway.ledger import Ledger
 from gateway.ledger_store import BadLedger, LedgerStore
 from gateway.metrics import Metrics
+from gateway.page.books import LedgerBooks
+from gateway.page.finished import FinishedRequests
+from gateway.page.opening import engines, model_names_by_file, open_metrics_port
+from gateway.page.state import Sources
 from gateway.price_list import (
     PricedBaseline,
     load_prices,
@@ -80,7 +83,8 @@ log = logging.getLogger("gateway")
 class Gateway:
     """One gateway and the workers that it started.
 
-    fleet: the file that settings came from; the workers read it too. `run` is the whole life of it.
+    fleet: the file that settings came from; the workers read it too. `serving` is the whole life of
+    it. page_address: host:port of the page and of /metrics, once it serves.
     """
 
     def __init__(self, fleet: Path, settings: Settings) -> None:
@@ -95,6 +99,7 @@ class Gateway:
         self._curve = load_curve(settings)
         self._changed = asyncio.Event()
         self.targets = make_targets(settings)
+        self.page_address = ""
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[str]:
@@ -216,10 +221,11 @@ class Gateway:
             on_unweighed=lambda model: metrics.unweighed.labels(model).inc(),
         )
         baselines = {name: one.price for name, one in self._baselines.items()}
+        finished = FinishedRequests()
         inference = InferenceServicer(
             planner,
             answering,
-            Ledger(store, metrics, forecast, baselines, self._counter),
+            Ledger(store, metrics, forecast, baselines, self._counter, on_finish=finished.add),
             feedback,
             default_output_token_count=settings.server.default_output_token_count,
             stale_baselines=lambda: stale_names(self._baselines, datetime.now(UTC)),
@@ -232,7 +238,17 @@ class Gateway:
         routing_pb2_grpc.add_RoutingServiceServicer_to_server(routing, door.server)
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(models, door.server)
         cost_pb2_grpc.add_CostServiceServicer_to_server(costs, door.server)
-        _serve_metrics(stack, metrics, settings.server.metrics)
+        sources = Sources(
+            pool,
+            models,
+            tuple(sorted(self.targets)),
+            engines(settings),
+            model_names_by_file(settings),
+            self._baselines,
+            finished,
+            LedgerBooks(store),
+        )
+        self.page_address = open_metrics_port(stack, settings, metrics.registry, sources)
         address = await door.start()
         stack.push_async_callback(door.stop)
         readiness = asyncio.create_task(door.follow(pool, self._changed), name="readiness")
@@ -283,21 +299,3 @@ async def _open_ledger(stack: contextlib.AsyncExitStack, ledger: LedgerSettings)
 
 def _age_s(baseline: PricedBaseline) -> float:
     return baseline.age_s(datetime.now(UTC))
-
-
-def _serve_metrics(stack: contextlib.AsyncExitStack, metrics: Metrics, address: str) -> None:
-    # A second series for each counter, which nobody reads.
-    disable_created_metrics()  # type: ignore[no-untyped-call]
-    host, _, port = address.rpartition(":")
-    try:
-        server, thread = start_http_server(int(port), host, metrics.registry)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"server.metrics: cannot listen on {address}: {error}") from None
-    log.info("metrics_listening", extra={"address": f"{host}:{server.server_port}"})
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    stack.callback(stop)

@@ -27,7 +27,8 @@ log = logging.getLogger("gateway.access")
 class Ledger:
     """Accounts for every request that was routed, however it ended.
 
-    counter: for the baselines' tokenizers. clock: seconds, monotonic.
+    counter: for the baselines' tokenizers. on_finish: told of each that is in the ledger. clock:
+    seconds, monotonic.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class Ledger:
         baselines: Mapping[str, TokenPrice],
         counter: TokenCounter,
         *,
+        on_finish: Callable[[Entry, RequestRow], None] = lambda entry, row: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        self._on_finish = on_finish
         self._store = store
         self._metrics = metrics
         self._forecast = forecast
@@ -114,6 +117,7 @@ class Ledger:
             self._forecast.learn(model, row.cost_nano_usd)
             for baseline, cost in row.baselines.items():
                 metrics.baseline_cost.add(cost, model, baseline)
+        self._on_finish(entry, row)
 
 
 def _observe(

@@ -23,7 +23,7 @@ from model_pool.settings import (
 
 
 class Server(Section):
-    """The gRPC door and the metrics port."""
+    """The gRPC door, and the port of the page and /metrics."""
 
     listen: str = "127.0.0.1:7070"
     metrics: str = "127.0.0.1:9090"
