@@ -7,6 +7,7 @@ import json
 import socket
 import sys
 import time
+import urllib.request
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,9 +64,10 @@ async def until_serving(address: str) -> float:
 
 @dataclass
 class Deployed:
-    """One gateway and two workers, each in a container. workers: by name."""
+    """One gateway and two workers, each in a container. workers: by name. metrics: host:port."""
 
     address: str
+    metrics: str
     gateway: Container
     workers: dict[str, Container]
     stub: inference_pb2_grpc.InferenceServiceStub
@@ -86,7 +88,7 @@ async def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def deployed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Deployed]:
-    port, door = free_port(), free_port()
+    port, door, metrics = free_port(), free_port(), free_port()
     hosts = tmp_path_factory.mktemp("hosts") / "hosts"  # the headless Service
     hosts.write_text("".join(f"127.0.0.{n} deltafleet-worker-cpu\n" for n in (1, 2)))
     places = {LOCAL: "/etc/deltafleet/fleet.yaml", hosts: "/etc/hosts"}
@@ -99,7 +101,7 @@ async def deployed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Asyn
         options = [*mounts({**places, base: "/var/lib/deltafleet/base"}), discovery]
         return running(DEMO_FLEET, ["/etc/deltafleet/fleet.yaml", *listen], options=options)
 
-    listen = ["--listen", f"127.0.0.1:{door}", "--metrics", f"127.0.0.1:{free_port()}"]
+    listen = ["--listen", f"127.0.0.1:{door}", "--metrics", f"127.0.0.1:{metrics}"]
     patient = "--env=DELTAFLEET_ROUTING__ENCODER_BUDGET_S=60"
     gateway = running(
         GATEWAY,
@@ -116,7 +118,13 @@ async def deployed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Asyn
             sys.stderr.write(f"\n{name} healthy after {taken_s:.1f} s")
         async with grpc.aio.insecure_channel(f"127.0.0.1:{door}") as channel:
             stub = inference_pb2_grpc.InferenceServiceStub(channel)
-            yield Deployed(f"127.0.0.1:{door}", one, {"pod-0": left, "pod-1": right}, stub)
+            yield Deployed(
+                f"127.0.0.1:{door}",
+                f"127.0.0.1:{metrics}",
+                one,
+                {"pod-0": left, "pod-1": right},
+                stub,
+            )
 
 
 @pytest.mark.parametrize("image", [GATEWAY, WORKER, DEMO_FLEET])
@@ -178,6 +186,20 @@ async def test_the_demo_is_answered_by_containers(deployed: Deployed) -> None:
     assert [one.task for one in answers if not one.is_routed] == []
     assert sum(one.is_right for one in answers) >= 0.9 * len(answers)
     assert {one.response.summary.worker for one in answers} <= {"pod-0", "pod-1"}
+
+
+def read(address: str) -> str:
+    with urllib.request.urlopen(f"http://{address}") as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+async def test_the_metrics_port_shows_the_page_and_both_workers(deployed: Deployed) -> None:
+    page = await asyncio.to_thread(read, f"{deployed.metrics}/")
+    assert "<title>" in page and "deltafleet" in page
+    lines = (await asyncio.to_thread(read, f"{deployed.metrics}/metrics")).splitlines()
+    for name in deployed.workers:
+        assert f'deltafleet_worker_up{{worker="{name}"}} 1.0' in lines
 
 
 def test_the_first_process_is_the_program_itself(deployed: Deployed) -> None:
