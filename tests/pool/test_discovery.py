@@ -201,3 +201,39 @@ async def test_a_request_that_a_stopping_worker_refuses_goes_to_another(found: F
             answer = [one async for one in lease.generate(to_run("base"), None)]
             assert answer[-1].finish_reason
             assert lease.worker != first.name
+
+
+async def test_a_rolling_restart_fails_nobody(found: Found) -> None:
+    """As a StatefulSet does it: each pod drains and ends, then its name comes back elsewhere."""
+    answered_count, is_over = 0, False
+
+    async def ask() -> None:
+        nonlocal answered_count
+        while not is_over:
+            async with found.pool.lease("base") as lease:
+                answer = [one async for one in lease.generate(to_run("base"), None)]
+            assert answer[-1].finish_reason
+            answered_count += 1
+
+    async with two_workers() as old, contextlib.AsyncExitStack() as stack:
+        addresses = [worker.address for worker in old]
+        await found.look(*addresses)
+        await found.until_members("left", "right")
+        callers = [asyncio.create_task(ask()) for _ in range(4)]
+        for place, worker in enumerate(old):
+            before_count = answered_count
+            await worker.stop()
+            port = worker.address.rpartition(":")[2]
+            addresses[place] = f"127.0.0.{place + 3}:{port}"
+            new = await stack.enter_async_context(running_worker(worker.name, addresses[place]))
+            await found.look(*addresses)
+            await found.until_members("left", "right")
+            assert found.pool.members[worker.name].status.worker == new.name
+
+            async def goes_on(before_count: int = before_count) -> bool:
+                return answered_count > before_count
+
+            await until(goes_on)
+        is_over = True
+        await asyncio.gather(*callers)
+        assert not found.pool.waits.by_model()
