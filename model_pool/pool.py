@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 
 from deltafleet.v1 import worker_pb2
 from model_pool.errors import (
+    Draining,
     NoWorkerReady,
     PoolSaturated,
     SpecialistUnloadable,
     WorkerLost,
 )
-from model_pool.member import RETRY_AFTER_S, Member
+from model_pool.member import RETRY_AFTER_S, Member, Status
 from model_pool.placement import Candidate, choose_worker
+from model_pool.waits import Wait, Waits
 
 
 class Lease:
     """The right to run one request on one worker.
 
-    A worker that goes away before its first word is replaced once; after it, never silently.
+    A worker that goes away before its first word is replaced once; after it, never silently. One
+    that refuses because it stops is replaced as often as there is another.
     """
 
-    def __init__(self, pool: Pool, model: str) -> None:
+    def __init__(self, pool: Pool, model: str, wait: Wait) -> None:
         self._pool = pool
         self._model = model
+        self._wait = wait
         self._take()
 
     def _take(self) -> None:
@@ -59,8 +63,12 @@ class Lease:
                 async with contextlib.aclosing(self._member.run(request, timeout_s)) as responses:
                     async for response in responses:
                         may_move = False
+                        self._wait.end()
                         yield response
                 return
+            except Draining:  # it did nothing yet
+                self._member.suspect()
+                await self._move()
             except WorkerLost:
                 self._member.suspect()
                 if not may_move:
@@ -74,6 +82,10 @@ class Pool:
 
     limit_count: requests that one worker runs and queues. wait_s: how long a request waits for a
     worker to be up. on_change: called after every word of a worker, and when one goes out of reach.
+    groups: what workers serve that may still be found (discovery.py), by their group; None: all.
+
+    members is replaced, never changed: others read it from threads of their own. departed: the last
+    words of those that left, until somebody has written them down.
     """
 
     def __init__(
@@ -83,8 +95,13 @@ class Pool:
         limit_count: int,
         wait_s: float,
         on_change: Callable[[], None],
+        groups: Mapping[str, frozenset[str] | None] | None = None,
     ) -> None:
         self.members = {member.name: member for member in members}
+        self.departed: list[Status] = []
+        self.waits = Waits()
+        self._configured = frozenset(self.members)
+        self._groups = groups or {}
         self._limit_count = limit_count
         self._wait_s = wait_s
         self._on_change = on_change
@@ -93,7 +110,7 @@ class Pool:
     def start(self) -> None:
         """Begin to listen to the workers."""
         for member in self.members.values():
-            member.start(self._hear)
+            member.start(self.hear)
 
     async def stop(self) -> None:
         """Close every connection."""
@@ -104,16 +121,44 @@ class Pool:
         """Whether any worker takes requests."""
         return any(member.is_ready for member in self.members.values())
 
+    def admit(self, member: Member, name: str, spare_name: str) -> bool:
+        """Take a found member in under the name that it tells, which may be another than before.
+
+        Under spare_name where somebody else has that name and is heard. Returns whether it is in:
+        not where the process that it leads to is a member already, by another address.
+        """
+        holder = self.members.get(name)
+        if holder is not None and holder is not member and holder.status is not None:
+            if member.status and holder.status.incarnation == member.status.incarnation:
+                return False
+            name = spare_name
+        elif name in self._configured:
+            name = spare_name
+        elif holder is not None:
+            self.dismiss(holder)
+        self.dismiss(member)
+        member.name = name
+        self.members = self.members | {name: member}
+        return True
+
+    def dismiss(self, member: Member) -> None:
+        """Let a member go; what it runs goes on. One that is not in is no fault."""
+        if self.members.get(member.name) is not member:
+            return
+        self.members = {name: one for name, one in self.members.items() if one is not member}
+        if member.last_word is not None:
+            self.departed.append(member.last_word)
+
     async def wait_until_ready(self, model: str) -> None:
         """Return when a worker that serves the model takes requests.
 
         Raises NoWorkerReady after the pool's wait, SpecialistUnloadable at once where all workers
-        are up and none of them serves it.
+        are up, none of them serves it, and none that would is still to be found.
         """
         try:
             async with asyncio.timeout(self._wait_s):
                 while not any(one.can_run(model) for one in self._candidates()):
-                    if all(member.is_ready for member in self.members.values()):
+                    if self._is_complete(model):
                         raise SpecialistUnloadable(f"no worker serves {model}", model=model)
                     self._heard.clear()
                     await self._heard.wait()
@@ -129,12 +174,13 @@ class Pool:
         Raises PoolSaturated at once where every worker that serves it is at its limit, and what
         `wait_until_ready` raises.
         """
-        await self.wait_until_ready(model)
-        lease = Lease(self, model)
-        try:
-            yield lease
-        finally:
-            lease.release()
+        with self.waits.begin(model) as wait:
+            await self.wait_until_ready(model)
+            lease = Lease(self, model, wait)
+            try:
+                yield lease
+            finally:
+                lease.release()
 
     def choose(self, model: str) -> Member:
         """The worker for one more request. Raises PoolSaturated."""
@@ -145,6 +191,11 @@ class Pool:
                 retry_after_s=RETRY_AFTER_S,
             )
         return self.members[name]
+
+    def _is_complete(self, model: str) -> bool:
+        """Whether waiting brings no other worker for the model."""
+        may_come = any(served is None or model in served for served in self._groups.values())
+        return not may_come and all(member.is_ready for member in self.members.values())
 
     def _candidates(self) -> list[Candidate]:
         return [
@@ -159,6 +210,7 @@ class Pool:
             if member.is_ready and (status := member.status) is not None
         ]
 
-    def _hear(self) -> None:
+    def hear(self) -> None:
+        """Something changed at a member."""
         self._heard.set()
         self._on_change()

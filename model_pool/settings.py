@@ -145,6 +145,24 @@ class Worker(Section):
         return self
 
 
+class WorkerGroup(Section):
+    """Workers that come and go, alike: whoever answers at a name of DNS, as a headless Service has.
+
+    A worker says that it belongs to one with --group; it serves and counts the same models.
+    """
+
+    dns: Annotated[str, StringConstraints(pattern=r"^[^\s:/]+:[0-9]{1,5}$")]  # host:port
+    interval_s: float = Field(5, gt=0)  # between two questions to DNS
+    hardware: Hardware | None = None  # of each of them; default: the pool's
+    models: tuple[Name, ...] = ()  # that they serve, also base; default: all of the fleet
+    preload: tuple[Name, ...] | None = None  # default: the pool's, as far as they serve them
+
+    @property
+    def serves(self) -> frozenset[str] | None:
+        """The models that its workers run, None for all of the fleet."""
+        return frozenset(self.models) or None
+
+
 class Switching(Section):
     """Turns on an engine that has one set of live weights (vllm); see `switching.py`."""
 
@@ -159,7 +177,8 @@ class Pool(Section):
     engine: Literal["transformers", "vllm"] = "transformers"
     vllm: VllmOptions | None = None  # passed to vLLM
     switching: Switching = Switching()
-    workers: tuple[Worker, ...] = Field((Worker(name="worker-0"),), min_length=1)
+    workers: tuple[Worker, ...] = ()  # default: one that is started here, unless some are found
+    discovery: dict[Name, WorkerGroup] = {}  # found by DNS, beside those above
     hardware: Hardware = Hardware()  # of each worker that names none
     memory_budget_mib: int = Field(1024, ge=1)  # for weights, per worker
     max_running_count: int = Field(32, ge=1)  # requests in one worker's batch
@@ -168,6 +187,17 @@ class Pool(Section):
     thread_count: int | None = Field(None, ge=1)  # of the engine; default: torch's own
     worker_wait_s: float = Field(30, ge=0)  # how long a request waits for a worker to be up
     preload: tuple[Name, ...] = ()  # built at start, in this order
+    drain_limit_s: float = Field(30, ge=0)  # what a stopping worker runs may take so long to end
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_a_worker(cls, given: Any) -> Any:
+        if isinstance(given, dict) and not given.get("discovery"):
+            if "workers" not in given:
+                return {**given, "workers": [{"name": "worker-0"}]}
+            if not given["workers"]:
+                raise ValueError("workers: name one, or say where they are found (discovery)")
+        return given
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -203,17 +233,45 @@ class PoolSettings(Section):
         for worker in self.pool.workers:
             if worker.openai:
                 self.check_names(f"pool.workers.{worker.name}.openai.models", worker.openai.models)
+        for name, group in self.pool.discovery.items():
+            self.check_names(f"pool.discovery.{name}.models", group.models)
+            self.check_names(f"pool.discovery.{name}.preload", group.preload or ())
         return self
 
     @model_validator(mode="after")
     def _every_model_has_a_worker(self) -> Self:
-        servers = [worker.openai for worker in self.pool.workers if worker.openai]
-        if len(servers) == len(self.pool.workers):
-            served = {name for server in servers for name in server.models}
-            missing = {BASE_MODEL, *self.specialists} - served
-            if missing:
-                raise ValueError(f"pool.workers: none of them serves {', '.join(sorted(missing))}")
+        served: set[str] = set()
+        for worker in self.pool.workers:
+            served |= set(worker.openai.models) if worker.openai else self.models
+        for group in self.pool.discovery.values():
+            served |= group.serves or self.models
+        if missing := self.models - served:
+            raise ValueError(f"pool.workers: none of them serves {', '.join(sorted(missing))}")
         return self
+
+    @property
+    def models(self) -> frozenset[str]:
+        """The base and the specialists."""
+        return frozenset({BASE_MODEL, *self.specialists})
+
+    def of_group(self, name: str) -> Self:
+        """What a worker of this group goes by: its models, hardware and preloads alone.
+
+        Raises SettingsError where no group has the name.
+        """
+        group = self.pool.discovery.get(name)
+        if group is None:
+            raise SettingsError(f"pool.discovery: no group is called {name!r}")
+        served = group.serves or self.models
+        preload = self.pool.preload if group.preload is None else group.preload
+        pool = {
+            "hardware": group.hardware or self.pool.hardware,
+            "preload": tuple(model for model in preload if model in served),
+        }
+        listed = {model: one for model, one in self.specialists.items() if model in served}
+        return self.model_copy(
+            update={"specialists": listed, "pool": self.pool.model_copy(update=pool)}
+        )
 
     def by_recency(self) -> list[str]:
         """The specialists, those of pool.preload first, as if they had been used last."""

@@ -31,12 +31,11 @@ log = logging.getLogger(__name__)
 
 
 class WorkerLink:
-    """See Member. address: host:port or unix:PATH."""
+    """See Member. address: host:port or unix:PATH. serves: None for all models of the fleet."""
 
-    serves = None
-
-    def __init__(self, name: str, address: str) -> None:
+    def __init__(self, name: str, address: str, serves: frozenset[str] | None = None) -> None:
         self.name = name
+        self.serves = serves
         self.status: Status | None = None
         self.last_word: Status | None = None
         self.descriptions: Mapping[str, worker_pb2.ModelDescription] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -131,6 +132,28 @@ def predict_command(router_dir: Path, prompts: Path) -> None:
             "decision_us": round(taken * 1e6, 1),
         }
         click.echo(json.dumps(told, ensure_ascii=False))
+
+
+@router.command("encoder", epilog="Example: deltafleet router encoder --out encoder")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new directory.")
+@_ENCODER
+def encoder_command(out: Path, encoder: str | None) -> None:
+    """Write the encoder's files, for a place that cannot prepare them: an image, or offline.
+
+    `routing: {encoder: DIRECTORY}` uses them.
+    """
+    from gateway.routing.encoder_files import kept
+    from merge_on_load.aside import written_aside
+    from merge_on_load.errors import MergeError
+
+    try:
+        with written_aside(out) as directory:
+            # Plain files: the kept ones may be for their owner alone.
+            shutil.copytree(
+                kept(encoder), directory, copy_function=shutil.copyfile, dirs_exist_ok=True
+            )
+    except (BadRouter, MergeError, OSError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _open(directory: Path) -> tuple[TaskRouter, OnnxEncoder]:

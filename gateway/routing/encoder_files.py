@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,16 +32,21 @@ _OWN_LAYERS = 5  # of MiniLM's six: its last one serves sentences' likeness, and
 _LEAST_AGREEMENT = 0.98  # mean cosine of 8 bits with 32 on the library's prompts; MiniLM: 0.99
 _LEAST_LIKENESS = 0.999  # of the export with the model itself
 _OPSET = 17
+BESIDE = Path(sys.prefix, "share", "deltafleet", "encoder")
 _SAMPLE_COUNT, _SAMPLE_CHARACTERS = 96, 150  # all read whole
 
 
 def kept(name: str | None) -> Path:
     """The files of an encoder, made where they are not yet, which is slow, from then on found.
 
-    name: a sentence-transformers name or path; None: the MiniLM that is installed, but for its last
-    layer. They lie in the user's cache directory, `~/.cache/deltafleet` on Linux, by the digest of
-    the model. Raises BadRouter, OSError.
+    name: a sentence-transformers name or path, or the directory of such files; None: the installed
+    MiniLM, but for its last layer. They lie in the user's cache directory,
+    `~/.cache/deltafleet` on Linux, by the digest of the model; those of None may also lie beside
+    this program (`BESIDE`), where an image has them. Raises BadRouter, OSError.
     """
+    made = BESIDE if name is None else Path(name)
+    if (made / "encoder.json").is_file():
+        return made
     source, layer_count = (installed(), _OWN_LAYERS) if name is None else (name, None)
     digest = _digest(source, layer_count)
     place = user_cache_path("deltafleet") / f"encoder-{digest}"

@@ -58,6 +58,16 @@ WRONG = {
         {"pool": {"workers": [{"name": "w"}, {"name": "w"}]}},
         "same name",
     ),
+    "no workers": ({"pool": {"workers": []}}, "name one"),
+    "a group without a port": ({"pool": {"discovery": {"a": {"dns": "host"}}}}, "discovery.a.dns"),
+    "a group of a model that there is not": (
+        {"pool": {"discovery": {"a": {"dns": "h:1", "models": ["poetry"]}}}},
+        "poetry",
+    ),
+    "a model that no group has": (
+        {"pool": {"discovery": {"a": {"dns": "h:1", "models": ["base"]}}}},
+        "none of them serves sql",
+    ),
     "a price below zero": ({"pool": {"hardware": {"usd_per_hour": -1}}}, "usd_per_hour"),
     "more than all of a machine": ({"pool": {"hardware": {"share": 1.5}}}, "hardware.share"),
     "a worker in two places": (server(address="h:1"), "not both"),
@@ -164,3 +174,20 @@ def test_a_worker_costs_its_share_of_its_hardware(tmp_path: Path) -> None:
 
     assert found.hardware_of("left").nano_usd_per_hour == 503_000_000
     assert found.hardware_of("right").nano_usd_per_hour == 50_000_000
+
+
+def test_a_worker_of_a_group_has_its_models_and_its_price(tmp_path: Path) -> None:
+    one = {"description": "d", "delta": "x.delta", "examples": ["a"]}
+    hot = {"dns": "hot:7071"}
+    cold = {"dns": "cold:7071", "models": ["triage"], "hardware": {"usd_per_hour": 2.5}}
+    pool = {"preload": ["sql", "triage"], "discovery": {"hot": hot, "cold": cold}}
+    settings = load(Settings, changed(tmp_path, specialists={"sql": one, "triage": one}, pool=pool))
+
+    assert not settings.pool.workers, "the gateway starts none of its own"
+    assert settings.of_group("hot").pool.preload == ("sql", "triage")
+    theirs = settings.of_group("cold")
+    assert set(theirs.specialists) == {"triage"}
+    assert theirs.pool.preload == ("triage",)
+    assert theirs.pool.hardware_of("any-0").nano_usd_per_hour == 2_500_000_000
+    with pytest.raises(SettingsError, match="warm"):
+        settings.of_group("warm")

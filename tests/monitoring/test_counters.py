@@ -17,6 +17,7 @@ from deltafleet.v1 import worker_pb2
 from gateway.metrics import Metrics
 from gateway.pricing import span_cost_nano_usd
 from gateway.usd_counter import UsdCounter
+from gateway.wait_metrics import WaitCollector
 from gateway.worker_metrics import WorkerCollector, life_cost_nano_usd
 from model_pool.durations import Durations
 from model_pool.pool import Pool
@@ -143,7 +144,9 @@ def test_metrics_keep_the_conventions() -> None:
     metrics.describe("0" * 64)
     metrics.call_ended("/deltafleet.v1.InferenceService/Generate", grpc.StatusCode.OK, "")
     registry = metrics.registry
-    registry.register(WorkerCollector(Pool([], limit_count=1, wait_s=1, on_change=lambda: None)))
+    pool = Pool([], limit_count=1, wait_s=1, on_change=lambda: None)
+    registry.register(WorkerCollector(pool))
+    registry.register(WaitCollector(pool.waits, ["sql"]))
 
     families = list(text_string_to_metric_families(generate_latest(registry).decode()))
 
@@ -162,6 +165,7 @@ def test_the_documents_name_every_metric() -> None:
     metrics.describe("0" * 64)
     pool = Pool([], limit_count=1, wait_s=1, on_change=lambda: None)
     metrics.registry.register(WorkerCollector(pool))
+    metrics.registry.register(WaitCollector(pool.waits, ["sql"]))
     suffix = {"counter": "_total", "info": "_info"}
     told = {
         family.name + suffix.get(family.type, "")

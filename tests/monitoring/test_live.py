@@ -24,6 +24,7 @@ from support.fleet import REPO, Fleet, running_fleet, until
 RULES = sorted((REPO / "deploy" / "monitoring" / "rules").glob("*.yaml"))
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 VARIABLES = {"model": ".*", "worker": ".*", "__rate_interval": "10m", "__range": "6h"}
+SCALERS = sorted((REPO / "deploy" / "k8s" / "overlays").glob("*/scaling.yaml"))
 # The demo fleet sends nothing to a closed API.
 SILENT_HERE = re.compile(r"deltafleet_closed_api_\w+")
 ARRIVAL_LIMIT_S = 60
@@ -99,6 +100,17 @@ def choices() -> list[str]:
     return [f"count by ({found[2]}) ({found[1]})" for found in asked if found]
 
 
+def scaling_queries() -> list[str]:
+    """What KEDA asks, of this fleet's workers and models."""
+    found = [
+        trigger["metadata"]["query"]
+        for file in SCALERS
+        for scaler in yaml.safe_load_all(file.read_text())
+        for trigger in scaler["spec"]["triggers"]
+    ]
+    return [re.sub(r'(worker|model)=~"[^"]*"', r'\1=~".*"', query) for query in found]
+
+
 def has_a_number(series: list[dict[str, Any]]) -> bool:
     return any(not math.isnan(float(one["value"][1])) for one in series)
 
@@ -116,6 +128,11 @@ async def without_data(prometheus: Prometheus, expressions: list[str]) -> set[st
 
 async def test_every_query_of_the_dashboard_has_data(prometheus: Prometheus) -> None:
     assert await without_data(prometheus, queries() + choices()) == set()
+
+
+async def test_every_query_of_the_autoscaler_has_data(prometheus: Prometheus) -> None:
+    assert len(SCALERS) == 2
+    assert await without_data(prometheus, scaling_queries()) == set()
 
 
 async def test_every_query_is_understood(prometheus: Prometheus) -> None:
@@ -170,7 +187,10 @@ def test_every_metric_that_is_asked_for_by_the_dashboard_or_a_rule_is_recorded_o
     recorded = {rule["record"] for rule in rules("record")}
     asked = {
         name
-        for expression in [*queries(), *(rule["expr"] for rule in rules("expr"))]
+        for expression in [
+            *(*queries(), *scaling_queries()),
+            *(rule["expr"] for rule in rules("expr")),
+        ]
         for name in re.findall(r"deltafleet:[\w:]+", expression)
     }
     assert asked <= recorded

@@ -115,10 +115,11 @@ class Fleet:
 
 @contextlib.asynccontextmanager
 async def running_fleet(
-    directory: Path, fleet_file: Path = DEMO, **overrides: object
+    directory: Path, fleet_file: Path = DEMO, *, awaits_workers: bool = True, **overrides: object
 ) -> AsyncIterator[Fleet]:
     """Start a fleet with its ledger in `directory`; it is serving when this yields.
 
+    awaits_workers: else it only listens, and says NOT_SERVING until a worker is ready.
     overrides: pool__memory_budget_mib=40 becomes DELTAFLEET_POOL__MEMORY_BUDGET_MIB=40.
     """
     ledger = directory / "ledger.sqlite3"
@@ -144,8 +145,9 @@ async def running_fleet(
         address = first.split()[-1]
         async with grpc.aio.insecure_channel(address) as channel:
             fleet = Fleet(address, _metrics(lines), ledger, process, channel, lines)
-            async with asyncio.timeout(START_LIMIT_S):
-                await fleet.until_serving()
+            if awaits_workers:
+                async with asyncio.timeout(START_LIMIT_S):
+                    await fleet.until_serving()
             yield fleet
             await fleet.stop()
     finally:

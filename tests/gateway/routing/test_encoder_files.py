@@ -18,6 +18,7 @@ from gateway.routing.head import BadRouter
 from gateway.routing.onnx_encoder import FIRST_TOKENS, LAST_TOKENS, OnnxEncoder
 from gateway.routing.static import StaticVectors
 from gateway.routing.words import tokens_of
+from support.command import run
 
 TEXTS = [
     "Which customers ordered twice?",
@@ -119,3 +120,16 @@ def test_damage_is_refused(files: Path, tmp_path: Path) -> None:
     (copy / "encoder.json").write_text(json.dumps(told))
     with pytest.raises(BadRouter, match="another version"):
         OnnxEncoder(copy)
+
+
+async def test_files_that_were_prepared_elsewhere_are_taken_as_they_are(
+    files: Path, tmp_path: Path
+) -> None:
+    there = tmp_path / "encoder"
+    ended = await run("router", "encoder", "--out", there)
+    assert ended.code == 0, ended.errors
+
+    assert kept(str(there)) == there
+    assert digest_of(there) == digest_of(files)
+    again, first = OnnxEncoder(there).encode(TEXTS), OnnxEncoder(files).encode(TEXTS)
+    assert np.array_equal(again, first)

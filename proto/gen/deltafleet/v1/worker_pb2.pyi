@@ -405,7 +405,7 @@ class WatchStatusResponse(_message.Message):
     DECODE_S_FIELD_NUMBER: _builtins.int
     DECODE_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
-    """Name in fleet.yaml."""
+    """Name in fleet.yaml; its own, such as a pod's, where the gateway found it by DNS."""
     incarnation: _builtins.str
     """New at every start of the process."""
     state: Global___WorkerState.ValueType
