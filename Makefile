@@ -10,7 +10,7 @@ PROMETHEUS := build/prometheus/.installed
 NODE_CLIENT := tests/node/node_modules/.installed
 POSTGRES := build/postgres/bin/postgres
 
-.PHONY: help install demo serve test monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs kill-ledger clean
+.PHONY: help install demo serve test monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs kill-ledger load load-compare load-results clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -93,6 +93,19 @@ conserve-costs: $(INSTALLED) ## send 10,000 mixed requests, kill workers, add th
 
 kill-ledger: $(INSTALLED) $(POSTGRES) ## kill the ledger's writers and server, count what is lost; writes gateway/LEDGER.md
 	$(BIN)/python -m benchmarks.ledger_kills
+
+# SCENARIO: a file of loadtests/scenarios by its name. LOCUST_WORKERS: processes that send; default:
+# one, without a master. HOST: the gRPC address of gateways that run already, METRICS: of their pages.
+SCENARIO ?= steady
+LOCUST_WORKERS ?= 0
+load: $(INSTALLED) $(POSTGRES) ## run a load test: SCENARIO=steady [LOCUST_WORKERS=2] [HOST=host:port METRICS=host:port]; writes build/load
+	$(BIN)/python -m loadtests run $(SCENARIO) --workers $(LOCUST_WORKERS) --host '$(HOST)' --metrics '$(METRICS)'
+
+load-compare: $(INSTALLED) ## compare two load tests: A=build/load/... B=build/load/...
+	@$(BIN)/python -m loadtests compare $(A) $(B)
+
+load-results: $(INSTALLED) $(POSTGRES) ## run every load test (about 15 minutes); writes loadtests/RESULTS.md
+	$(BIN)/python -m loadtests results --workers $(LOCUST_WORKERS)
 
 check: $(INSTALLED) ## lint, types, the import arrow, the generated code
 	$(BIN)/ruff check .
