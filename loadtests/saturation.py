@@ -15,7 +15,6 @@ from loadtests.figures import spread
 from loadtests.record import Record
 from loadtests.scenario import Stage
 
-KNEE = 0.95  # part of the greatest goodput from which on more load brings no more
 SATURATED = 0.85  # of what came; less is answered well in time: the ramp may end
 SATURATED_STEP_COUNT = 2
 # The overload's beginning does not count: a queue that still fills flatters it.
@@ -66,9 +65,11 @@ def is_saturated(found: Sequence[Step]) -> bool:
 
 
 def knee_rate(found: Sequence[Step]) -> float:
-    """The load that saturates: the least at which goodput is within 5% of the greatest."""
-    peak = max(one.goodput for one in found)
-    return min(one.offered_rate for one in found if one.goodput >= KNEE * peak)
+    """The load that saturates: as many requests as are answered well at most.
+
+    There the two lines meet that goodput follows: all that is offered, and the greatest there is.
+    """
+    return max(one.goodput for one in found)
 
 
 def saturation(
@@ -79,7 +80,7 @@ def saturation(
     ended = [one for one in overload if FILLING_S <= one.end_s < overload_s]
     came = [one for one in overload if FILLING_S <= one.at_s < overload_s]
     seconds = overload_s - FILLING_S
-    peak = max(one.goodput for one in found)
+    peak = knee_rate(found)
     goodput = sum(one.is_good for one in ended) / seconds
     return {
         "steps": [asdict(one) for one in found],

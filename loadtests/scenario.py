@@ -115,6 +115,8 @@ class Traffic(Section):
     tasks: tuple[TaskName, ...] = tuple(TASKS)
     skew: float = Field(0, ge=0)  # Zipf's exponent over tasks as they stand; 0: all alike
     model: Name | None = None  # answers all, and its answers are not marked; default: routed
+    prompt: str | None = None  # for it, instead of tasks' prompts
+    seeds: tuple[int, ...] = ()  # of its samples, in turn; default: drawn
     streaming_share: float = Field(0.5, ge=0, le=1)
     max_output_token_count: int = Field(96, ge=1)
     temperature: float = Field(0, ge=0, le=2)
@@ -127,6 +129,8 @@ class Traffic(Section):
         marks = (self.limits.route_accuracy, self.limits.answer_accuracy)
         if self.model and any(mark is not None for mark in marks):
             raise ValueError("answers of a named model are not marked: leave accuracies out")
+        if self.model is None and (self.prompt or self.seeds):
+            raise ValueError("prompt, seeds: for a model that is named")
         return self
 
 

@@ -65,9 +65,12 @@ def question(traffic: Traffic, seed: int, number: int) -> Question:
     rng = random.Random(f"{seed} question {traffic.caller} {number}")
     weights = [1 / rank**traffic.skew for rank in range(1, len(traffic.tasks) + 1)]
     task = rng.choices(traffic.tasks, weights)[0]
+    problem = TASKS[task].generate(rng)
+    if traffic.prompt:
+        task, problem = traffic.model or "", Problem(traffic.prompt, "")
     return Question(
         task=task,
-        problem=TASKS[task].generate(rng),
+        problem=problem,
         is_streamed=rng.random() < traffic.streaming_share,
-        seed=rng.getrandbits(31),
+        seed=traffic.seeds[number % len(traffic.seeds)] if traffic.seeds else rng.getrandbits(31),
     )

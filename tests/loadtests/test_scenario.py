@@ -57,6 +57,7 @@ def test_a_scenario_loads_and_its_fleet_is_one(name: str, tmp_path: Path) -> Non
             {"traffic": [{"arrivals": STAGES, "model": "sql", "limits": {"route_accuracy": 1}}]},
             "not marked",
         ),
+        ({"traffic": [{"arrivals": STAGES, "seeds": [1]}]}, "for a model that is named"),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, Any], why: str, tmp_path: Path) -> None:

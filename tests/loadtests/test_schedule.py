@@ -95,6 +95,14 @@ def test_zipf_prefers_the_first_task_by_its_exponent() -> None:
     assert math.isclose(counts["sql"] / counts["sentiment"], 3, rel_tol=0.15)
 
 
+def test_a_named_models_prompt_and_seeds_are_taken_in_turn() -> None:
+    traffic = _traffic(model="base", prompt="The sea", seeds=[5, 7])
+    asked = [question(traffic, 1, number) for number in range(3)]
+
+    assert [one.seed for one in asked] == [5, 7, 5]
+    assert {one.problem.prompt for one in asked} == {"The sea"}
+
+
 def test_so_many_are_streamed_as_the_traffic_says() -> None:
     traffic = _traffic(streaming_share=0.25)
     share = sum(question(traffic, 1, number).is_streamed for number in range(2000)) / 2000
