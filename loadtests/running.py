@@ -18,11 +18,12 @@ from loadtests.generators import Generators, generating
 from loadtests.plan import LoadPlan
 from loadtests.record import Record, read_records
 from loadtests.saturation import is_saturated, knee_rate, steps, whole_stages
-from loadtests.scenario import BadScenario, Event, Scenario, Stage
+from loadtests.scenario import BadScenario, Event, Scenario, Stage, Traffic
 from loadtests.schedule import question
 from loadtests.watching import Sample, cost_report, scrape, watching
 
 LOOK_S = 1.0
+WARM_UP_LIMIT_S = 60.0  # for each question
 END_LIMIT_S = 60.0  # beyond the last deadline
 
 
@@ -98,16 +99,21 @@ async def _warm_up(scenario: Scenario, addresses: Sequence[str]) -> None:
     for address in addresses:
         async with grpc.aio.insecure_channel(address) as channel:
             stub = inference_pb2_grpc.InferenceServiceStub(channel)
-            for traffic in scenario.traffic:
-                for task in traffic.tasks:
-                    alone = traffic.model_copy(update={"tasks": (task,)})
-                    asked = question(alone, scenario.seed, -1)
-                    request = inference_pb2.GenerateRequest(
-                        prompt=asked.problem.prompt,
-                        model=traffic.model or "",
-                        max_output_token_count=8,
-                    )
-                    await stub.Generate(request, timeout=120, wait_for_ready=True)
+            try:
+                for traffic in scenario.traffic:
+                    for task in traffic.tasks:
+                        request = _one_question(traffic, task, scenario.seed)
+                        await stub.Generate(request, timeout=WARM_UP_LIMIT_S, wait_for_ready=True)
+            except grpc.aio.AioRpcError as error:
+                why = f"{address} does not answer: {error.code().name} {error.details()}"
+                raise RuntimeError(why) from None
+
+
+def _one_question(traffic: Traffic, task: str, seed: int) -> inference_pb2.GenerateRequest:
+    asked = question(traffic.model_copy(update={"tasks": (task,)}), seed, -1)
+    return inference_pb2.GenerateRequest(
+        prompt=asked.problem.prompt, model=traffic.model or "", max_output_token_count=8
+    )
 
 
 async def _phases(

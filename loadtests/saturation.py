@@ -68,8 +68,11 @@ def knee_rate(found: Sequence[Step]) -> float:
     """The load that saturates: as many requests as are answered well at most.
 
     There the two lines meet that goodput follows: all that is offered, and the greatest there is.
+    Two steps must have it: while lines fill, short answers overtake long ones, which are counted
+    later.
     """
-    return max(one.goodput for one in found)
+    pairs = zip(found, found[1:] or found, strict=False)
+    return max((one.goodput + other.goodput) / 2 for one, other in pairs)
 
 
 def saturation(
