@@ -9,8 +9,9 @@ INSTALLED := $(VENV)/.installed
 PROMETHEUS := build/prometheus/.installed
 NODE_CLIENT := tests/node/node_modules/.installed
 POSTGRES := build/postgres/bin/postgres
+CHROMIUM := build/chromium/bin/chromium
 
-.PHONY: help install demo serve test monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs kill-ledger load load-compare load-results clean
+.PHONY: help install demo serve test monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs soak-costs kill-ledger load load-compare load-results page-screenshot vendor-page clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -54,7 +55,11 @@ serve: $(INSTALLED) ## start the embedded fleet and leave it running until ctrl-
 $(POSTGRES):
 	tools/postgres-env
 
-test: $(INSTALLED) $(NODE_CLIENT) $(POSTGRES) $(PROMETHEUS) ## run every test
+# The tests look at the page with a real browser.
+$(CHROMIUM):
+	tools/chromium-env
+
+test: $(INSTALLED) $(NODE_CLIENT) $(POSTGRES) $(PROMETHEUS) $(CHROMIUM) ## run every test
 	$(BIN)/python -m pytest
 
 monitoring: $(PROMETHEUS) ## say how to watch a fleet with Prometheus and Grafana
@@ -91,6 +96,11 @@ bench-routing: $(INSTALLED) semantic-router-env ## measure routing beside baseli
 conserve-costs: $(INSTALLED) ## send 10,000 mixed requests, kill workers, add the costs up (10 minutes); writes gateway/COSTS.md
 	$(BIN)/python -m benchmarks.conservation
 
+SOAK_MINUTES ?= 20
+soak-costs: $(INSTALLED) vllm-env ## send traffic of all kinds for twice SOAK_MINUTES (20), on both engines, add the costs up; writes gateway/COSTS_SOAK.md
+	$(BIN)/python -m benchmarks.cost_soak --minutes $(SOAK_MINUTES)
+	$(VLLM_VENV)/bin/python -m benchmarks.cost_soak --minutes $(SOAK_MINUTES) --engine vllm
+
 kill-ledger: $(INSTALLED) $(POSTGRES) ## kill the ledger's writers and server, count what is lost; writes gateway/LEDGER.md
 	$(BIN)/python -m benchmarks.ledger_kills
 
@@ -106,6 +116,12 @@ load-compare: $(INSTALLED) ## compare two load tests: A=build/load/... B=build/l
 
 load-results: $(INSTALLED) $(POSTGRES) ## run every load test (about 15 minutes); writes loadtests/RESULTS.md
 	$(BIN)/python -m loadtests results --workers $(LOCUST_WORKERS)
+
+page-screenshot: $(INSTALLED) $(CHROMIUM) ## ask the embedded fleet for a while and take a picture of its page; writes docs/page.png
+	$(BIN)/python -m examples.demo.picture
+
+vendor-page: $(INSTALLED) ## put the page's plotting library into the tree anew, from npm
+	PATH="$(CURDIR)/$(BIN):$$PATH" tools/vendor-page
 
 check: $(INSTALLED) ## lint, types, the import arrow, the generated code
 	$(BIN)/ruff check .

@@ -33,7 +33,7 @@ from benchmarks.timing import say
 from deltafleet.v1 import inference_pb2, inference_pb2_grpc
 from examples.demo import plan
 from examples.demo.tasks import TASKS
-from gateway.pricing import SECONDS_PER_HOUR, to_usd
+from gateway.pricing import US_PER_HOUR, to_usd
 
 HOME = ROOT.resolve() / "conservation"
 REPORT = Path(__file__).parent.parent / "gateway" / "COSTS.md"
@@ -43,6 +43,8 @@ KILL_COUNT = 6
 # What becomes of a request, and how often.
 FATES = {"whole": 60, "given up after some text": 15, "given up at any time": 10, "late": 10}
 FATES |= {"refused": 5}
+# What a worker's uptime is paid for.
+PARTS = ("requests", "loading", "switching", "idle")
 
 
 def main() -> int:
@@ -66,17 +68,23 @@ def main() -> int:
 
 
 def _fleet() -> Path:
-    fleet = yaml.safe_load((plan.DEMO_DIR / "fleet.yaml").read_text())
+    fleet = demo_fleet(HOME / "ledger.sqlite3")
+    fleet["pool"]["workers"] = [{"name": "worker-0"}, {"name": "worker-1"}]
+    fleet["pool"]["memory_budget_mib"] = 48  # three or four of the eight models
+    path = HOME / "fleet.yaml"
+    path.write_text(yaml.safe_dump(fleet))
+    return path
+
+
+def demo_fleet(ledger: Path) -> dict[str, Any]:
+    """The demo's fleet.yaml, to be written anywhere, with a ledger of its own."""
+    fleet: dict[str, Any] = yaml.safe_load((plan.DEMO_DIR / "fleet.yaml").read_text())
     fleet["base"]["path"] = str((plan.DEMO_DIR / "base").resolve())
     for one in fleet["specialists"].values():
         for key in ("delta", "examples_file"):
             one[key] = str((plan.DEMO_DIR / one[key]).resolve())
-    fleet["pool"]["workers"] = [{"name": "worker-0"}, {"name": "worker-1"}]
-    fleet["pool"]["memory_budget_mib"] = 48  # three or four of the eight models
-    fleet["ledger"]["path"] = str(HOME / "ledger.sqlite3")
-    path = HOME / "fleet.yaml"
-    path.write_text(yaml.safe_dump(fleet))
-    return path
+    fleet["ledger"]["path"] = str(ledger)
+    return fleet
 
 
 async def campaign(fleet: Path, count: int) -> Counter[str]:
@@ -92,7 +100,7 @@ async def campaign(fleet: Path, count: int) -> Counter[str]:
             for turn in turns:
                 if turn in kills:
                     os.kill(chance.choice(children_of(gateway)), signal.SIGKILL)
-                fates[await _ask(stub, chance)] += 1
+                fates[await ask(stub, chance)] += 1
                 if turn % 1000 == 999:
                     say(f"{turn + 1} of {count} requests")
 
@@ -100,7 +108,8 @@ async def campaign(fleet: Path, count: int) -> Counter[str]:
     return fates
 
 
-async def _ask(stub: inference_pb2_grpc.InferenceServiceAsyncStub, chance: random.Random) -> str:
+async def ask(stub: inference_pb2_grpc.InferenceServiceAsyncStub, chance: random.Random) -> str:
+    """One request of a drawn fate; that, and how it ended for its caller."""
     fate = chance.choices(list(FATES), list(FATES.values()))[0]
     task = chance.choice(list(TASKS))
     request = inference_pb2.GenerateRequest(prompt=TASKS[task].generate(chance).prompt)
@@ -155,15 +164,14 @@ def read_sums(ledger: Path) -> dict[str, float]:
             "SELECT count(*), sum(cost_nano_usd) FROM requests"
         ).fetchone()
         lives = connection.execute(
-            "SELECT uptime_s, busy_s, load_s, price_nano_usd_per_hour FROM worker_lives"
+            "SELECT uptime_us, busy_us, load_us, switch_us, price_nano_usd_per_hour"
+            " FROM worker_lives"
         ).fetchall()
-    hour = float(SECONDS_PER_HOUR)
     found = {"rows": float(rows), "lives": float(len(lives)), "requests": float(to_usd(requests))}
-    found["uptime"] = sum(up * price for up, _, _, price in lives) / hour / 1e9
-    found["loading"] = sum(load * price for _, _, load, price in lives) / hour / 1e9
-    found["busy"] = sum(busy * price for _, busy, _, price in lives) / hour / 1e9
-    found["idle"] = found["uptime"] - found["busy"] - found["loading"]
-    parts = found["requests"] + found["idle"] + found["loading"]
+    for place, name in enumerate(("uptime", "busy", "loading", "switching")):
+        found[name] = sum(life[place] * life[-1] for life in lives) / US_PER_HOUR / 1e9
+    found["idle"] = found["uptime"] - found["busy"] - found["loading"] - found["switching"]
+    parts = sum(found[name] for name in PARTS)
     return found | {"difference": parts / found["uptime"] - 1}
 
 
@@ -173,20 +181,10 @@ def _report(count: int, fates: Counter[str], sums: dict[str, float], minutes: fl
         f"{count:,} requests from {CROWD_COUNT} callers at once to the demo fleet, in two workers",
         f"that hold half of its models at a time; {KILL_COUNT} times a worker was killed",
         "(`kill -9`) under load. Every second of a worker that is up is somebody's cost: of the",
-        "requests that ran in it, of building weights, or of nobody, which is idle time.",
+        "requests that ran in it, of building weights or switching them, or of nobody, which is",
+        "idle time.",
         "",
-        "| | USD | part of uptime |",
-        "| --- | ---: | ---: |",
-    ]
-    for name in ("requests", "loading", "idle"):
-        lines.append(f"| {name} | {sums[name]:.6f} | {sums[name] / sums['uptime']:.2%} |")
-    parts = sums["requests"] + sums["loading"] + sums["idle"]
-    lines += [
-        f"| together | {parts:.6f} | {parts / sums['uptime']:.3%} |",
-        f"| uptime at its price | {sums['uptime']:.6f} | 100% |",
-        "",
-        f"Difference: {sums['difference']:+.4%} (allowed: 1%).",
-        f"Ledger rows: {sums['rows']:,.0f}. Lives of workers: {sums['lives']:.0f}.",
+        *money_lines(sums),
         "",
         "| meant to be, and seen by its caller | requests |",
         "| --- | ---: |",
@@ -199,6 +197,21 @@ def _report(count: int, fates: Counter[str], sums: dict[str, float], minutes: fl
         "",
     ]
     return "\n".join(lines)
+
+
+def money_lines(sums: dict[str, float]) -> list[str]:
+    """A table of the parts of uptime, and how far they are from the whole."""
+    parts = sum(sums[name] for name in PARTS)
+    return [
+        "| | USD | part of uptime |",
+        "| --- | ---: | ---: |",
+        *(f"| {name} | {sums[name]:.6f} | {sums[name] / sums['uptime']:.2%} |" for name in PARTS),
+        f"| together | {parts:.6f} | {parts / sums['uptime']:.3%} |",
+        f"| uptime at its price | {sums['uptime']:.6f} | 100% |",
+        "",
+        f"Difference: {sums['difference']:+.4%} (allowed: 1%).",
+        f"Ledger rows: {sums['rows']:,.0f}. Lives of workers: {sums['lives']:.0f}.",
+    ]
 
 
 if __name__ == "__main__":

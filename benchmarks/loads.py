@@ -95,7 +95,7 @@ class EngineAnswerer:
     def state(self) -> State:
         """What the engine reports."""
         report = self._engine.report()
-        return State(report.switch_count, report.load_s, report.running_count)
+        return State(report.switch_count, report.spent.switch_s, report.running_count)
 
 
 @dataclass(frozen=True, slots=True)

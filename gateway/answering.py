@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from dataclasses import replace
 
 from deltafleet.v1 import worker_pb2
 from gateway.answer import AnswerPiece, Source
 from gateway.closed_apis.apis import ClosedApis
-from gateway.escalation import Escalation, escalated, kept
+from gateway.errors import BudgetSpent
+from gateway.escalation import Escalation, Verdict, escalated, kept
 from gateway.held_answer import HeldAnswer, besides
-from gateway.mixture import Mixture, aggregating, ask_all, for_model, vote
+from gateway.mixture import Mixture, aggregating, ask_all, for_model, mixed, vote
 from gateway.pooled_source import PooledSource
-from gateway.router import Contribution, ModelKind, Route, Target
+from gateway.router import Route, Target
+from gateway.verifier import Verification
 from model_pool.errors import DeadlineExceeded, FleetError
 from model_pool.pool import Pool
 
 Steps = AsyncGenerator[Route | AnswerPiece, None]
+log = logging.getLogger(__name__)
 
 
 class Answering:
@@ -29,11 +32,16 @@ class Answering:
         closed_apis: ClosedApis,
         escalation: Escalation | None,
         mixtures: Mapping[str, Mixture],
+        *,
+        on_unweighed: Callable[[str], None],
     ) -> None:
+        """on_unweighed: told the model whose answer the cascade took without knowing how sure."""
         self._pool = pool
         self._closed_apis = closed_apis
         self._escalation = escalation
         self._mixtures = mixtures
+        self._on_unweighed = on_unweighed
+        self._unweighed: set[str] = set()  # models whose last answer was
 
     async def answer(
         self,
@@ -62,7 +70,7 @@ class Answering:
     async def _plain(
         self, route: Route, request: worker_pb2.RunRequest, pooled: PooledSource
     ) -> Steps:
-        with self._source(route, request, pooled) as source:
+        with self._source(request, pooled) as source:
             yield route
             async with contextlib.aclosing(source.generate(request)) as pieces:
                 async for piece in pieces:
@@ -72,12 +80,17 @@ class Answering:
         self, mixture: Mixture, route: Route, request: worker_pb2.RunRequest, pooled: PooledSource
     ) -> Steps:
         """The answers are held back; only an aggregator's streams."""
-        held = {name: HeldAnswer() for name in mixture.specialists}
-        async with contextlib.aclosing(ask_all(pooled.generate, request, held)) as costs:
-            async for cost in costs:
-                yield cost
-        told = [Contribution(name, one.cost_nano_usd) for name, one in held.items()]
-        yield replace(route, contributions=tuple(told))
+        with contextlib.ExitStack() as reserved:
+            sources, refusals = self._members(mixture, request, pooled, reserved)
+            held = {name: HeldAnswer() for name in sources}
+
+            def ask(asked: worker_pb2.RunRequest) -> AsyncGenerator[AnswerPiece, None]:
+                return sources[asked.model].generate(asked)
+
+            async with contextlib.aclosing(ask_all(ask, request, held)) as costs:
+                async for cost in costs:
+                    yield cost
+        yield mixed(route, held, refusals)
         answers = list(held.values())
         texts = [one.text for one in answers]
         if mixture.aggregator is None:
@@ -89,6 +102,29 @@ class Answering:
             async for piece in pieces:
                 yield besides(piece, *answers)
 
+    def _members(
+        self,
+        mixture: Mixture,
+        request: worker_pb2.RunRequest,
+        pooled: PooledSource,
+        reserved: contextlib.ExitStack,
+    ) -> tuple[dict[str, Source], list[BudgetSpent]]:
+        """Who answers, its price held, and why others do not: a closed API's budget may be spent.
+
+        Raises BudgetSpent where nobody is left.
+        """
+        sources: dict[str, Source] = {}
+        refusals = []
+        for name in mixture.specialists:
+            try:
+                source = self._source(for_model(request, name), pooled)
+                sources[name] = reserved.enter_context(source)
+            except BudgetSpent as refusal:
+                refusals.append(refusal)
+        if not sources:
+            raise refusals[0]
+        return sources, refusals
+
     async def _cascade(
         self,
         escalation: Escalation,
@@ -97,58 +133,77 @@ class Answering:
         pooled: PooledSource,
     ) -> Steps:
         """The first answer is held back until it is known to be the caller's."""
-        first = HeldAnswer()
-        asked = for_model(request, route.target.name)
-        asked.wants_logprob = True
+        first, said, model = HeldAnswer(), Verification(), route.target.name
+        asked = for_model(request, model)
+        asked.wants_logprob = escalation.verifier is None
         async with contextlib.aclosing(pooled.generate(asked)) as pieces:
             async for piece in pieces:
                 yield first.add(piece)
         if not first.is_whole:
             return
-        found = escalation.contribution(route.target.name, first)
-        if escalation.is_enough(found):
-            yield kept(route, found, "")
-            yield first.released()
+        if escalation.verifier:
+            verifying = said.ask(escalation.verifier, request, first, pooled.generate)
+            async with contextlib.aclosing(verifying) as costs:
+                async for cost in costs:
+                    yield cost
+        verdict = escalation.verdict(model, first, said)
+        self._note(model, verdict)
+        if verdict.is_enough:
+            yield kept(route, verdict)
+            yield besides(first.released(), said.answer)
             return
+        others = (first, said.answer)
         async with contextlib.aclosing(
-            self._escalate(escalation.to, route, request, first, found, pooled)
+            self._escalate(escalation.to, route, request, others, verdict, pooled)
         ) as steps:
             async for step in steps:
                 yield step
+
+    def _note(self, model: str, verdict: Verdict) -> None:
+        """Log once for as long as a model's answers cannot be weighed."""
+        if verdict.is_known:
+            self._unweighed.discard(model)
+            return
+        if model not in self._unweighed:
+            self._unweighed.add(model)
+            log.warning("answers_not_weighed", extra={"model": model})
+        self._on_unweighed(model)
 
     async def _escalate(
         self,
         to: Target,
         route: Route,
         request: worker_pb2.RunRequest,
-        first: HeldAnswer,
-        found: Contribution,
+        others: tuple[HeldAnswer, HeldAnswer],
+        verdict: Verdict,
         pooled: PooledSource,
     ) -> Steps:
-        """Where the other one fails before its first word, the first answer has to do."""
-        other, spent = escalated(route, to, found), HeldAnswer()
+        """Where the other one fails before its first word, the first answer has to do.
+
+        others: the first answer, and its verifier's.
+        """
+        other, spent = escalated(route, to, verdict), HeldAnswer()
         has_begun = False
         try:
             asked = for_model(request, to.name)
-            with self._source(other, asked, pooled) as source:
+            with self._source(asked, pooled) as source:
                 async with contextlib.aclosing(source.generate(asked)) as pieces:
                     async for piece in pieces:
                         if not has_begun and (piece.text or piece.finish_reason):
                             has_begun = True
                             yield other
                         spent.add(piece)
-                        yield besides(piece, first)
+                        yield besides(piece, *others)
         except FleetError as error:
             if has_begun or isinstance(error, DeadlineExceeded):
                 raise
-            yield kept(route, found, f"; {to.name} was to answer in its place, but: {error}")
-            yield besides(first.released(), spent)
+            yield kept(route, verdict, f"; {to.name} was to answer in its place, but: {error}")
+            yield besides(others[0].released(), others[1], spent)
 
     @contextlib.contextmanager
-    def _source(
-        self, route: Route, request: worker_pb2.RunRequest, pooled: PooledSource
-    ) -> Iterator[Source]:
-        if route.target.kind is ModelKind.CLOSED_API:
+    def _source(self, request: worker_pb2.RunRequest, pooled: PooledSource) -> Iterator[Source]:
+        """Where request.model answers. Raises BudgetSpent."""
+        if self._closed_apis.has(request.model):
             with self._closed_apis.reserved(request) as source:
                 yield source
         else:

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from prometheus_client import disable_created_metrics, start_http_server
 from sqlalchemy.exc import SQLAlchemyError
 
 from deltafleet.v1 import (
@@ -34,6 +33,7 @@ from gateway.fleet_models import (
     make_habits,
     make_mixtures,
     make_targets,
+    weighed_models,
 )
 from gateway.fleet_service import FleetServicer
 from gateway.forecast import AnswerForecast, CostForecast
@@ -41,7 +41,17 @@ from gateway.grpc_door import GrpcDoor
 from gateway.ledger import Ledger
 from gateway.ledger_store import BadLedger, LedgerStore
 from gateway.metrics import Metrics
-from gateway.price_list import PricedBaseline, load_prices, priced_baselines, stale_names
+from gateway.page.books import LedgerBooks
+from gateway.page.finished import FinishedRequests
+from gateway.page.opening import engines, model_names_by_file, open_metrics_port
+from gateway.page.state import Sources
+from gateway.price_list import (
+    PricedBaseline,
+    load_prices,
+    make_counter,
+    priced_baselines,
+    stale_names,
+)
 from gateway.pricing import TokenPrice
 from gateway.route_planner import RoutePlanner
 from gateway.router import Router
@@ -71,7 +81,8 @@ log = logging.getLogger("gateway")
 class Gateway:
     """One gateway and the workers that it started.
 
-    fleet: the file that settings came from; the workers read it too. `run` is the whole life of it.
+    fleet: the file that settings came from; the workers read it too. `serving` is the whole life of
+    it. page_address: host:port of the page and of /metrics, once it serves.
     """
 
     def __init__(self, fleet: Path, settings: Settings) -> None:
@@ -79,12 +90,14 @@ class Gateway:
         self._settings = settings
         self._prices = load_prices(settings)
         self._baselines = priced_baselines(settings, self._prices)
+        self._counter = make_counter(self._baselines)
         self._examples = load_examples(settings)
         self._fitted = load_router(settings)
         self._quality = load_quality(settings)
         self._curve = load_curve(settings)
         self._changed = asyncio.Event()
         self.targets = make_targets(settings)
+        self.page_address = ""
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[str]:
@@ -179,7 +192,8 @@ class Gateway:
         closed_apis = await open_closed_apis(settings, closed_prices, store)
         stack.push_async_callback(closed_apis.stop)
         metrics = self._make_metrics(pool, closed_apis)
-        forecast = CostForecast(closed_prices)
+        members = {name: one.specialists for name, one in settings.mixtures.items()}
+        forecast = CostForecast(closed_prices, members)
         feedback = await self._start_feedback(stack)
         planner = RoutePlanner(
             classifier,
@@ -198,12 +212,14 @@ class Gateway:
             closed_apis,
             make_escalation(settings, self.targets, self._curve),
             make_mixtures(settings),
+            on_unweighed=lambda model: metrics.unweighed.labels(model).inc(),
         )
         baselines = {name: one.price for name, one in self._baselines.items()}
+        finished = FinishedRequests()
         inference = InferenceServicer(
             planner,
             answering,
-            Ledger(store, metrics, forecast, baselines),
+            Ledger(store, metrics, forecast, baselines, self._counter, on_finish=finished.add),
             feedback,
             default_output_token_count=settings.server.default_output_token_count,
             stale_baselines=lambda: stale_names(self._baselines, datetime.now(UTC)),
@@ -216,7 +232,17 @@ class Gateway:
         routing_pb2_grpc.add_RoutingServiceServicer_to_server(routing, door.server)
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(models, door.server)
         cost_pb2_grpc.add_CostServiceServicer_to_server(costs, door.server)
-        _serve_metrics(stack, metrics, settings.server.metrics)
+        sources = Sources(
+            pool,
+            models,
+            tuple(sorted(self.targets)),
+            engines(settings),
+            model_names_by_file(settings),
+            self._baselines,
+            finished,
+            LedgerBooks(store),
+        )
+        self.page_address = open_metrics_port(stack, settings, metrics.registry, sources)
         address = await door.start()
         stack.push_async_callback(door.stop)
         readiness = asyncio.create_task(door.follow(pool, self._changed), name="readiness")
@@ -225,7 +251,8 @@ class Gateway:
 
     def _make_metrics(self, pool: Pool, closed_apis: ClosedApis) -> Metrics:
         metrics = Metrics()
-        metrics.expect(self.targets, self._settings.baselines)
+        weighed = weighed_models(self._settings)
+        metrics.expect(self.targets, self._settings.baselines, weighed)
         metrics.describe(hashlib.sha256(self._settings.model_dump_json().encode()).hexdigest())
         metrics.registry.register(WorkerCollector(pool))
         metrics.registry.register(SpendingCollector(closed_apis.budgets))
@@ -265,21 +292,3 @@ async def _open_ledger(stack: contextlib.AsyncExitStack, ledger: LedgerSettings)
 
 def _age_s(baseline: PricedBaseline) -> float:
     return baseline.age_s(datetime.now(UTC))
-
-
-def _serve_metrics(stack: contextlib.AsyncExitStack, metrics: Metrics, address: str) -> None:
-    # A second series for each counter, which nobody reads.
-    disable_created_metrics()  # type: ignore[no-untyped-call]
-    host, _, port = address.rpartition(":")
-    try:
-        server, thread = start_http_server(int(port), host, metrics.registry)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"server.metrics: cannot listen on {address}: {error}") from None
-    log.info("metrics_listening", extra={"address": f"{host}:{server.server_port}"})
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    stack.callback(stop)

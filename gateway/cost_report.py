@@ -1,22 +1,23 @@
 """Sums of the ledger and workers' lives → what each group cost, all told, and saved. Pure.
 
 All money is whole nano-dollars. A worker costs its price whether it computes or not: requests pay
-for the busy seconds, and what is left (idle and loading) is allotted to the groups in proportion to
-their busy seconds, to the last nano-dollar.
+for the busy seconds, and what is left (loading, switching and idle, each by itself) is allotted to
+the groups in proportion to their busy seconds, to the last nano-dollar.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
 
 from gateway.ledger_store.rows import DIMENSIONS, Sums, WorkerLife
 from gateway.ledger_store.summing import to_us
 from gateway.ledger_store.tables import COUNTS, DAY_US
-from gateway.pricing import time_cost_nano_usd
+from gateway.life_costs import allot, life_costs
+from gateway.pricing import span_cost_nano_usd
 
 MTOK = 10**6
 
@@ -56,7 +57,7 @@ class Comparison:
     """A group beside one baseline, over the requests that were answered.
 
     saving_nano_usd: by the cost of busy seconds, also those of requests that failed;
-    effective_saving_nano_usd: with the group's share of what was idle and loading, too.
+    effective_saving_nano_usd: with the group's share of what computed nothing, too.
     break_even_requests_per_day: None where never, and where nothing can be said (no own worker was
     busy, nothing was answered, or by day).
     """
@@ -70,8 +71,29 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class Overhead:
+    """What workers cost while they computed nothing, in nano-dollars."""
+
+    loading_nano_usd: int = 0
+    switching_nano_usd: int = 0
+    idle_nano_usd: int = 0
+
+    @property
+    def nano_usd(self) -> int:
+        """All of it."""
+        return self.loading_nano_usd + self.switching_nano_usd + self.idle_nano_usd
+
+    def __add__(self, other: Overhead) -> Overhead:
+        return Overhead(
+            self.loading_nano_usd + other.loading_nano_usd,
+            self.switching_nano_usd + other.switching_nano_usd,
+            self.idle_nano_usd + other.idle_nano_usd,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
-    """What one key's requests cost. overhead_nano_usd: its share of idle and loading time."""
+    """What one key's requests cost. overhead: its share of what computed nothing."""
 
     key: dict[str, str]
     request_count: int = 0
@@ -80,12 +102,17 @@ class Group:
     output_token_count: int = 0
     busy_us: int = 0
     cost_nano_usd: int = 0
-    overhead_nano_usd: int = 0
+    overhead: Overhead = Overhead()
     baselines: tuple[Comparison, ...] = ()
 
     @property
+    def overhead_nano_usd(self) -> int:
+        """Its share of what computed nothing, all of it."""
+        return self.overhead.nano_usd
+
+    @property
     def effective_cost_nano_usd(self) -> int:
-        """Its requests and its share of what was idle and loading."""
+        """Its requests and its share of what computed nothing."""
         return self.cost_nano_usd + self.overhead_nano_usd
 
     @property
@@ -137,7 +164,7 @@ def make_report(sums: Sequence[Sums], lives: Sequence[WorkerLife], window: Windo
     sums: of the requests that finished in it, with one and the same set of dimensions.
     """
     overheads = _allotted(sums, lives, window)
-    overhead = sum(_overhead_nano_usd(life, window) for life in lives)
+    overhead = _overhead(lives, window)
     all_busy_us = sum(one.busy_us for one in sums)
     fixed = _fixed_nano_usd_per_day(lives, window)
     groups = tuple(
@@ -145,25 +172,8 @@ def make_report(sums: Sequence[Sums], lives: Sequence[WorkerLife], window: Windo
         for one, share in zip(sums, overheads, strict=True)
     )
     total = _group(_total(sums), overhead, _share(fixed, all_busy_us, all_busy_us))
-    return Report(groups, total, overhead - sum(overheads))
-
-
-def allot(amount: int, weights: Sequence[int]) -> list[int]:
-    """Split a whole amount in proportion to weights, so that the parts sum to it exactly.
-
-    By largest remainder; the earlier part first where remainders are equal. All weights 0: all
-    parts are 0, and nothing is allotted.
-    """
-    whole = sum(weights)
-    if not whole:
-        return [0] * len(weights)
-    parts = [amount * weight // whole for weight in weights]
-    by_remainder = sorted(
-        range(len(weights)), key=lambda place: (-(amount * weights[place] % whole), place)
-    )
-    for place in by_remainder[: amount - sum(parts)]:
-        parts[place] += 1
-    return parts
+    borne = sum(one.nano_usd for one in overheads)
+    return Report(groups, total, overhead.nano_usd - borne)
 
 
 def break_even_requests_per_day(
@@ -189,7 +199,7 @@ def _total(sums: Sequence[Sums]) -> Sums:
     )
 
 
-def _group(sums: Sums, overhead_nano_usd: int, fixed_nano_usd_per_day: Fraction | None) -> Group:
+def _group(sums: Sums, overhead: Overhead, fixed_nano_usd_per_day: Fraction | None) -> Group:
     return Group(
         key=dict(sums.key),
         request_count=sums.request_count,
@@ -198,15 +208,15 @@ def _group(sums: Sums, overhead_nano_usd: int, fixed_nano_usd_per_day: Fraction 
         output_token_count=sums.output_token_count,
         busy_us=sums.busy_us,
         cost_nano_usd=sums.cost_nano_usd,
-        overhead_nano_usd=overhead_nano_usd,
+        overhead=overhead,
         baselines=tuple(
-            _compare(sums, overhead_nano_usd, fixed_nano_usd_per_day, name)
+            _compare(sums, overhead, fixed_nano_usd_per_day, name)
             for name in sorted(sums.baselines)
         ),
     )
 
 
-def _compare(sums: Sums, overhead_nano_usd: int, fixed: Fraction | None, name: str) -> Comparison:
+def _compare(sums: Sums, overhead: Overhead, fixed: Fraction | None, name: str) -> Comparison:
     theirs = sums.baselines[name]
     is_known = bool(fixed) and sums.answered_count > 0
     # Where a busy second costs more than the baseline, the worker is full before it breaks even.
@@ -215,7 +225,7 @@ def _compare(sums: Sums, overhead_nano_usd: int, fixed: Fraction | None, name: s
         baseline=name,
         cost_nano_usd=theirs,
         saving_nano_usd=theirs - sums.cost_nano_usd,
-        effective_saving_nano_usd=theirs - sums.cost_nano_usd - overhead_nano_usd,
+        effective_saving_nano_usd=theirs - sums.cost_nano_usd - overhead.nano_usd,
         break_even_requests_per_day=(
             break_even_requests_per_day(fixed, sums.answered_count, theirs)
             if fixed and is_known and not is_never
@@ -225,35 +235,34 @@ def _compare(sums: Sums, overhead_nano_usd: int, fixed: Fraction | None, name: s
     )
 
 
-def _allotted(sums: Sequence[Sums], lives: Sequence[WorkerLife], window: Window) -> list[int]:
-    """Each group's share of what was idle and loading; of a day's where groups are of days."""
+def _allotted(sums: Sequence[Sums], lives: Sequence[WorkerLife], window: Window) -> list[Overhead]:
+    """Each group's share of what computed nothing; of a day's where groups are of days."""
     places_of: dict[str, list[int]] = {}
     for place, one in enumerate(sums):
         places_of.setdefault(one.key.get("day", ""), []).append(place)
-    shares = [0] * len(sums)
+    shares = [Overhead()] * len(sums)
     for day, places in places_of.items():
-        time = window.of_day(day) if day else window
-        overhead = sum(_overhead_nano_usd(life, time) for life in lives)
-        parts = allot(overhead, [sums[place].busy_us for place in places])
-        for place, part in zip(places, parts, strict=True):
-            shares[place] = part
+        overhead = _overhead(lives, window.of_day(day) if day else window)
+        weights = [sums[place].busy_us for place in places]
+        kinds = [allot(amount, weights) for amount in astuple(overhead)]
+        for place, parts in zip(places, zip(*kinds, strict=True), strict=True):
+            shares[place] = Overhead(*parts)
     return shares
 
 
-def _uptime_us(life: WorkerLife) -> int:
-    return round(life.uptime_s * 1e6)
-
-
-def _overhead_nano_usd(life: WorkerLife, window: Window) -> int:
-    """What its idle and loading seconds in that time cost, taken as spread evenly over its life."""
-    price = life.price_nano_usd_per_hour
-    busy = time_cost_nano_usd(life.busy_s, price)
-    return _part(max(0, time_cost_nano_usd(life.uptime_s, price) - busy), life, window)
+def _overhead(lives: Sequence[WorkerLife], window: Window) -> Overhead:
+    """What computed nothing in that time, each part taken as spread evenly over its life."""
+    overhead = Overhead()
+    for life in lives:
+        costs = life_costs(life)
+        parts = (costs.load_nano_usd, costs.switch_nano_usd, costs.idle_nano_usd)
+        overhead += Overhead(*(_part(amount, life, window) for amount in parts))
+    return overhead
 
 
 def _part(amount: int, life: WorkerLife, window: Window) -> int:
     """The part of an amount that falls into a time; parts of adjoining times sum exactly."""
-    length = _uptime_us(life)
+    length = life.uptime_us
     if length <= 0:
         return 0
     start, end = window.elapsed_us(life.started_at_us, length)
@@ -268,14 +277,14 @@ def _fixed_nano_usd_per_day(lives: Sequence[WorkerLife], window: Window) -> Frac
         return Fraction(0)
     length = max(end for _, end in spans) - min(start for start, _ in spans)
     uptime = sum(
-        _part(time_cost_nano_usd(life.uptime_s, life.price_nano_usd_per_hour), life, window)
+        _part(span_cost_nano_usd(life.uptime_us, life.price_nano_usd_per_hour), life, window)
         for life in lives
     )
     return Fraction(uptime * DAY_US, length)
 
 
 def _span(life: WorkerLife, window: Window) -> tuple[int, int]:
-    start, end = window.elapsed_us(life.started_at_us, _uptime_us(life))
+    start, end = window.elapsed_us(life.started_at_us, life.uptime_us)
     return life.started_at_us + start, life.started_at_us + end
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -19,8 +20,8 @@ from gateway.cost_report import (
     make_report,
 )
 from gateway.ledger_store import LedgerStore, WorkerLife
+from gateway.life_costs import life_costs
 from gateway.price_list import PricedBaseline, age_days, plain, stale_names
-from gateway.pricing import time_cost_nano_usd
 from model_pool.errors import InvalidParameter
 
 
@@ -84,6 +85,9 @@ def _group(group: Group, stale: frozenset[str]) -> cost_pb2.CostGroup:
         output_token_count=group.output_token_count,
         cost_nano_usd=group.cost_nano_usd,
         overhead_nano_usd=group.overhead_nano_usd,
+        loading_nano_usd=group.overhead.loading_nano_usd,
+        switching_nano_usd=group.overhead.switching_nano_usd,
+        idle_nano_usd=group.overhead.idle_nano_usd,
         effective_cost_nano_usd=group.effective_cost_nano_usd,
         nano_usd_per_mtok_output=group.nano_usd_per_mtok_output,
         nano_usd_per_mtok=group.nano_usd_per_mtok,
@@ -124,19 +128,24 @@ def _baseline(name: str, baseline: PricedBaseline, now: datetime.datetime) -> co
         cached_input_share=plain(price.cached_input_share),
         reasoning_multiplier=plain(price.reasoning_multiplier),
         is_batch=baseline.is_batch,
+        tokenizer=price.tokenizer or "",
     )
 
 
 def _worker_cost(life: WorkerLife) -> cost_pb2.WorkerCost:
-    idle_s = max(0.0, life.uptime_s - life.busy_s - life.load_s)
+    costs = life_costs(life)
     cost = cost_pb2.WorkerCost(
         worker=life.worker,
         incarnation=life.incarnation,
-        uptime_s=life.uptime_s,
-        busy_s=life.busy_s,
-        load_s=life.load_s,
-        uptime_cost_nano_usd=time_cost_nano_usd(life.uptime_s, life.price_nano_usd_per_hour),
-        idle_cost_nano_usd=time_cost_nano_usd(idle_s, life.price_nano_usd_per_hour),
+        uptime_s=life.uptime_us / 1e6,
+        busy_s=life.busy_us / 1e6,
+        load_s=life.load_us / 1e6,
+        switch_s=life.switch_us / 1e6,
+        uptime_cost_nano_usd=sum(astuple(costs)),
+        busy_cost_nano_usd=costs.busy_nano_usd,
+        load_cost_nano_usd=costs.load_nano_usd,
+        switch_cost_nano_usd=costs.switch_nano_usd,
+        idle_cost_nano_usd=costs.idle_nano_usd,
     )
     cost.start_time.FromMicroseconds(life.started_at_us)
     return cost

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from gateway.answer import AnswerPiece
 from gateway.ledger_store import RequestRow
 from gateway.ledger_store.rows import new_row_id
-from gateway.pricing import TokenPrice, baseline_costs_nano_usd
 from gateway.router import Route
 from model_pool.rpc import current_trace
 
@@ -16,15 +15,16 @@ from model_pool.rpc import current_trace
 class Entry:
     """One request as it happens.
 
-    prompt_character_count: of every message, for the baselines' own token counts. caller: as it
-    names itself. trace_id: the sampled W3C trace, in hexadecimal. Either is empty where unknown.
+    prompt_texts: of every message; they and the answer's text go no further than the baselines'
+    token counts. caller: as it names itself. trace_id: the sampled W3C trace, in hexadecimal.
+    Either is empty where unknown.
     """
 
     def __init__(
         self,
         request_id: str,
         route: Route,
-        prompt_character_count: int,
+        prompt_texts: Sequence[str],
         clock: Callable[[], float],
         *,
         caller: str = "",
@@ -33,8 +33,8 @@ class Entry:
         self.caller = caller
         self._row_id = new_row_id()
         self.route = route
-        self._prompt_character_count = prompt_character_count
-        self._output_character_count = 0
+        self.prompt_texts = prompt_texts
+        self._output_texts: list[str] = []
         self._clock = clock
         self._started_s = clock()
         self.trace_id = current_trace.get()
@@ -54,7 +54,7 @@ class Entry:
         count = self.last.output_token_count if self.last else 0
         if piece.output_token_count > count:
             self._time_tokens(piece.output_token_count, piece.output_token_count - count)
-        self._output_character_count += len(piece.text)
+        self._output_texts.append(piece.text)
         self.last = piece
 
     def settle(self, rest: AnswerPiece) -> None:
@@ -82,13 +82,16 @@ class Entry:
                 self.token_mean_s = (now_s - self.first_token_s) / later_count
         self._last_token_s = now_s
 
-    def close(self, outcome: str, prices: Mapping[str, TokenPrice]) -> None:
-        """Nothing more comes."""
+    @property
+    def output_text(self) -> str:
+        """The answer so far."""
+        return "".join(self._output_texts)
+
+    def close(self, outcome: str, baselines: dict[str, int]) -> None:
+        """Nothing more comes. baselines: what each would have charged, in nano-dollars."""
         self.outcome = outcome
         self.total_s = self._clock() - self._started_s
-        self.baselines = baseline_costs_nano_usd(
-            prices, self._prompt_character_count, self._output_character_count
-        )
+        self.baselines = baselines
 
     def row(self, finished_at_us: int) -> RequestRow:
         """What the ledger keeps of it."""

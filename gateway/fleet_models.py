@@ -12,7 +12,9 @@ from gateway.pricing import to_nano_usd
 from gateway.route_planner import Habits
 from gateway.router import Constraints, ModelKind, Target
 from gateway.routing.chats import Hysteresis
-from gateway.settings import Settings
+from gateway.settings import Settings, VerifierSettings
+from gateway.verifier import DEFAULT_PROMPT as VERIFIER_PROMPT
+from gateway.verifier import Verifier
 from model_pool.settings import BASE_MODEL
 
 
@@ -57,6 +59,12 @@ def make_habits(settings: Settings) -> Habits:
     return Habits(_caller_defaults(settings), hysteresis, exploration)
 
 
+def weighed_models(settings: Settings) -> tuple[str, ...]:
+    """The specialists that a cascade asks first; none where fleet.yaml has no cascade."""
+    asked = settings.routing.escalation
+    return (asked.specialists or tuple(settings.specialists)) if asked else ()
+
+
 def make_escalation(
     settings: Settings, targets: Mapping[str, Target], curve: Curve
 ) -> Escalation | None:
@@ -64,8 +72,17 @@ def make_escalation(
     asked = settings.routing.escalation
     if asked is None:
         return None
-    specialists = asked.specialists or tuple(settings.specialists)
-    return Escalation(targets[asked.to], asked.min_confidence, dict.fromkeys(specialists, curve))
+    return Escalation(
+        targets[asked.to],
+        asked.min_confidence or 0.0,
+        dict.fromkeys(weighed_models(settings), curve),
+        make_verifier(asked.verifier) if asked.verifier else None,
+    )
+
+
+def make_verifier(asked: VerifierSettings) -> Verifier:
+    """As fleet.yaml has it."""
+    return Verifier(asked.model, asked.prompt or VERIFIER_PROMPT, asked.accepts)
 
 
 def make_mixtures(settings: Settings) -> dict[str, Mixture]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from deltafleet.v1 import fleet_pb2, fleet_pb2_grpc
+from deltafleet.v1 import fleet_pb2, fleet_pb2_grpc, worker_pb2
 from gateway.decisions import KINDS
 from gateway.router import Target
 from model_pool.errors import InvalidParameter, UnknownModel
@@ -41,7 +41,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         names = sorted(name for name in self._targets if name > request.page_token)
         page = names[: request.page_size or DEFAULT_PAGE_SIZE]
         return fleet_pb2.ListModelsResponse(
-            models=[self._model(name) for name in page],
+            models=self.describe(page),
             next_page_token=page[-1] if len(page) < len(names) else "",
         )
 
@@ -51,15 +51,25 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         """One model."""
         if request.model not in self._targets:
             raise UnknownModel(f"no model is called {request.model!r}", model=request.model)
-        return fleet_pb2.GetModelResponse(model=self._model(request.model))
+        return fleet_pb2.GetModelResponse(model=self.describe([request.model])[0])
 
-    def _model(self, name: str) -> fleet_pb2.Model:
+    def describe(self, names: Iterable[str]) -> list[fleet_pb2.Model]:
+        """These models, each one of the fleet's, as the workers know them now."""
+        places: dict[str, list[fleet_pb2.Placement]] = {}
+        for member in self._pool.members.values():
+            status = member.status
+            for loaded in status.loaded if status else ():
+                places.setdefault(loaded.model, []).append(_placement(member.name, loaded))
+        return [self._model(name, places.get(name, ())) for name in names]
+
+    def _model(self, name: str, placements: Iterable[fleet_pb2.Placement]) -> fleet_pb2.Model:
         target = self._targets[name]
         model = fleet_pb2.Model(
             name=name,
             kind=KINDS[target.kind],
             description=self._descriptions.get(name, ""),
             quality=target.quality,
+            placements=placements,
         )
         members = self._pool.members.values()
         known = [one.descriptions[name] for one in members if name in one.descriptions]
@@ -72,15 +82,12 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
             model.weights_digest = files.weights_digest
             model.lineage = files.lineage
             model.fault = files.fault
-        for member in members:
-            status = member.status
-            for loaded in status.loaded if status else ():
-                if loaded.model == name:
-                    model.placements.add(
-                        worker=member.name,
-                        running_count=loaded.lease_count,
-                        last_used_time=(
-                            loaded.last_used_time if loaded.HasField("last_used_time") else None
-                        ),
-                    )
         return model
+
+
+def _placement(worker: str, loaded: worker_pb2.LoadedModel) -> fleet_pb2.Placement:
+    return fleet_pb2.Placement(
+        worker=worker,
+        running_count=loaded.lease_count,
+        last_used_time=loaded.last_used_time if loaded.HasField("last_used_time") else None,
+    )

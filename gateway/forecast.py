@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from gateway.classifier import Classification
-from gateway.pricing import NANO, TokenPrice
+from gateway.pricing import NANO, TextSize, TokenPrice
 from gateway.router import Expectations, Target
 from gateway.routing.feedback import Feedback
 from gateway.routing.quality.model import QualityModel
@@ -28,11 +28,18 @@ class CostForecast:
 
     Our own models: an exponentially weighted mean of what their answers cost, the whole fleet's
     mean before a model's first, 0 before any. Closed APIs: their list price for the prompt and the
-    longest answer. What else is known of a model's cost counts until its first answer.
+    longest answer. A mixture: at least what those among its members cost. What else is known of a
+    model's cost counts until its first answer.
     """
 
-    def __init__(self, closed: Mapping[str, TokenPrice]) -> None:
+    def __init__(
+        self,
+        closed: Mapping[str, TokenPrice],
+        mixtures: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
+        """mixtures: the members of each."""
         self._closed = closed
+        self._mixtures = mixtures or {}
         self._means: dict[str, float] = {}
 
     def learn(self, model: str, cost_nano_usd: int) -> None:
@@ -52,10 +59,16 @@ class CostForecast:
         max_output_token_count: 0 where not limited. learned_nano_usd: what such answers of the
         model cost elsewhere, where that is known.
         """
-        price = self._closed.get(model)
-        if price is not None:
-            longest = max_output_token_count or USUAL_OUTPUT_TOKEN_COUNT
-            return price.cost_nano_usd(price.token_count(prompt_character_count), longest)
+        members = (model, *self._mixtures.get(model, ()))
+        prices = [self._closed[one] for one in members if one in self._closed]
+        longest = max_output_token_count or USUAL_OUTPUT_TOKEN_COUNT
+        size = TextSize(prompt_character_count)
+        listed = sum(price.cost_nano_usd(price.token_count(size), longest) for price in prices)
+        if model in self._closed:
+            return listed
+        return max(listed, self._ours_nano_usd(model, learned_nano_usd))
+
+    def _ours_nano_usd(self, model: str, learned_nano_usd: int | None) -> int:
         if model not in self._means and learned_nano_usd is not None:
             return learned_nano_usd
         if not self._means:

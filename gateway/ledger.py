@@ -15,8 +15,9 @@ from gateway.errors import LedgerUnavailable
 from gateway.forecast import CostForecast
 from gateway.ledger_store import LedgerStore, RequestRow
 from gateway.metrics import Metrics
-from gateway.pricing import TokenPrice
+from gateway.pricing import TokenPrice, baseline_costs_nano_usd
 from gateway.router import Route
+from gateway.token_counter import TokenCounter
 from model_pool.errors import DeadlineExceeded, FleetError
 from model_pool.rpc import time_left_s
 
@@ -26,7 +27,8 @@ log = logging.getLogger("gateway.access")
 class Ledger:
     """Accounts for every request that was routed, however it ended.
 
-    clock: seconds, monotonic.
+    counter: for the baselines' tokenizers. on_finish: told of each that is in the ledger. clock:
+    seconds, monotonic.
     """
 
     def __init__(
@@ -35,13 +37,17 @@ class Ledger:
         metrics: Metrics,
         forecast: CostForecast,
         baselines: Mapping[str, TokenPrice],
+        counter: TokenCounter,
         *,
+        on_finish: Callable[[Entry, RequestRow], None] = lambda entry, row: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        self._on_finish = on_finish
         self._store = store
         self._metrics = metrics
         self._forecast = forecast
         self._baselines = baselines
+        self._counter = counter
         self._clock = clock
 
     @contextlib.asynccontextmanager
@@ -49,7 +55,7 @@ class Ledger:
         self,
         request_id: str,
         route: Route,
-        prompt_character_count: int,
+        prompt_texts: Sequence[str],
         *,
         caller: str = "",
     ) -> AsyncIterator[Entry]:
@@ -57,7 +63,7 @@ class Ledger:
         entry = Entry(
             request_id,
             route,
-            prompt_character_count,
+            prompt_texts,
             self._clock,
             caller=caller,
         )
@@ -76,7 +82,12 @@ class Ledger:
         await self._close(entry, "answered")
 
     async def _close(self, entry: Entry, outcome: str) -> None:
-        entry.close(outcome, self._baselines)
+        baselines = baseline_costs_nano_usd(
+            self._baselines,
+            self._counter.prompt_size(entry.prompt_texts),
+            self._counter.answer_size(entry.output_text),
+        )
+        entry.close(outcome, baselines)
         row = entry.row(time.time_ns() // 1000)
         log.info("request_finished", extra={"request": _without_empty(row)})
         try:
@@ -106,6 +117,7 @@ class Ledger:
             self._forecast.learn(model, row.cost_nano_usd)
             for baseline, cost in row.baselines.items():
                 metrics.baseline_cost.add(cost, model, baseline)
+        self._on_finish(entry, row)
 
 
 def _observe(

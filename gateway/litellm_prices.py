@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gateway.price_list import Price
+from gateway.token_counter import openai_tokenizer
 
 TOKENS_PER_MTOK = 10**6
 EXAMPLE = "sample_spec"  # the file's own description of itself
@@ -102,12 +103,20 @@ def _prices(models: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Price], 
     prices, wrong = {}, {}
     for name, model in models.items():
         try:
-            prices[_our_name(name, model)] = Price.model_validate(_rates(model) | _tiers(model))
+            read = _rates(model) | _tiers(model) | _tokenizer(name, model)
+            prices[_our_name(name, model)] = Price.model_validate(read)
         except ValidationError as error:
             wrong[name] = ", ".join(
                 f"{'.'.join(map(str, one['loc']))} {one['msg']}".strip() for one in error.errors()
             )
     return prices, wrong
+
+
+def _tokenizer(name: str, model: Mapping[str, Any]) -> dict[str, Any]:
+    if model.get("litellm_provider") not in ("openai", "azure"):
+        return {}
+    found = openai_tokenizer(name.rpartition("/")[2])
+    return {"tokenizer": found} if found else {}
 
 
 def _rates(model: Mapping[str, Any], above: str = "") -> dict[str, Any]:

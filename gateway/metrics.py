@@ -52,6 +52,9 @@ class Metrics:
         self.route_decisions = self._counter(
             "route_decisions", "Decisions, by the step that made them.", "decided_by", "reason"
         )
+        self.unweighed = self._counter(
+            "unweighed_answers", "Taken by the cascade without knowing how sure they are.", "model"
+        )
         self.feedback = self._counter(
             "feedback", "Answers that callers scored, for the first time or again.", "model", "said"
         )
@@ -127,9 +130,11 @@ class Metrics:
         service, _, name = method.lstrip("/").partition("/")
         self._handled.labels(service, name, code.name, reason).inc()
 
-    def expect(self, models: Iterable[str], baselines: Iterable[str]) -> None:
+    def expect(
+        self, models: Iterable[str], baselines: Iterable[str], weighed: Iterable[str] = ()
+    ) -> None:
         """Show these at 0 from the start: `rate` does not see the step from nothing to a first
-        value, and an alert needs a total while everything fails.
+        value, and an alert needs a total while everything fails. weighed: by a cascade.
         """
         names = tuple(baselines)
         for model in models:
@@ -140,6 +145,8 @@ class Metrics:
             self.output_tokens.labels(model)
             for histogram in (self.first_token, self.total):
                 histogram.labels(model)
+        for model in weighed:
+            self.unweighed.labels(model)
         for method in ANSWERING:
             self._handled.labels("deltafleet.v1.InferenceService", method, "OK", "")
 

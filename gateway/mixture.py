@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deltafleet.v1 import inference_pb2, worker_pb2
 from gateway.answer import AnswerPiece
+from gateway.errors import BudgetSpent
 from gateway.held_answer import HeldAnswer
+from gateway.router import Contribution, Route
 from model_pool.errors import WorkerLost
 
 VOTE = "vote"
@@ -28,7 +30,10 @@ Ask = Callable[[worker_pb2.RunRequest], AsyncGenerator[AnswerPiece, None]]
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """specialists: two or more. aggregator: None for a vote. prompt: what it is asked."""
+    """specialists: two or more; a closed API may be one. aggregator: None for a vote.
+
+    prompt: what the aggregator is asked.
+    """
 
     specialists: tuple[str, ...]
     aggregator: str | None
@@ -62,6 +67,13 @@ def aggregating(
     parts = (part.replace(ANSWERS, numbered) for part in (before, after))
     last.content = last.content.join(parts)
     return asked
+
+
+def mixed(route: Route, held: Mapping[str, HeldAnswer], refusals: Sequence[BudgetSpent]) -> Route:
+    """The route, with who answered, and why others did not."""
+    told = [Contribution(name, one.cost_nano_usd) for name, one in held.items()]
+    explanation = "; ".join([route.explanation, *map(str, refusals)])
+    return replace(route, explanation=explanation, contributions=tuple(told))
 
 
 def for_model(request: worker_pb2.RunRequest, model: str) -> worker_pb2.RunRequest:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any
 
 from deltafleet.v1 import worker_pb2
 from gateway.answer import AnswerPiece
@@ -36,7 +38,7 @@ class PooledSource:
             raise
         finally:  # its place is free by now
             if lease is not None and not last.finish_reason:
-                await self._tell_rest(lease, request, last)
+                await _to_its_end(self._tell_rest(lease, request, last))
 
     async def _tell_rest(
         self, lease: Lease, request: worker_pb2.RunRequest, last: worker_pb2.RunResponse
@@ -51,6 +53,19 @@ class PooledSource:
             weights_digest=last.weights_digest,
         )
         self._settle(_piece(lease, rest))
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do it, also where the one who waits is cancelled meanwhile.
+
+    A deadline ends the worker's call first, and our own while we ask what the request used.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _piece(lease: Lease, response: worker_pb2.RunResponse) -> AnswerPiece:

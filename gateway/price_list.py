@@ -1,7 +1,7 @@
 """The price file: what closed APIs charge, since when, and who says so.
 
-None of their tokenizers is here, so that their tokens are counted by characters per token: each
-price says which ratio, and whether it was measured or is a rule of thumb.
+Tokens are counted with the API's tokenizer where it is public, else by characters per token: each
+price says which, and whether the ratio was measured or is a rule of thumb.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 from gateway import pricing
 from gateway.pricing import TokenPrice
 from gateway.settings import Baseline, Settings
+from gateway.token_counter import TokenCounter, Tokenizer
 from model_pool.settings import Section, SettingsError
 
 BUILT_IN_PRICES = Path(__file__).with_name("prices.yaml")
@@ -61,6 +62,7 @@ class Price(StandardRates):
     """One model's price. as_of, source: None where they are the whole list's."""
 
     tiers: tuple[Tier, ...] = ()
+    tokenizer: Tokenizer | None = None  # else characters_per_token
     characters_per_token: Decimal = Field(Decimal(4), gt=0, allow_inf_nan=False)
     characters_per_token_is: Literal["measured", "rule of thumb"] = "rule of thumb"
     as_of: date | None = None
@@ -98,6 +100,7 @@ class PriceList(Section):
             price.characters_per_token,
             price.cached_input_usd_per_mtok,
             tuple(_tier(one.above_prompt_token_count, one) for one in price.tiers),
+            tokenizer=price.tokenizer,
         )
 
 
@@ -179,6 +182,12 @@ def priced_baselines(settings: Settings, prices: PriceList) -> Mapping[str, Pric
     }
 
 
+def make_counter(baselines: Mapping[str, PricedBaseline]) -> TokenCounter:
+    """Counts with every tokenizer that a baseline names."""
+    tokenizers = [one.price.tokenizer for one in baselines.values()]
+    return TokenCounter(name for name in tokenizers if name)
+
+
 def _baseline_price(name: str, baseline: Baseline, price: Price) -> TokenPrice:
     rates = _rates(name, baseline, price)
     return TokenPrice(
@@ -191,6 +200,7 @@ def _baseline_price(name: str, baseline: Baseline, price: Price) -> TokenPrice:
         ),
         cached_input_share=baseline.cached_input_share,
         reasoning_multiplier=baseline.reasoning_multiplier,
+        tokenizer=None if baseline.characters_per_token else price.tokenizer,
     )
 
 
@@ -215,13 +225,15 @@ def _tier(above_prompt_token_count: int, rates: Rates) -> pricing.Tier:
 def with_imported(
     prices: PriceList | None, imported: Mapping[str, Price], as_of: date, source: str
 ) -> PriceList:
-    """A list with imported prices; what is not imported stays, as do ratios of characters.
+    """A list with imported prices; what is not imported stays, as does how tokens are counted.
 
     prices: None where there is no list yet.
     """
     kept = prices.prices if prices else {}
     dated = {
-        name: price.model_copy(update={"as_of": as_of, "source": source, **_ratio(kept.get(name))})
+        name: price.model_copy(
+            update={"as_of": as_of, "source": source, **_counting(kept.get(name))}
+        )
         for name, price in imported.items()
     }
     return PriceList(
@@ -247,10 +259,11 @@ def plain(amount: Decimal) -> str:
     return format(amount.normalize(), "f")
 
 
-def _ratio(price: Price | None) -> dict[str, object]:
-    if price is None:
+def _counting(price: Price | None) -> dict[str, object]:
+    counting = {"tokenizer", "characters_per_token", "characters_per_token_is"}
+    if price is None or not counting & price.model_fields_set:
         return {}
-    return price.model_dump(include={"characters_per_token", "characters_per_token_is"})
+    return price.model_dump(include=counting)
 
 
 def _plain(value: Any) -> Any:

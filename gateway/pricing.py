@@ -7,13 +7,25 @@ are of integers; a price is a Decimal, and each amount is rounded once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import ROUND_HALF_EVEN, Decimal
 from fractions import Fraction
 
 NANO = Decimal(10**9)
 TOKENS_PER_MTOK = Decimal(10**6)
 SECONDS_PER_HOUR = Decimal(3600)
+US_PER_HOUR = 3_600_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TextSize:
+    """How long a prompt or an answer is.
+
+    token_counts: by tokenizer, those that were asked for.
+    """
+
+    character_count: int
+    token_counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +43,8 @@ class TokenPrice:
     """What a closed API charges, and how what it would have billed is estimated.
 
     cached_input_usd_per_mtok: None where its cache saves nothing. tiers: by rising prompt length.
-    Of the estimate only: characters_per_token, cached_input_share (0 to 1, of the prompt's tokens),
+    Of the estimate only: tokenizer (see token_counter.py; None: it is not public) and, where that
+    did not count, characters_per_token; cached_input_share (0 to 1, of the prompt's tokens),
     reasoning_multiplier (output tokens billed per visible one, at least 1).
     """
 
@@ -42,10 +55,14 @@ class TokenPrice:
     tiers: tuple[Tier, ...] = ()
     cached_input_share: Decimal = Decimal(0)
     reasoning_multiplier: Decimal = Decimal(1)
+    tokenizer: str | None = None
 
-    def token_count(self, character_count: int) -> int:
-        """Its tokens for a text of so many characters, rounded up."""
-        return _ceiling(Fraction(character_count) / Fraction(self.characters_per_token))
+    def token_count(self, size: TextSize) -> int:
+        """Its tokens for a text: as counted, else by characters, rounded up."""
+        counted = size.token_counts.get(self.tokenizer or "")
+        if counted is not None:
+            return counted
+        return _ceiling(Fraction(size.character_count) / Fraction(self.characters_per_token))
 
     def cost_nano_usd(
         self, prompt_token_count: int, output_token_count: int, cached_token_count: int = 0
@@ -62,15 +79,15 @@ class TokenPrice:
         output = output_token_count * rates.output_usd_per_mtok
         return to_nano_usd((prompt + output) / TOKENS_PER_MTOK)
 
-    def estimated_cost_nano_usd(
-        self, prompt_character_count: int, output_character_count: int
-    ) -> int:
-        """What it would charge for texts of such lengths."""
-        prompt_token_count = self.token_count(prompt_character_count)
-        visible = self.token_count(output_character_count)
+    def estimated_cost_nano_usd(self, prompt: TextSize, output: TextSize) -> int:
+        """What it would charge for texts of such sizes."""
+        return self.likely_cost_nano_usd(self.token_count(prompt), self.token_count(output))
+
+    def likely_cost_nano_usd(self, prompt_token_count: int, visible_token_count: int) -> int:
+        """What it would charge for so many of its tokens, by the estimate's assumptions."""
         return self.cost_nano_usd(
             prompt_token_count,
-            _ceiling(visible * Fraction(self.reasoning_multiplier)),
+            _ceiling(visible_token_count * Fraction(self.reasoning_multiplier)),
             int(prompt_token_count * Fraction(self.cached_input_share)),
         )
 
@@ -98,13 +115,17 @@ def time_cost_nano_usd(seconds: float, price_nano_usd_per_hour: int) -> int:
     return int(cost.to_integral_value(ROUND_HALF_EVEN))
 
 
+def span_cost_nano_usd(span_us: int, price_nano_usd_per_hour: int) -> int:
+    """What so many microseconds of a worker cost."""
+    return round(Fraction(span_us * price_nano_usd_per_hour, US_PER_HOUR))
+
+
 def baseline_costs_nano_usd(
-    baselines: Mapping[str, TokenPrice], prompt_character_count: int, output_character_count: int
+    baselines: Mapping[str, TokenPrice], prompt: TextSize, output: TextSize
 ) -> dict[str, int]:
     """What each baseline would have charged for the same prompt and answer."""
     return {
-        name: price.estimated_cost_nano_usd(prompt_character_count, output_character_count)
-        for name, price in baselines.items()
+        name: price.estimated_cost_nano_usd(prompt, output) for name, price in baselines.items()
     }
 
 

@@ -33,9 +33,14 @@ class Conversation:
         return tuple(message.content for message in self.messages if message.role == user)
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """Of every message."""
+        return tuple(message.content for message in self.messages)
+
+    @property
     def character_count(self) -> int:
         """Of every message."""
-        return sum(len(message.content) for message in self.messages)
+        return sum(map(len, self.texts))
 
 
 def read_conversation(

@@ -107,7 +107,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """One answer on the way to the caller's. confidence: 0 to 1; None: nobody asked."""
+    """One answer on the way to the caller's. confidence: 0 to 1; None: not known."""
 
     model: str
     cost_nano_usd: int

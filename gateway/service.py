@@ -90,7 +90,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         async with self._ledger.entry(
             name,
             route,
-            conversation.character_count,
+            conversation.texts,
             caller=read_caller(context.invocation_metadata()),
         ) as entry:
             steps = self._answering.answer(route, run, entry.settle)

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from gateway.closed_apis.configuration import ClosedApi
 from gateway.mixture import ANSWERS, QUESTION, VOTE
+from gateway.verifier import ANSWER
 from model_pool.settings import (
     BASE_MODEL,
     FleetPath,
@@ -22,7 +23,7 @@ from model_pool.settings import (
 
 
 class Server(Section):
-    """The gRPC door and the metrics port."""
+    """The gRPC door, and the port of the page and /metrics."""
 
     listen: str = "127.0.0.1:7070"
     metrics: str = "127.0.0.1:9090"
@@ -41,17 +42,44 @@ class Feedback(Section):
     exploration: float = Field(0, ge=0, le=1)  # share of requests that try another model
 
 
+class VerifierSettings(Section):
+    """A model that is asked whether a specialist's answer is right."""
+
+    model: Name  # a specialist, or base
+    prompt: str | None = None  # what it is asked, with {question} and {answer} once each
+    # How it begins where the answer is right; in quotes, or YAML reads a yes as true.
+    accepts: tuple[str, ...] = Field(("yes",), min_length=1)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        parts = (QUESTION, ANSWER)
+        if self.prompt is not None and any(self.prompt.count(part) != 1 for part in parts):
+            raise ValueError(f"prompt: {QUESTION} and {ANSWER} once each")
+        if not all(any(map(str.isalnum, word)) for word in self.accepts):
+            raise ValueError("accepts: words")
+        return self
+
+
 class Escalation(Section):
-    """A specialist's answer that is not sure enough gives way to another model's.
+    """A specialist's answer that is not good enough gives way to another model's.
 
     Answers of these specialists are held back until they are known to be good enough, so that they
     do not stream. Not for a model that the caller names.
     """
 
     to: Name  # a closed API, or base
-    min_confidence: float = Field(ge=0, le=1)  # below it, the other model answers
-    specialists: tuple[Name, ...] = ()  # default: all
+    min_confidence: float | None = Field(None, ge=0, le=1)  # below it, the other model answers
     confidence: FleetPath | None = None  # made by `deltafleet escalation fit`
+    verifier: VerifierSettings | None = None  # in place of min_confidence
+    specialists: tuple[Name, ...] = ()  # default: all
+
+    @model_validator(mode="after")
+    def _one_of_two_weighs(self) -> Self:
+        if (self.min_confidence is None) == (self.verifier is None):
+            raise ValueError("give min_confidence or verifier, and not both")
+        if self.confidence is not None and self.verifier is not None:
+            raise ValueError("confidence: a verifier says yes or no")
+        return self
 
 
 class Routing(Section):
@@ -96,7 +124,8 @@ class Caller(Section):
 class Baseline(Section):
     """A closed API that we compare with.
 
-    characters_per_token: its tokens are counted with it, since ours are another tokenizer's.
+    characters_per_token: its tokens are counted with it; default: as the price file says, with the
+    API's own tokenizer where that is public.
     reasoning_multiplier: output tokens that it bills per visible one, where it thinks first.
     """
 
@@ -111,7 +140,8 @@ class MixtureSettings(Section):
     """Several specialists that answer at once, and who makes one answer of theirs."""
 
     description: str = "A mixture of specialists"
-    specialists: tuple[Name, ...] = Field(min_length=2)  # or base; their answers do not stream
+    # Or base, or closed APIs; their answers do not stream.
+    specialists: tuple[Name, ...] = Field(min_length=2)
     aggregator: Name = VOTE  # vote: the answer that most give; else a specialist, or base
     prompt: str | None = None  # what it is asked, with {question} and {answers} once each
     quality: float = Field(1.0, ge=0, le=1)  # share of right answers to expect on its task
@@ -204,7 +234,8 @@ class Settings(PoolSettings):
         for name, mixture in self.mixtures.items():
             if name in taken:
                 raise ValueError(f"mixtures: the name {name!r} is taken")
-            self.check_names(f"mixtures.{name}.specialists", mixture.specialists)
+            ours = [one for one in mixture.specialists if one not in self.closed_apis]
+            self.check_names(f"mixtures.{name}.specialists", ours)
             if mixture.aggregator != VOTE:
                 self.check_names(f"mixtures.{name}.aggregator", [mixture.aggregator])
         if VOTE in self.specialists and self.mixtures:
@@ -221,11 +252,8 @@ class Settings(PoolSettings):
         for name in escalation.specialists:
             if name not in self.specialists:
                 raise ValueError(f"routing.escalation.specialists: none is called {name!r}")
-        if self.pool.engine != "transformers" or any(one.openai for one in self.pool.workers):
-            raise ValueError(
-                "routing.escalation: only workers of the transformers engine tell how sure an "
-                "answer is"
-            )
+        if escalation.verifier is not None:
+            self.check_names("routing.escalation.verifier.model", [escalation.verifier.model])
         return self
 
 

@@ -43,18 +43,25 @@ class LifeRecorder:
     async def _record(self) -> None:
         heard = [member.last_word for member in self._pool.members.values()]
         try:
-            await self._store.record_lives([_to_life(status) for status in heard if status])
+            await self._store.record_lives([life_of(status) for status in heard if status])
         except (LedgerUnavailable, SQLAlchemyError):
             log.exception("lives_not_recorded")  # the next word says it again
 
 
-def _to_life(status: worker_pb2.WatchStatusResponse) -> WorkerLife:
+def life_of(status: worker_pb2.WatchStatusResponse) -> WorkerLife:
+    """A worker's last word on itself, as the ledger keeps it."""
     return WorkerLife(
         incarnation=status.incarnation,
         worker=status.worker,
         started_at_us=status.start_time.ToMicroseconds(),
-        uptime_s=status.uptime_s,
-        busy_s=status.busy_s,
-        load_s=status.load_s,
+        uptime_us=_us(status.uptime_s),
+        busy_us=_us(status.busy_s),
+        load_us=_us(status.load_s),
+        switch_us=_us(status.switch_s),
         price_nano_usd_per_hour=status.price_nano_usd_per_hour,
     )
+
+
+def _us(seconds: float) -> int:
+    """Whole microseconds, which is what a worker tells."""
+    return round(seconds * 1e6)

@@ -15,8 +15,10 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from deltafleet.v1 import worker_pb2
-from gateway.pricing import time_cost_nano_usd
+from gateway.ledger_store import WorkerLife
+from gateway.pricing import US_PER_HOUR
 from gateway.usd_counter import NANO_PER_USD
+from gateway.worker_lives import life_of
 from model_pool.pool import Pool
 
 Status = worker_pb2.WatchStatusResponse
@@ -45,6 +47,7 @@ class WorkerCollector(Collector):
         yield from _gauges(told)
         yield _loaded(told)
         yield from _counters(told)
+        yield from _token_work(told)
         yield _switches(told)
 
 
@@ -98,7 +101,7 @@ def _counters(told: dict[str, Status]) -> Iterator[Metric]:
     labels = ("worker", "state")
     seconds = CounterMetricFamily(
         f"{PREFIX}seconds",
-        "Seconds of the worker's life: computing, building or switching weights, idle.",
+        "Seconds of the worker's life: computing, building weights, switching them, idle.",
         labels=labels,
     )
     cost = CounterMetricFamily(
@@ -110,12 +113,44 @@ def _counters(told: dict[str, Status]) -> Iterator[Metric]:
         labels=WORKER,
     )
     for worker, status in told.items():
-        for state, value in life_seconds(status).items():
-            seconds.add_metric([worker, state], value)
+        for state, span_us in spans_us(life_of(status)).items():
+            seconds.add_metric([worker, state], span_us / 1e6)
         for state, nano_usd in life_cost_nano_usd(status).items():
             cost.add_metric([worker, state], nano_usd / NANO_PER_USD)
         switches.add_metric([worker], status.switch_count)
     return iter((seconds, cost, switches))
+
+
+def _token_work(told: dict[str, Status]) -> Iterator[Metric]:
+    """Of our own workers: of other servers it is not known."""
+
+    def counter(name: str, text: str, values: Mapping[str, float]) -> Metric:
+        family = CounterMetricFamily(PREFIX + name, text, labels=WORKER)
+        for worker, value in values.items():
+            family.add_metric([worker], value)
+        return family
+
+    items = [(name, status) for name, status in told.items() if status.engine != "openai"]
+    yield counter(
+        "prefill_seconds",
+        "Of the computing seconds, those that read prompts.",
+        {name: status.prefill_s for name, status in items},
+    )
+    yield counter(
+        "prefill_tokens",
+        "Tokens of prompts that were computed.",
+        {name: status.prefill_token_count for name, status in items},
+    )
+    yield counter(
+        "decode_seconds",
+        "Of the computing seconds, those that went on with answers.",
+        {name: status.decode_s for name, status in items},
+    )
+    yield counter(
+        "decode_tokens",
+        "Tokens of answers that were computed, but for each answer's first.",
+        {name: status.decode_token_count for name, status in items},
+    )
 
 
 def _switches(told: dict[str, Status]) -> Metric:
@@ -148,15 +183,18 @@ def _is_up(status: Status | None) -> bool:
     return status is not None and status.state == worker_pb2.WORKER_STATE_READY
 
 
-def life_seconds(status: Status) -> dict[str, float]:
-    """A worker's uptime in its three parts."""
-    idle_s = max(0.0, status.uptime_s - status.busy_s - status.load_s)
-    return {"busy": status.busy_s, "load": status.load_s, "idle": idle_s}
+def spans_us(life: WorkerLife) -> dict[str, int]:
+    """A worker's uptime in its four parts, in microseconds."""
+    return {
+        "busy": life.busy_us,
+        "load": life.load_us,
+        "switch": life.switch_us,
+        "idle": life.idle_us,
+    }
 
 
 def life_cost_nano_usd(status: Status) -> dict[str, int]:
-    """What they cost; each part rounded by itself, to a nano-dollar."""
-    price = status.price_nano_usd_per_hour
-    return {
-        state: time_cost_nano_usd(seconds, price) for state, seconds in life_seconds(status).items()
-    }
+    """What they cost, each rounded down by itself, so that no counter ever falls back."""
+    life = life_of(status)
+    price = life.price_nano_usd_per_hour
+    return {state: span_us * price // US_PER_HOUR for state, span_us in spans_us(life).items()}

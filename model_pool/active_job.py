@@ -10,6 +10,7 @@ from typing import Any
 
 from model_pool.engine import FinishReason, Job, Piece, Usage, Weights
 from model_pool.errors import EngineFailed
+from model_pool.log_probability_mean import LogProbabilityMean
 from model_pool.text_stream import TextStream
 from model_pool.token_choice import Chooser
 
@@ -57,7 +58,7 @@ class ActiveJob:
         self.ahead_count = ahead_count
         self._queue_s: float | None = None
         self._new_text = ""
-        self._log_probability = 0.0  # the sum
+        self._log_probability = LogProbabilityMean()
 
     def prepare(
         self,
@@ -76,7 +77,7 @@ class ActiveJob:
     ) -> None:
         """Take the next token of the answer; sets finish_reason when it is the last."""
         self.last_token_id = token_id
-        self._log_probability += log_probability or 0.0
+        self._log_probability.add(log_probability)
         self._output_token_count += 1
         if token_id in eos_ids:
             self._new_text = self._text.finish()
@@ -101,7 +102,7 @@ class ActiveJob:
             return None
         mean = None
         if self.finish_reason is not None and self.job.wants_log_probability:
-            mean = self._log_probability / self._output_token_count
+            mean = self._log_probability.value
         digest = self.model.weights.digest
         return Piece(self._new_text, self.usage, digest, self.finish_reason, mean)
 

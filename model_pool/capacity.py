@@ -54,14 +54,15 @@ class Tier(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """An accelerator. memory_bytes: as CUDA reports it. memory_bytes_per_s: peak.
-    link_bytes_per_s: from pinned host memory, effective.
+    """An accelerator. memory_bytes: as CUDA reports it. memory_bytes_per_s, flop_per_s: peak, in
+    bfloat16 without sparsity. link_bytes_per_s: from pinned host memory, effective.
     """
 
     name: str
     memory_bytes: int
     memory_bytes_per_s: float
     link_bytes_per_s: float
+    flop_per_s: float
     source: str
 
 
@@ -71,14 +72,26 @@ CARDS = {
         int(22.06 * GIB),
         600e9,
         25e9,
-        "22.06 GiB (vLLM issue 928), 600 GB/s (data sheet), PCIe 4.0 x16: 25 of 31.5 GB/s",
+        125e12,
+        "22.06 GiB (vLLM issue 928), 600 GB/s, 125 TFLOP/s (data sheet), PCIe 4.0 x16: 25 of 31.5 "
+        "GB/s",
+    ),
+    "a10g": Card(
+        "A10G",
+        int(22.06 * GIB),
+        600e9,
+        25e9,
+        70e12,
+        "22.06 GiB, 600 GB/s, 70 TFLOP/s (data sheet), PCIe 4.0 x16: 25 of 31.5 GB/s",
     ),
     "h100": Card(
         "H100",
         int(79.11 * GIB),
         3.35e12,
         50e9,
-        "SXM: 79.11 GiB (vLLM issue 27508), 3.35 TB/s (data sheet), PCIe 5.0 x16: 50 of 63 GB/s",
+        989e12,
+        "SXM: 79.11 GiB (vLLM issue 27508), 3.35 TB/s, 989 TFLOP/s (data sheet), PCIe 5.0 x16: 50 "
+        "of 63 GB/s",
     ),
 }
 

@@ -11,6 +11,7 @@ import openai
 from openai.types.chat import ChatCompletionChunk
 
 from deltafleet.v1 import inference_pb2, routing_pb2, worker_pb2
+from model_pool.log_probability_mean import LogProbabilityMean
 
 ROLES = {
     routing_pb2.ROLE_SYSTEM: "system",
@@ -30,13 +31,15 @@ class ChatPiece:
     """Some more of an answer; everything but text is cumulative.
 
     An endpoint counts tokens at the end; until then each text counts as one, the prompt as none.
-    finish_reason: in the last piece only.
+    finish_reason: in the last piece only. mean_log_probability: there, over the tokens of which the
+    endpoint told it, if any. vLLM tells the answer's end too, OpenAI and llama.cpp do not.
     """
 
     text: str
     prompt_token_count: int
     output_token_count: int
     finish_reason: inference_pb2.FinishReason.ValueType = inference_pb2.FINISH_REASON_UNSPECIFIED
+    mean_log_probability: float | None = None
 
 
 def chat_arguments(request: worker_pb2.RunRequest, model: str) -> dict[str, Any]:
@@ -78,13 +81,15 @@ async def stream_chat(
 async def _pieces(
     stream: openai.AsyncStream[ChatCompletionChunk],
 ) -> AsyncGenerator[ChatPiece, None]:
-    usage, text_count = None, 0
+    usage, text_count, log_probability = None, 0, LogProbabilityMean()
     finish = inference_pb2.FINISH_REASON_UNSPECIFIED
     async with stream:
         async for chunk in stream:
             usage = chunk.usage or usage
             for choice in chunk.choices or ():
                 finish = _finish(choice.finish_reason) or finish
+                for told in _log_probabilities(choice):
+                    log_probability.add(told)
                 if choice.delta and choice.delta.content:
                     text_count += 1
                     yield ChatPiece(choice.delta.content, 0, text_count)
@@ -94,7 +99,14 @@ async def _pieces(
     if usage:
         prompt_count = usage.prompt_tokens or 0
         output_count = usage.completion_tokens or text_count
-    yield ChatPiece("", prompt_count, output_count, finish)
+    yield ChatPiece("", prompt_count, output_count, finish, log_probability.value)
+
+
+def _log_probabilities(choice: Any) -> list[float | None]:
+    """Of the tokens in a chunk. None for what is no number: an answer does not fail of it."""
+    tokens = getattr(choice.logprobs, "content", None)
+    told = [getattr(token, "logprob", None) for token in tokens or ()]
+    return [one if isinstance(one, int | float) else None for one in told]
 
 
 def _finish(reason: str | None) -> inference_pb2.FinishReason.ValueType:

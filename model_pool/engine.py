@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from model_pool.durations import Durations
+from model_pool.engine_time import Spent
 from model_pool.switching import Priority
+from model_pool.token_work import TokenWork
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +117,19 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class EngineReport:
-    """What an engine holds and did. Seconds since `start` returned.
+    """What an engine holds, and did since it was made.
 
-    load_s: building or switching weights while nothing computed. switch_count: how often the live
-    weights changed, where an engine has one set of them. changes: how long each of these took, or
-    each build where it holds many sets.
+    spent: computing; changing the live weights; building weights (checking, reading, preparing)
+    while neither went on. work: of the computing, prompts and answers apart. switch_count: how
+    often the live weights changed, where an engine has one set of them. changes: how long each of
+    these took, or each build where it holds many sets.
     """
 
     loaded: tuple[Weights, ...]
     running_count: int
     queued_count: int
-    busy_s: float
-    load_s: float
+    spent: Spent
+    work: TokenWork = field(default_factory=TokenWork)
     switch_count: int = 0
     changes: Durations = field(default_factory=Durations)
 
@@ -177,7 +180,8 @@ class Engine(Protocol):
         ...
 
     def report(self) -> EngineReport:
-        """What is loaded, queued and running now, and the seconds spent."""
+        """What is loaded, queued and running now, and where the time went. At any time, also before
+        `start` and after `stop`."""
         ...
 
     async def drain(self) -> None:

@@ -52,6 +52,16 @@ class ModelBatch:
         return len(self._admitted) + len(self._rows)
 
     @property
+    def has_prompts(self) -> bool:
+        """`prefill` has something to read."""
+        return bool(self._admitted)
+
+    @property
+    def has_rows(self) -> bool:
+        """`decode` has something to go on with."""
+        return bool(self._rows)
+
+    @property
     def is_empty(self) -> bool:
         return not (self.waiting or self._admitted or self._rows)
 
@@ -68,10 +78,8 @@ class ModelBatch:
         self._admitted.append(job)
 
     def prefill(self) -> list[Advance]:
-        """Read the prompts of admitted jobs, as many as fit into one pass."""
+        """Read the prompts of admitted jobs, as many as fit into one pass; there is one."""
         jobs = self._next_prefill()
-        if not jobs:
-            return []
         counts = [len(job.prompt_ids) for job in jobs]
         cache = DynamicCache()
         logits = self._forward(cache, *self._padded(jobs))
@@ -83,9 +91,7 @@ class ModelBatch:
         return [Advance(*fields) for fields in zip(jobs, counts, *chosen, strict=True)]
 
     def decode(self) -> list[Advance]:
-        """Add one token to every row, in one forward pass."""
-        if not self._rows:
-            return []
+        """Add one token to every row, in one forward pass; there is one."""
         self._cache.reserve()
         last = torch.tensor([[job.last_token_id] for job in self._rows], device=self._device)
         positions, mask = self._cache.step_inputs(self._device)

@@ -25,6 +25,7 @@ from pydantic import SecretStr
 from deltafleet.v1 import worker_pb2
 from model_pool.chat import ChatPiece, chat_arguments, stream_chat
 from model_pool.engine import Usage
+from model_pool.engine_time import EngineTime, Spent
 from model_pool.errors import (
     DeadlineExceeded,
     FleetError,
@@ -58,11 +59,11 @@ class _Life:
     """A time in which the server answered every poll.
 
     listed: the models that it named last, with their context in tokens where it said it, else 0.
+    before: what had been spent when it began.
     """
 
     listed: Mapping[str, int]
-    started_s: float
-    busy_before_s: float
+    before: Spent
     start_time: float = field(default_factory=time.time)
     incarnation: str = field(default_factory=lambda: str(uuid.uuid4()))
 
@@ -97,10 +98,12 @@ class OpenAIMember:
         self._life: _Life | None = None
         self._fault: str | None = None  # the last that was logged, empty for none
         self._suspected = asyncio.Event()
-        self._time = SharedTime(clock)
+        self._time = EngineTime(clock)
+        self._shared = SharedTime(self._time)
         self._ends = RunEnds()
         self._running = Counter[str]()
         self._last_used: dict[str, float] = {}
+        self._unweighed: set[str] = set()  # models that refused logprobs in this life
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -125,14 +128,15 @@ class OpenAIMember:
         life = self._life
         if life is None:
             return None
+        spent = self._time.spent().since(life.before)
         return Status(
             worker=self.name,
             incarnation=life.incarnation,
             state=worker_pb2.WORKER_STATE_READY,
             loaded=[self._loaded(model) for model in sorted(self.serves)],
             running_count=self._running.total(),
-            uptime_s=self._clock() - life.started_s,
-            busy_s=self._time.busy_s - life.busy_before_s,
+            uptime_s=spent.elapsed_s,
+            busy_s=spent.busy_s,
             price_nano_usd_per_hour=self._price_nano_usd_per_hour,
             start_time=_timestamp(life.start_time),
             engine="openai",
@@ -175,7 +179,7 @@ class OpenAIMember:
         arguments = self._arguments(request)
         connect_s = CONNECT_LIMIT_S if timeout_s is None else min(timeout_s, CONNECT_LIMIT_S)
         timeout = openai.Timeout(timeout_s, connect=connect_s)
-        chat, sent_s = stream_chat(self._client, arguments, timeout), self._clock()
+        chat, sent_s = self._chat(request.model, arguments, timeout), self._clock()
         on_end, used = self._ends.begin(request.request_id, request.model), Usage(0, 0, 0.0)
         try:
             with self._counted(request.model) as share_s:
@@ -185,9 +189,13 @@ class OpenAIMember:
                             used = Usage(
                                 piece.prompt_token_count, piece.output_token_count, share_s()
                             )
+                            if piece.finish_reason:
+                                break
                             yield self._response(request.model, piece, used.busy_s)
                 finally:
                     on_end(dataclasses.replace(used, busy_s=share_s()))
+            # Its caller may keep the last piece for as long as it likes: nothing runs meanwhile.
+            yield self._response(request.model, piece, share_s())
         except openai.OpenAIError as error:
             is_late = timeout_s is not None and self._clock() - sent_s >= timeout_s
             raise self._failure(error, request.model, is_late=is_late) from error
@@ -204,13 +212,37 @@ class OpenAIMember:
         # vLLM cuts the answer at its context, but refuses to be asked for more than all of it.
         context = self._life.listed.get(theirs) if self._life else None
         longest = request.max_output_token_count
-        return chat_arguments(request, theirs) | {"max_tokens": min(longest, context or longest)}
+        arguments = chat_arguments(request, theirs)
+        if request.wants_logprob and request.model not in self._unweighed:
+            arguments["logprobs"] = True
+        return arguments | {"max_tokens": min(longest, context or longest)}
+
+    async def _chat(
+        self, model: str, arguments: dict[str, Any], timeout: openai.Timeout
+    ) -> AsyncGenerator[ChatPiece, None]:
+        """The answer, without log-probabilities from a server that refuses to be asked for them."""
+        try:
+            async with contextlib.aclosing(stream_chat(self._client, arguments, timeout)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
+        except openai.APIStatusError as error:
+            if "logprobs" not in arguments or "logprobs" not in str(error):
+                raise
+        arguments = {name: arguments[name] for name in arguments if name != "logprobs"}
+        async with contextlib.aclosing(stream_chat(self._client, arguments, timeout)) as pieces:
+            async for piece in pieces:
+                if model not in self._unweighed:
+                    self._unweighed.add(model)
+                    extra = {"worker": self.name, "model": model}
+                    log.warning("member_refuses_logprobs", extra=extra)
+                yield piece
 
     @contextlib.contextmanager
     def _counted(self, model: str) -> Iterator[Callable[[], float]]:
         self._running[model] += 1
         try:
-            with self._time.request() as share_s:
+            with self._shared.request() as share_s:
                 yield share_s
         finally:
             self._running[model] -= 1
@@ -224,6 +256,7 @@ class OpenAIMember:
             busy_s=busy_s,
             weights_digest=self._digest(model),
             finish_reason=piece.finish_reason,
+            mean_logprob=piece.mean_log_probability,
         )
 
     def _failure(self, error: openai.OpenAIError, model: str, *, is_late: bool) -> FleetError:
@@ -260,6 +293,7 @@ class OpenAIMember:
                 self._hear(await self._poll())
             except (openai.OpenAIError, TimeoutError, *NO_LIST) as error:
                 self._life = None
+                self._unweighed.clear()
                 self._tell(_text(error))
             self._suspected.clear()
             on_change()
@@ -274,7 +308,7 @@ class OpenAIMember:
         return {str(one["id"]): int(one.get("max_model_len") or 0) for one in found["data"]}
 
     def _hear(self, listed: Mapping[str, int]) -> None:
-        life = self._life or _Life(listed, self._clock(), self._time.busy_s)
+        life = self._life or _Life(listed, self._time.spent())
         self._life = dataclasses.replace(life, listed=listed)
         missing = sorted(set(self._server.models.values()) - set(listed))
         self._tell(f"it does not list {', '.join(missing)}" if missing else "")

@@ -12,8 +12,10 @@ import torch
 
 from model_pool.active_job import ActiveJob
 from model_pool.engine import Piece
+from model_pool.engine_time import US_PER_S, Activity, EngineTime
 from model_pool.errors import EngineFailed
 from model_pool.model_batch import Advance, ModelBatch
+from model_pool.token_work import TokenWork
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +25,9 @@ Delivery = tuple[ActiveJob, Piece | EngineFailed | None]  # None: cancelled, and
 class StepLoop:
     """Continuous batching (Yu et al. 2022, Orca, OSDI): jobs join and leave between steps.
 
-    busy_s: seconds of all steps so far. Every step's seconds are divided among its jobs by the
-    tokens that it computed for each, so the shares of all jobs add up to busy_s.
+    A step reads prompts or adds a token to answers, never both. Its seconds are divided among its
+    jobs by the tokens that it computed for each, so the shares of all jobs add up to the time in
+    which the engine computed.
     """
 
     def __init__(
@@ -33,15 +36,18 @@ class StepLoop:
         max_running_count: int,
         eos_ids: AbstractSet[int],
         thread_count: int | None,
-        clock: Callable[[], float],
+        time: EngineTime,
+        work: TokenWork,
         hand_over: Callable[[Sequence[Delivery]], None],
     ) -> None:
-        """hand_over: called on the step thread, once per step that has something to tell."""
-        self.busy_s = 0.0
+        """time: told when a step computes, and read. work: sums the steps up. hand_over: called on
+        the step thread, once per step that has something to tell.
+        """
         self._max_running_count = max_running_count
         self._eos_ids = eos_ids
         self._thread_count = thread_count
-        self._clock = clock
+        self._time = time
+        self._work = work
         self._hand_over = hand_over
         self._changed = threading.Condition()
         self._inbox: list[ActiveJob] = []
@@ -107,9 +113,11 @@ class StepLoop:
         self._admit()
         batch = self._turns[0]
         self._turns.rotate(-1)
-        self._step(batch, batch.prefill)
+        if batch.has_prompts:
+            self._step(batch, batch.prefill, self._work.read)
         self._drop(batch)
-        self._step(batch, batch.decode)
+        if batch.has_rows:
+            self._step(batch, batch.decode, self._work.answered)
 
     def _drop_ended(self) -> None:
         for batch in self._turns:
@@ -132,27 +140,37 @@ class StepLoop:
                 return
             min(queued, key=lambda batch: batch.running_count).admit()
 
-    def _step(self, batch: ModelBatch, compute: Callable[[], list[Advance]]) -> None:
-        """Compute, measure, charge and hand over. A failure ends this model's running jobs."""
-        began = self._clock()
+    def _step(
+        self,
+        batch: ModelBatch,
+        compute: Callable[[], list[Advance]],
+        count: Callable[[float, int], None],
+    ) -> None:
+        """Compute, measure, charge and hand over. A failure ends this model's running jobs.
+
+        count: takes the step's seconds and tokens.
+        """
+        began_us = self._time.begin(Activity.COMPUTING)
         try:
             advances = compute()
             for advance in advances:
                 advance.job.accept(advance.token_id, self._eos_ids, advance.log_probability)
         except Exception:
             logger.exception("engine_step_failed", extra={"model": batch.model.weights.model})
-            seconds, failed = self._clock() - began, batch.drop_running()
-            self.busy_s += seconds
+            seconds, failed = self._end_step(began_us), batch.drop_running()
             for job in failed:
-                job.charge(seconds / len(failed), began)
+                job.charge(seconds / len(failed), began_us / US_PER_S)
             self._fail(failed, "the computing of this model failed")
             return
-        if advances:
-            self._settle(advances, began, self._clock() - began)
+        seconds = self._end_step(began_us)
+        count(seconds, sum(advance.computed_token_count for advance in advances))
+        self._settle(advances, began_us / US_PER_S, seconds)
+
+    def _end_step(self, began_us: int) -> float:
+        return (self._time.end(Activity.COMPUTING) - began_us) / US_PER_S
 
     def _settle(self, advances: list[Advance], began_s: float, seconds: float) -> None:
         """Divide the step's seconds by tokens, then tell each job what it may show."""
-        self.busy_s += seconds
         total = sum(advance.computed_token_count for advance in advances)
         deliveries: list[Delivery] = []
         for advance in advances:

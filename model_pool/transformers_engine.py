@@ -14,6 +14,7 @@ from model_pool.active_job import ActiveJob, LoadedModel
 from model_pool.base_model import BaseModel
 from model_pool.durations import Durations
 from model_pool.engine import EngineReport, Job, Piece, Usage, Weights
+from model_pool.engine_time import US_PER_S, Activity, EngineTime
 from model_pool.errors import (
     EngineFailed,
     FleetError,
@@ -23,6 +24,7 @@ from model_pool.errors import (
 )
 from model_pool.line_forecast import LineForecast
 from model_pool.step_loop import Delivery, StepLoop
+from model_pool.token_work import TokenWork
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # When a full queue may have room again: an answer takes about as long.
@@ -64,11 +66,11 @@ class TransformersEngine:
         self._device = torch.device(device)
         self._thread_count = thread_count
         self._context_token_count = context_token_count
-        self._clock = clock
         self._models: dict[str, LoadedModel] = {}
         self._jobs: set[ActiveJob] = set()
         self._is_idle = asyncio.Event()
-        self._load_s = 0.0
+        self._time = EngineTime(clock)
+        self._work = TokenWork()
         self._changes = Durations()
         self._line = LineForecast()
         self._base: BaseModel | None = None
@@ -101,7 +103,8 @@ class TransformersEngine:
             max_running_count=self._max_running_count,
             eos_ids=base.eos_ids,
             thread_count=self._thread_count,
-            clock=self._clock,
+            time=self._time,
+            work=self._work,
             hand_over=self._hand_over,
         )
         self._steps.start()
@@ -152,25 +155,25 @@ class TransformersEngine:
             while piece.finish_reason is None:
                 yield piece
                 piece = await _next_piece(active)
-            run_s = self._clock() - active.entered_s - (piece.usage.queue_s or 0.0)
+            run_s = self._now_s() - active.entered_s - (piece.usage.queue_s or 0.0)
             self._line.ended(job.model, run_s)
             yield piece
         finally:
             active.is_cancelled = True
             if active.usage.queue_s is None:
-                waited_s = self._clock() - active.entered_s
+                waited_s = self._now_s() - active.entered_s
                 self._line.gave_up(job.model, active.ahead_count, waited_s)
             self._leave(active)
 
     def report(self) -> EngineReport:
-        """What is loaded, queued and running, and the seconds since `start`."""
+        """What is loaded, queued and running, and the seconds since the engine was made."""
         running_count = sum(job.is_running for job in self._jobs)
         return EngineReport(
             loaded=tuple(model.weights for model in self._models.values()),
             running_count=running_count,
             queued_count=len(self._jobs) - running_count,
-            busy_s=0.0 if self._steps is None else self._steps.busy_s,
-            load_s=self._load_s,
+            spent=self._time.spent(),
+            work=self._work,
             changes=self._changes,
         )
 
@@ -197,13 +200,11 @@ class TransformersEngine:
         return self._base, self._steps
 
     def _timed_build(self, base: BaseModel, weights: Weights) -> object:
-        began = self._clock()
+        began_us = self._time.begin(Activity.LOADING)
         try:
             return base.build(weights)
         finally:
-            took_s = self._clock() - began
-            self._load_s += took_s
-            self._changes.add(took_s)
+            self._changes.add((self._time.end(Activity.LOADING) - began_us) / US_PER_S)
 
     def _enter(self, job: Job, on_end: Callable[[Usage], None] | None) -> ActiveJob:
         """Count the job as queued. Raises UnknownModel, PoolSaturated."""
@@ -218,9 +219,13 @@ class TransformersEngine:
                 queued_count=queued_count,
             )
         ahead_count = self._ahead_count(job)
-        active = ActiveJob(job, self._models[job.model], self._clock(), on_end, ahead_count)
+        active = ActiveJob(job, self._models[job.model], self._now_s(), on_end, ahead_count)
         self._jobs.add(active)
         return active
+
+    def _now_s(self) -> float:
+        """On the clock of `ActiveJob.charge`."""
+        return self._time.now_us() / US_PER_S
 
     def _ahead_count(self, job: Job) -> int:
         """How many of its model wait. Raises PoolSaturated where they leave it too little time."""

@@ -56,7 +56,8 @@ class WorkerIdentity:
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     """Runs requests on an engine, holding their weights meanwhile.
 
-    monotonic, wall: seconds; uptime counts from the construction, which is the process's start.
+    monotonic, wall: seconds; uptime counts, by the engine's own clock, from the construction,
+    which is the process's start.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self._identity = identity
         self._engine = engine
         self._monotonic = monotonic
-        self._started_s = monotonic()
+        self._before = engine.report().spent
         self._start_time = _timestamp(wall())
         self._incarnation = str(uuid.uuid4())
         self._catalog = Catalog([])
@@ -189,6 +190,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
 
     def _status(self) -> worker_pb2.WatchStatusResponse:
         report = self._engine.report()
+        spent = report.spent.since(self._before)
         return worker_pb2.WatchStatusResponse(
             worker=self._identity.name,
             incarnation=self._incarnation,
@@ -206,14 +208,19 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             running_count=report.running_count,
             queued_count=self._admitted_count - report.running_count,
             memory_budget_bytes=self._identity.memory_budget_bytes,
-            uptime_s=self._monotonic() - self._started_s,
-            busy_s=report.busy_s,
-            load_s=report.load_s,
+            uptime_s=spent.elapsed_s,
+            busy_s=spent.busy_s,
+            load_s=spent.load_s,
             price_nano_usd_per_hour=self._identity.price_nano_usd_per_hour,
             start_time=self._start_time,
             engine=self._identity.engine,
             switch_count=report.switch_count,
             switches=report.changes.message(),
+            switch_s=spent.switch_s,
+            prefill_s=report.work.prefill_s,
+            prefill_token_count=report.work.prefill_token_count,
+            decode_s=report.work.decode_s,
+            decode_token_count=report.work.decode_token_count,
         )
 
 

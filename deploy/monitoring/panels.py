@@ -51,8 +51,8 @@ def times(title: str, name: str, text: str) -> Panel:
 MONEY = (
     Panel(
         "Saving against each baseline",
-        "Of what the closed API would have charged, the share that is not paid. Idle and loading "
-        "workers count as paid. Below 0: the closed API would have been cheaper.",
+        "Of what the closed API would have charged, the share that is not paid. Workers count "
+        "as paid whatever they do. Below 0: the closed API would have been cheaper.",
         "percentunit",
         (Query("deltafleet:saving:ratio_rate1h", "{{baseline}}"),),
         is_stat=True,
@@ -99,7 +99,8 @@ MONEY = (
     ),
     Panel(
         "What is paid workers for, USD per hour",
-        "busy: computing answers. load: building or switching weights. idle: neither.",
+        "busy: computing answers. load: building weights. switch: changing the live ones. idle: "
+        "none of these.",
         "currencyUSD",
         (Query("3600 * sum by (state) (deltafleet:worker_cost_usd:rate1h)", "{{state}}"),),
         width=12,
@@ -107,7 +108,7 @@ MONEY = (
     ),
     Panel(
         "Marginal saving",
-        "The saving without idle and loading: what one more request saves.",
+        "The saving without what computes nothing: what one more request saves.",
         "percentunit",
         (Query("deltafleet:marginal_saving:ratio_rate1h", "{{baseline}}"),),
     ),
@@ -281,8 +282,8 @@ WORKERS = (
         "percentunit",
         (
             Query(
-                f'deltafleet:worker_state:ratio_rate5m{{{WORKER}, state="load"}}',
-                "{{worker}}",
+                f'deltafleet:worker_state:ratio_rate5m{{{WORKER}, state=~"load|switch"}}',
+                "{{worker}} {{state}}",
             ),
         ),
     ),
@@ -326,6 +327,20 @@ WORKERS = (
                 "{{worker}}",
             ),
         ),
+    ),
+    Panel(
+        "Prompts read",
+        "Tokens per second of reading prompts (prefill).",
+        "none",
+        (Query(f"deltafleet:worker_prefill_tokens_per_second:rate5m{{{WORKER}}}", "{{worker}}"),),
+        width=12,
+    ),
+    Panel(
+        "Answers written",
+        "Tokens per second of going on with answers (decode), of all requests in a step.",
+        "none",
+        (Query(f"deltafleet:worker_decode_tokens_per_second:rate5m{{{WORKER}}}", "{{worker}}"),),
+        width=12,
     ),
     Panel(
         "Up since",

@@ -62,12 +62,21 @@ class Answered:
 @contextlib.asynccontextmanager
 async def serving(engine: str = "transformers") -> AsyncIterator[str]:
     """A fleet in a process of its own. Yields the address of its door once a worker is ready."""
+    async with serving_with_page(engine) as (address, _):
+        yield address
+
+
+@contextlib.asynccontextmanager
+async def serving_with_page(
+    engine: str = "transformers", **variables: str
+) -> AsyncIterator[tuple[str, str]]:
+    """The same. Yields the address of its door and its page's URL. variables: its environment's."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway", "up", str(FLEET)),
         *("--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"} | ENGINES[engine],
+        env=os.environ | {"HF_HUB_OFFLINE": "1"} | ENGINES[engine] | variables,
     )
     try:
         async with asyncio.timeout(START_LIMIT_S):
@@ -76,8 +85,9 @@ async def serving(engine: str = "transformers") -> AsyncIterator[str]:
             if "listens on" not in line:
                 raise SystemExit("the fleet did not start; `make serve` shows why")
             address = line.split()[-1]
+            page = (await process.stdout.readline()).decode().split()[-1]
             await _until_serving(address)
-        yield address
+        yield address, page
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()

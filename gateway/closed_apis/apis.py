@@ -8,12 +8,13 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from deltafleet.v1 import routing_pb2, worker_pb2
 from gateway.answer import AnswerPiece
 from gateway.closed_apis.anthropic_messages import AnthropicMessages
-from gateway.closed_apis.client import ApiPrice, ClosedApiClient
+from gateway.closed_apis.client import ClosedApiClient
 from gateway.closed_apis.configuration import ClosedApi
 from gateway.closed_apis.openai_chat import OpenAIChat
 from gateway.closed_apis.protocol import ApiProtocol
 from gateway.closed_apis.redaction import Redactor, find_hook
 from gateway.errors import BudgetSpent
+from gateway.pricing import TokenPrice
 from gateway.spending import Budget, Reservation
 from model_pool.rpc import time_left_s
 from model_pool.settings import SettingsError
@@ -28,7 +29,7 @@ def open_closed_api(
     name: str,
     settings: ClosedApi,
     key: str,
-    price: ApiPrice,
+    price: TokenPrice,
     budget: Budget,
     *,
     time_left: Callable[[], float | None] = time_left_s,
@@ -73,6 +74,10 @@ class ClosedApis:
     def budgets(self) -> Mapping[str, Budget]:
         """By the API's name."""
         return {name: client.budget for name, client in self._clients.items()}
+
+    def has(self, model: str) -> bool:
+        """Whether this is one of them."""
+        return model in self._clients
 
     def refusal(
         self,

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncGenerator, Callable, Iterable
-from dataclasses import dataclass
-from decimal import Decimal
 
 from deltafleet.v1 import inference_pb2, routing_pb2, worker_pb2
 from gateway.answer import AnswerPiece
@@ -33,35 +31,19 @@ RETRY_AFTER_S = 1.0
 TOO_LARGE = 413
 
 
-@dataclass(frozen=True, slots=True)
-class ApiPrice:
-    """What the API charges. cached: for what it had read before."""
-
-    listed: TokenPrice
-    cached_input_usd_per_mtok: Decimal | None = None
-
-    def cost_nano_usd(self, usage: ApiUsage) -> int:
-        """The bill of one answer."""
-        cached = usage.cached_prompt_token_count
-        if self.cached_input_usd_per_mtok is None:
-            return self.listed.cost_nano_usd(usage.prompt_token_count, usage.output_token_count)
-        fresh = self.listed.cost_nano_usd(
-            usage.prompt_token_count - cached, usage.output_token_count
-        )
-        return fresh + TokenPrice(self.cached_input_usd_per_mtok, Decimal(0)).cost_nano_usd(
-            cached, 0
-        )
-
-    def most_nano_usd(
-        self, messages: Iterable[routing_pb2.ChatMessage], output_token_count: int
-    ) -> int:
-        """What an answer costs at most: no tokenizer makes more tokens of a text than bytes."""
-        prompt = FRAME_TOKEN_COUNT
-        for message in messages:
-            prompt += MESSAGE_TOKEN_COUNT + len(message.content.encode())
-        most = self.cost_nano_usd(ApiUsage(prompt, 0, output_token_count))
-        cached = self.cost_nano_usd(ApiUsage(prompt, prompt, output_token_count))
-        return max(most, cached) + 1  # two roundings of half a nano-dollar
+def most_nano_usd(
+    price: TokenPrice, messages: Iterable[routing_pb2.ChatMessage], output_token_count: int
+) -> int:
+    """What an answer costs at most: no tokenizer makes more tokens of a text than bytes, and no
+    cached token costs more than another. Where longer prompts have other rates, a shorter one may
+    be the dearest.
+    """
+    longest = FRAME_TOKEN_COUNT
+    for message in messages:
+        longest += MESSAGE_TOKEN_COUNT + len(message.content.encode())
+    ends = [tier.above_prompt_token_count for tier in price.tiers]
+    prompts = [longest, *(end for end in ends if end < longest)]
+    return max(price.cost_nano_usd(prompt, output_token_count) for prompt in prompts)
 
 
 class ClosedApiClient:
@@ -75,7 +57,7 @@ class ClosedApiClient:
         name: str,
         settings: ClosedApi,
         protocol: ApiProtocol,
-        price: ApiPrice,
+        price: TokenPrice,
         budget: Budget,
         redactor: Redactor,
         *,
@@ -97,7 +79,7 @@ class ClosedApiClient:
         self, messages: Iterable[routing_pb2.ChatMessage], output_token_count: int
     ) -> BudgetSpent | None:
         """Why the budget does not allow such a request now; None: it does."""
-        return self.budget.refusal(self.price.most_nano_usd(messages, output_token_count))
+        return self.budget.refusal(most_nano_usd(self.price, messages, output_token_count))
 
     def reserve(self, request: worker_pb2.RunRequest) -> Reservation:
         """Hold what the request costs at most. Raises BudgetSpent."""
@@ -112,10 +94,10 @@ class ClosedApiClient:
         request longer, or a lost try left too little for another.
         """
         request = await self._redactor.redact(request)
-        most_nano_usd = self._most_nano_usd(request)
+        most = self._most_nano_usd(request)
         pause_s = FIRST_PAUSE_S
         for retries_left in range(self._settings.max_retries, -1, -1):
-            reservation.hold(most_nano_usd)
+            reservation.hold(most)
             # So that the ledger has it, however this ends.
             yield _unfinished(reservation)
             has_begun = False
@@ -165,7 +147,9 @@ class ClosedApiClient:
             reservation.bill_unknown()
             usage = ApiUsage(0, 0, text_count)
         else:
-            reservation.bill(self.price.cost_nano_usd(usage))
+            counts = usage.prompt_token_count, usage.output_token_count
+            cached = usage.cached_prompt_token_count
+            reservation.bill(self.price.cost_nano_usd(*counts, cached))
         return AnswerPiece(
             text="",
             prompt_token_count=usage.prompt_token_count,
@@ -175,7 +159,7 @@ class ClosedApiClient:
         )
 
     def _most_nano_usd(self, request: worker_pb2.RunRequest) -> int:
-        return self.price.most_nano_usd(request.messages, request.max_output_token_count)
+        return most_nano_usd(self.price, request.messages, request.max_output_token_count)
 
     def _wait_s(self, error: ApiRefused | ApiBroken, pause_s: float) -> float | None:
         """Seconds until another try; None: it would not help."""

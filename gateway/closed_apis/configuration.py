@@ -47,8 +47,7 @@ class ClosedApi(Section):
     kind: Literal["openai", "anthropic"] = "openai"  # chat completions, or Anthropic's Messages
     base_url: Url  # as the provider's own client takes it
     model: str  # the provider's own name of it
-    price: str  # a key of the price file
-    cached_input_usd_per_mtok: Decimal | None = Field(None, ge=0)  # default: as other input
+    price: str  # a key of the price file, which says what cached tokens cost, too
     quality: float = Field(1.0, ge=0, le=1)
     timeout_s: float = Field(60, gt=0)  # without a word from it
     max_retries: int = Field(2, ge=0, le=10)  # before the first token only

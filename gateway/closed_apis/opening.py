@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from gateway.closed_apis.apis import ClosedApis, open_closed_api
-from gateway.closed_apis.client import ApiPrice
 from gateway.fleet_files import closed_api_key
 from gateway.ledger_store import LedgerStore
 from gateway.pricing import TokenPrice, to_nano_usd
@@ -21,7 +20,7 @@ async def open_closed_apis(
 
     prices: by the API's name.
     """
-    spent = await spent_today(store) if settings.closed_apis else {}
+    spent = await spent_today(settings, store) if settings.closed_apis else {}
     clients = {}
     for name, one in settings.closed_apis.items():
         limit = to_nano_usd(one.daily_budget_usd)
@@ -29,14 +28,23 @@ async def open_closed_apis(
             name,
             one,
             closed_api_key(name, one).get_secret_value(),
-            ApiPrice(prices[name], one.cached_input_usd_per_mtok),
-            Budget(name, limit, spent_nano_usd=spent.get(name, 0)),
+            prices[name],
+            Budget(name, limit, spent_nano_usd=spent[name]),
         )
     longest = settings.server.default_output_token_count
     return ClosedApis(clients, default_output_token_count=longest)
 
 
-async def spent_today(store: LedgerStore) -> dict[str, int]:
-    """Nano-dollars by model, since midnight UTC."""
+async def spent_today(settings: Settings, store: LedgerStore) -> dict[str, int]:
+    """Nano-dollars by closed API, since midnight UTC, or more: the ledger does not tell whose the
+    cost of a mixture was, so that each of its closed APIs counts all of it.
+    """
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    return {sums.key["model"]: sums.cost_nano_usd for sums in await store.sums(midnight, None)}
+    sums = {one.key["model"]: one.cost_nano_usd for one in await store.sums(midnight, None)}
+    spent = {}
+    for name in settings.closed_apis:
+        mixtures = [
+            mixture for mixture, one in settings.mixtures.items() if name in one.specialists
+        ]
+        spent[name] = sum(sums.get(model, 0) for model in (name, *mixtures))
+    return spent

@@ -55,8 +55,8 @@ def costs(
 ) -> None:
     """Show what was spent, with idle time, and what closed APIs would have charged.
 
-    Idle and loading time is shared out by busy time. Savings are on requests that were answered,
-    and are shown with that share and without it.
+    Loading, switching and idle time is shared out by busy time. Savings are on requests that were
+    answered, and are shown with that share and without it.
     """
     dimensions = [one.strip() for one in by.split(",")]
     request = cost_pb2.GetCostReportRequest(by=dimensions)
@@ -81,6 +81,7 @@ def show(report: Report, by: list[str]) -> None:
     """Print the report as tables."""
     console = Console()
     console.print(_cost_table(report, by))
+    click.echo(_sum(report.total))
     if report.total.baselines:
         console.print(_baseline_table(report, by))
     console.print(_worker_table(report))
@@ -132,16 +133,28 @@ def _table(names: list[str], amounts: list[str]) -> Table:
     return table
 
 
+def _sum(total: cost_pb2.CostGroup) -> str:
+    parts = {
+        "requests": total.cost_nano_usd,
+        "loading": total.loading_nano_usd,
+        "switching": total.switching_nano_usd,
+        "idle": total.idle_nano_usd,
+    }
+    told = " + ".join(f"{name} {usd(amount)}" for name, amount in parts.items())
+    return f"{usd(total.effective_cost_nano_usd)} USD = {told}"
+
+
 def _worker_table(report: Report) -> Table:
-    table = _table(["worker"], ["up s", "busy s", "loading s", "USD", "of which idle"])
+    table = _table(["worker"], ["up s", "computing", "loading", "switching", "idle", "USD"])
     for life in report.workers:
         table.add_row(
             life.worker,
             f"{life.uptime_s:,.1f}",
-            f"{life.busy_s:,.1f}",
-            f"{life.load_s:,.1f}",
-            usd(life.uptime_cost_nano_usd),
+            usd(life.busy_cost_nano_usd),
+            usd(life.load_cost_nano_usd),
+            usd(life.switch_cost_nano_usd),
             usd(life.idle_cost_nano_usd),
+            usd(life.uptime_cost_nano_usd),
         )
     return table
 
@@ -151,7 +164,9 @@ def _assumptions(one: cost_pb2.Baseline) -> str:
     said = [
         f"{one.baseline}: {one.price} as of {one.as_of}{STALE if one.price_is_stale else ''}",
         f"{one.input_usd_per_mtok} in, {one.output_usd_per_mtok} out (USD per million tokens)",
-        f"{one.characters_per_token} characters per token ({one.characters_per_token_is})",
+        f"tokens counted with {one.tokenizer}"
+        if one.tokenizer
+        else f"{one.characters_per_token} characters per token ({one.characters_per_token_is})",
     ]
     if one.cached_input_share != "0":
         said.append(f"{one.cached_input_share} of prompts from its cache")
@@ -176,6 +191,9 @@ def as_csv(report: Report, by: list[str]) -> str:
 AMOUNTS = {
     "cost_usd": "cost_nano_usd",
     "overhead_usd": "overhead_nano_usd",
+    "loading_usd": "loading_nano_usd",
+    "switching_usd": "switching_nano_usd",
+    "idle_usd": "idle_nano_usd",
     "effective_cost_usd": "effective_cost_nano_usd",
     "usd_per_mtok_output": "nano_usd_per_mtok_output",
     "usd_per_mtok": "nano_usd_per_mtok",

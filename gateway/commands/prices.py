@@ -67,6 +67,7 @@ def _row(listed: PriceList, name: str, now: datetime, max_age_days: int) -> dict
             }
             for tier in price.tiers
         ],
+        "tokenizer": price.tokenizer,
         "characters_per_token": plain(price.characters_per_token),
         "characters_per_token_is": price.characters_per_token_is,
         "as_of": as_of.isoformat(),
@@ -107,11 +108,14 @@ def _cells(rates: dict[str, Any]) -> list[str]:
 
 def _notes(rows: list[dict[str, Any]]) -> list[str]:
     """How tokens are counted, and who says so, each thing once."""
-    counted = {
-        f"Tokens: {row['characters_per_token']} characters each ({row['characters_per_token_is']})"
-        for row in rows
-    }
+    counted = {f"Tokens: {_counting(row)}" for row in rows}
     return [*sorted(counted), *sorted({f"Source: {row['source']}" for row in rows})]
+
+
+def _counting(row: dict[str, Any]) -> str:
+    if row["tokenizer"]:
+        return f"counted with {row['tokenizer']}"
+    return f"{row['characters_per_token']} characters each ({row['characters_per_token_is']})"
 
 
 @prices.command(

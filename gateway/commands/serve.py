@@ -19,7 +19,7 @@ FLEET = click.argument("fleet", type=click.Path(exists=True, dir_okay=False, pat
 @click.command(epilog="Example: deltafleet up examples/demo/fleet.yaml --listen 127.0.0.1:7070")
 @FLEET
 @click.option("--listen", help="host:port or unix:PATH of the gRPC door.")
-@click.option("--metrics", help="host:port of the /metrics page.")
+@click.option("--metrics", help="host:port of the page and /metrics.")
 def up(fleet: Path, listen: str | None, metrics: str | None) -> None:
     """Start the gateway and its workers, and serve until SIGTERM or ctrl-C."""
     settings = _load(fleet)
@@ -42,8 +42,10 @@ async def _serve(fleet: Path, settings: Settings) -> None:
     stopping = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stopping.set)
-    async with Gateway(fleet, settings).serving() as address:
+    gateway = Gateway(fleet, settings)
+    async with gateway.serving() as address:
         click.echo(f"deltafleet listens on {address}")
+        click.echo(f"its page: http://{gateway.page_address}/")
         await stopping.wait()
 
 

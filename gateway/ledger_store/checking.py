@@ -33,6 +33,7 @@ def check(database: Database) -> Findings:
             *_file_problems(database, connection),
             *_row_problems(connection),
             *_sum_problems(connection),
+            *_life_problems(connection),
         ]
         counts = [
             connection.scalar(sa.select(sa.func.count()).select_from(table))
@@ -75,6 +76,18 @@ def _sum_problems(connection: sa.Connection) -> list[str]:
         "daily baseline costs of no daily sum": without.select_from(costs),
         "daily sums with more answers than requests": sa.select(sa.func.count()).where(more),
         "daily sums with a number below 0": sa.select(sa.func.count()).where(_is_below_0(sums)),
+    }
+    return _counted(connection, counts)
+
+
+def _life_problems(connection: sa.Connection) -> list[str]:
+    lives = WORKER_LIVES.c
+    parts = lives.busy_us + lives.load_us + lives.switch_us
+    counts = {
+        "lives with a number below 0": sa.select(sa.func.count()).where(_is_below_0(WORKER_LIVES)),
+        "lives that did more than they lasted": sa.select(sa.func.count()).where(
+            parts > lives.uptime_us
+        ),
     }
     return _counted(connection, counts)
 

@@ -42,15 +42,25 @@ class RequestRow:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLife:
-    """One worker process from its start to its last word."""
+    """One worker process from its start to its last word.
+
+    No moment is in two of busy_us (computing), load_us (building weights) and switch_us (changing
+    the live ones).
+    """
 
     incarnation: str
     worker: str
     started_at_us: int
-    uptime_s: float
-    busy_s: float
-    load_s: float
+    uptime_us: int
+    busy_us: int
+    load_us: int
+    switch_us: int
     price_nano_usd_per_hour: int
+
+    @property
+    def idle_us(self) -> int:
+        """In which it did none of them."""
+        return self.uptime_us - self.busy_us - self.load_us - self.switch_us
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,9 +44,10 @@ WORKER_LIVES = sa.Table(
     sa.Column("incarnation", sa.Text, primary_key=True),
     sa.Column("worker", sa.Text, nullable=False),
     sa.Column("started_at_us", sa.BigInteger, nullable=False),
-    sa.Column("uptime_s", sa.Float, nullable=False),
-    sa.Column("busy_s", sa.Float, nullable=False),
-    sa.Column("load_s", sa.Float, nullable=False),
+    sa.Column("uptime_us", sa.BigInteger, nullable=False),
+    sa.Column("busy_us", sa.BigInteger, nullable=False),
+    sa.Column("load_us", sa.BigInteger, nullable=False),
+    sa.Column("switch_us", sa.BigInteger, nullable=False),
     sa.Column("price_nano_usd_per_hour", sa.BigInteger, nullable=False),
 )
 # What is left of requests that were folded; day: since 1970-01-01.

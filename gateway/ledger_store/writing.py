@@ -38,6 +38,6 @@ def upsert_lives(database: Database, lives: Sequence[WorkerLife]) -> None:
         upsert = insert.on_conflict_do_update(
             index_elements=["incarnation"],
             set_={name: insert.excluded[name] for name in WorkerLife.__dataclass_fields__},
-            where=insert.excluded.uptime_s >= WORKER_LIVES.c.uptime_s,
+            where=insert.excluded.uptime_us >= WORKER_LIVES.c.uptime_us,
         )
         connection.execute(upsert, values)

@@ -7,7 +7,9 @@ from typing import Any
 
 from model_pool.engine import FinishReason, Piece, Sampling, Usage
 from model_pool.errors import EngineFailed
+from model_pool.log_probability_mean import LogProbabilityMean
 from model_pool.text_stream import TextStream
+from model_pool.vllm.meter import Computed
 
 _FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
@@ -27,15 +29,18 @@ class AnswerProgress:
         decode: Callable[[Sequence[int]], str],
         *,
         live_digest: str | None = None,
+        wants_log_probability: bool = False,
     ) -> None:
         """sampling: its max_output_token_count fits the context. decode: token ids -> text.
         live_digest: of the weights that must be live, where it is not the answer's own.
+        wants_log_probability: vLLM was asked for its tokens' too.
         """
         self._weights_digest = weights_digest
         self._live_digest = live_digest or weights_digest
         self._prompt_token_count = len(prompt_ids)
         self._limit_count = sampling.max_output_token_count
         self._text = TextStream(decode, sampling.stop)
+        self._log_probability = LogProbabilityMean() if wants_log_probability else None
         self._is_first_output = True
         self.token_ids = list(prompt_ids)
         self.is_finished = False
@@ -50,14 +55,14 @@ class AnswerProgress:
         self._is_first_output = True
         return list(self.token_ids)
 
-    def computed_token_count(self, output: Any) -> int:
-        """Tokens that this output is the result of: those before it that no cache had, and its
-        own. Call before `accept`.
+    def computed(self, output: Any) -> Computed:
+        """What this output is the result of: tokens before it that no cache had, and its own. Call
+        before `accept`.
         """
         count = len(output.outputs[0].token_ids)
-        if self._is_first_output:
-            count += len(self.token_ids) - (output.num_cached_tokens or 0)
-        return count
+        if not self._is_first_output:
+            return Computed(0, count)
+        return Computed(len(self.token_ids) - (output.num_cached_tokens or 0), max(0, count - 1))
 
     def accept(self, output: Any, busy_s: float, queue_s: float | None = None) -> Piece | None:
         """The piece that the output makes visible, if any. The last one sets is_finished.
@@ -66,31 +71,52 @@ class AnswerProgress:
         """
         self._is_first_output = False
         completion = output.outputs[0]
-        new_ids = list(completion.token_ids)
-        self.token_ids += new_ids
+        self.token_ids += completion.token_ids
         finish_reason = self._finish_reason(completion) if output.finished else None
-        if finish_reason is FinishReason.STOP:
-            new_ids.pop()  # the token that says so is no text
-        text = self._read(new_ids, is_last=output.finished)
+        text, read_count = self._read(completion.token_ids, finish_reason)
+        self._weigh(completion, read_count)
         if self._text.is_stopped:
             finish_reason = FinishReason.STOP
         if not text and finish_reason is None:
             return None
         self.is_finished = finish_reason is not None
-        return Piece(text, self.usage(busy_s, queue_s), self._weights_digest, finish_reason)
+        usage, mean = self.usage(busy_s, queue_s), None
+        if self._log_probability is not None and self.is_finished:
+            mean = self._log_probability.value
+        return Piece(text, usage, self._weights_digest, finish_reason, mean)
 
     def usage(self, busy_s: float, queue_s: float | None = None) -> Usage:
         """So far. busy_s: as the engine's meter has it. queue_s: see Usage."""
         output_count = len(self.token_ids) - self._prompt_token_count
         return Usage(self._prompt_token_count, output_count, busy_s, queue_s)
 
-    def _read(self, new_ids: Sequence[int], *, is_last: bool) -> str:
+    def _read(
+        self, token_ids: Sequence[int], finish_reason: FinishReason | None
+    ) -> tuple[str, int]:
+        """What may be shown now, and how many of these tokens are the answer's, its end included.
+
+        Those behind a stop text are not: vLLM makes a few more before we have found it.
+        """
+        # The token that ends an answer is no text.
+        visible = token_ids[:-1] if finish_reason is FinishReason.STOP else token_ids
         text = ""
-        for token_id in new_ids:
+        for count, token_id in enumerate(visible, 1):
             text += self._text.add(token_id)
             if self._text.is_stopped:
-                return text
-        return text + self._text.finish() if is_last else text
+                return text, count
+        return text + self._text.finish() if finish_reason else text, len(token_ids)
+
+    def _weigh(self, completion: Any, count: int) -> None:
+        """Add the log-probabilities of the first `count` of its tokens.
+
+        vLLM's list has for each token what it tells of it and of others, by their ids.
+        """
+        if self._log_probability is None:
+            return
+        told = completion.logprobs or ()
+        for place, token_id in enumerate(completion.token_ids[:count]):
+            one = told[place].get(token_id) if place < len(told) else None
+            self._log_probability.add(None if one is None else one.logprob)
 
     def _finish_reason(self, completion: Any) -> FinishReason:
         versions = {span.version for span in completion.weight_versions or ()}

@@ -17,6 +17,7 @@ from merge_on_load import Checkpoint
 from merge_on_load.errors import MergeError
 from model_pool.durations import Durations
 from model_pool.engine import EngineReport, Job, Piece, Usage, Weights
+from model_pool.engine_time import US_PER_S, Activity, EngineTime
 from model_pool.errors import EngineFailed, FleetError, PoolSaturated, UnknownModel, WorkerLost
 from model_pool.switching import Policy
 from model_pool.turns import Claim, Turns
@@ -117,7 +118,8 @@ class VllmEngine:
         self._thread_count = thread_count
         self._clock = clock
         self._start_process = start_process
-        self._meter = BusyMeter(clock)
+        self._time = EngineTime(clock)
+        self._meter = BusyMeter(self._time)
         self._turns = Turns(
             replace(policy or Policy(), batch_limit_count=max_running_count),
             self._make_live,
@@ -129,7 +131,6 @@ class VllmEngine:
         self._used: Counter[Weights] = Counter()  # by answers under way
         self._answer_count = 0
         self._is_idle = asyncio.Event()
-        self._load_s = 0.0
         self._switch_count = 0
         self._changes = Durations()
         self._prompts: PromptReader | None = None
@@ -215,13 +216,13 @@ class VllmEngine:
             await asyncio.wait([task])
 
     def report(self) -> EngineReport:
-        """What is loaded, queued and running, and the seconds since `start`."""
+        """What is loaded, queued and running, and the seconds since the engine was made."""
         return EngineReport(
             loaded=tuple(self._loaded.values()),
             running_count=self._meter.running_count,
             queued_count=len(self._answers) - self._meter.running_count,
-            busy_s=self._meter.busy_s,
-            load_s=self._load_s,
+            spent=self._time.spent(),
+            work=self._meter.work,
             switch_count=self._switch_count,
             changes=self._changes,
         )
@@ -255,7 +256,8 @@ class VllmEngine:
             await process.stop()
 
     async def _load(self, weights: Weights) -> None:
-        await self._held.hold(weights)
+        with self._time.within(Activity.LOADING):
+            await self._held.hold(weights)
         self._started()  # it may have stopped meanwhile
         self._loaded[weights.model] = weights
         self._let_go()
@@ -273,7 +275,7 @@ class VllmEngine:
         """Called while nothing runs. Raises EngineFailed; where the delta is at fault, what was
         live still is.
         """
-        began = self._clock()
+        began_us = self._time.begin(Activity.SWITCHING)
         try:
             await self._started().switch(self._held.prepared(weights), weights.digest)
             self._switch_count += 1
@@ -286,9 +288,7 @@ class VllmEngine:
             logger.exception("engine_switch_failed", extra={"model": weights.model})
             raise self._failure(f"{weights.model} could not be made live") from error
         finally:
-            took_s = self._clock() - began
-            self._load_s += took_s
-            self._changes.add(took_s)
+            self._changes.add((self._time.end(Activity.SWITCHING) - began_us) / US_PER_S)
 
     def _failure(self, what: str) -> FleetError:
         """WorkerLost where vLLM is gone: then another worker may answer."""
@@ -366,6 +366,7 @@ class VllmEngine:
             sampling,
             self._prompts.decode,
             live_digest=answer.claim.weights.digest,
+            wants_log_probability=answer.job.wants_log_probability,
         )
 
     async def _compute(self, answer: _Answer, progress: AnswerProgress) -> None:
@@ -383,18 +384,22 @@ class VllmEngine:
             salt=f"{claim.weights.digest}-{answer.weights.digest}",
             request_id=f"{answer.request_id}-{answer.turn_count}",
             adapter=self._held.adapter(answer.weights),
+            wants_log_probabilities=answer.job.wants_log_probability,
         )
+        last: Piece | None = None
         self._meter.enter(account)
         try:
             async with aclosing(outputs):
                 async for output in outputs:
                     # The outputs of one step come in one turn of the event loop. It is settled in
                     # the next, before this goes on.
-                    self._meter.note(account, progress.computed_token_count(output))
+                    self._meter.note(account, progress.computed(output))
                     asyncio.get_running_loop().call_soon(self._meter.settle)
                     await asyncio.sleep(0)
                     piece = progress.accept(output, account.busy_s, answer.queue_s)
-                    if piece is not None:
+                    if progress.is_finished:
+                        last = piece
+                    elif piece is not None:
                         answer.pieces.put_nowait(piece)
                     claim.token_count = len(progress.token_ids)
                     claim.left_count = progress.left_count
@@ -403,6 +408,9 @@ class VllmEngine:
                         break
         finally:
             self._meter.leave(account, is_finished=progress.is_finished)
+            if last is not None:  # it tells all that the request is charged with
+                usage = progress.usage(account.busy_s, answer.queue_s)
+                answer.pieces.put_nowait(replace(last, usage=usage))
 
 
 async def _next_piece(answer: _Answer) -> Piece:

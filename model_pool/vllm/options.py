@@ -102,6 +102,7 @@ class VllmOptions(BaseModel):
             "load_format": LOAD_FORMAT,
             "weight_transfer_config": {"backend": TRANSFER_BACKEND},
             "generation_config": "auto",
+            "logprobs_mode": "raw_logprobs",  # at temperature 1, as worker.proto promises
             "disable_log_stats": True,
         }
 

@@ -133,14 +133,16 @@ class VllmProcess:
         salt: str,
         request_id: str,
         adapter: HeldAdapter | None = None,
+        wants_log_probabilities: bool = False,
     ) -> AsyncGenerator[Any, None]:
         """vLLM's RequestOutputs, each with what is new. Closing the generator aborts the request.
 
         salt: requests share cached prefixes only with those of the same salt.
+        wants_log_probabilities: of the tokens of the answer, each at temperature 1.
         """
         outputs: AsyncGenerator[Any, None] = self._llm.generate(
             tokens_input(list(prompt_ids), cache_salt=salt),
-            _sampling_params(sampling),
+            _sampling_params(sampling, wants_log_probabilities),
             request_id,
             lora_request=None if adapter is None else _lora_request(adapter),
         )
@@ -205,7 +207,7 @@ def _lora_request(adapter: HeldAdapter) -> Any:
     return LoRARequest(f"adapter-{adapter.number}", adapter.number, str(adapter.path))
 
 
-def _sampling_params(sampling: Sampling) -> Any:
+def _sampling_params(sampling: Sampling, wants_log_probabilities: bool) -> Any:
     """Text and stop texts are not vLLM's to make and find (`answer.py`). A request that it ends in
     its front end may still run in the engine core, and weights are switched only when nothing does.
     """
@@ -216,6 +218,7 @@ def _sampling_params(sampling: Sampling) -> Any:
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         seed=seed,
+        logprobs=0 if wants_log_probabilities else None,  # 0: of the chosen token alone
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )

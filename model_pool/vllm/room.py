@@ -50,6 +50,6 @@ def divide_card(
 ) -> Plan:
     """How the share of a card that is vLLM's is divided. Raises MergeError."""
     shape = read_shape(base, item_bytes=item_bytes, cache_item_bytes=item_bytes)
-    card = Card("card", memory_bytes, 1.0, 1.0, "as CUDA reports it")  # no times are asked for
+    card = Card("card", memory_bytes, 1.0, 1.0, 1.0, "as CUDA reports it")  # no times are asked for
     limits = Limits(context_token_count, share=share)
     return capacity.plan(card, shape, deltas, limits)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 from engine.asking import Fleet, StartEngine, answer_of, job, pieces_of
+from engine.reference import Reference
 from engine.tiny_models import CONTEXT_TOKEN_COUNT
 
 from merge_on_load.errors import MergeError
@@ -80,6 +82,35 @@ async def test_the_answer_ends_before_the_first_stop_text(start_engine: StartEng
             assert pieces[-1].finish_reason is FinishReason.STOP
         unmatched = job("stop somewhere", stop=(whole[-4:] + "and more",), **LONG)
         assert await answer_of(engine, unmatched) == whole
+
+
+async def test_an_answer_tells_how_probable_its_tokens_were(
+    start_engine: StartEngine, fleet: Fleet
+) -> None:
+    """Its end included, and nothing behind a stop text."""
+    reference = Reference(fleet.base)
+    ids = {prompt: reference.greedy_ids(prompt, 40) for prompt in PROMPTS[:12]}
+    jobs = [job(prompt, max_output_token_count=40) for prompt in ids]
+    cut_prompt = max(ids, key=lambda prompt: len(ids[prompt])) + "!"
+    whole = reference.greedy_ids(cut_prompt, 40)
+    texts = [reference.text(whole[: count + 1]) for count in range(len(whole))]
+    pairs = (texts[-1][place : place + 2] for place in range(2, len(texts[-1]) - 2))
+    stop = next(pair for pair in pairs if pair.isascii())
+    ids[cut_prompt] = whole[: 1 + next(i for i, text in enumerate(texts) if stop in text)]
+    jobs.append(job(cut_prompt, max_output_token_count=40, stop=(stop,)))
+    async with start_engine() as engine:
+        wanted = [replace(one, wants_log_probability=True) for one in jobs]
+        told = await asyncio.gather(*(pieces_of(engine, one) for one in wanted))
+        untold = await pieces_of(engine, jobs[0])
+
+    assert len(ids[cut_prompt]) < len(whole)
+    for prompt, pieces in zip(ids, told, strict=True):
+        expected = reference.mean_log_probability(prompt, ids[prompt])
+        assert pieces[-1].mean_log_probability == pytest.approx(expected, abs=1e-3)
+        assert not any(piece.mean_log_probability for piece in pieces[:-1])
+    reasons = [pieces[-1].finish_reason for pieces in told]
+    assert set(reasons) == {FinishReason.STOP, FinishReason.LENGTH}
+    assert not any(piece.mean_log_probability for piece in untold)
 
 
 async def test_a_prompt_that_fills_the_context_is_refused(start_engine: StartEngine) -> None:
@@ -170,7 +201,7 @@ async def test_models_side_by_side_answer_each_with_its_own_weights(
         assert "".join(piece.text for piece in answered) == alone[name]
         assert {piece.weights_digest for piece in answered} == {f"digest-of-{name}"}
     assert set(report.loaded) == set(fleet.weights.values())
-    assert report.load_s > 0
+    assert report.spent.load_s > 0
 
 
 async def test_a_corrupt_delta_is_refused_and_the_former_weights_go_on(
@@ -216,7 +247,7 @@ async def test_shares_of_finished_jobs_add_up_to_the_busy_seconds(
         answers = await asyncio.gather(
             *(pieces_of(engine, job(p, names[i % 2])) for i, p in enumerate(PROMPTS))
         )
-        busy_s = engine.report().busy_s
+        busy_s = engine.report().spent.busy_s
 
     assert sum(pieces[-1].usage.busy_s for pieces in answers) == pytest.approx(busy_s, rel=1e-9)
 
@@ -252,7 +283,7 @@ async def test_shares_of_broken_off_jobs_add_up_too(
         async with aclosing(engine.generate(job("the end"), ends.append)) as stream:
             async for _ in stream:
                 pass
-        busy_s = engine.report().busy_s
+        busy_s = engine.report().spent.busy_s
 
     assert sum(usage.busy_s for usage in ends) == pytest.approx(busy_s, rel=1e-6)
     assert max(usage.output_token_count for usage in ends) == 40

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from engine.asking import Fleet, answer_of, job, pieces_of
+from engine.reference import Reference
 from engine.tiny_models import (
     CONTEXT_TOKEN_COUNT,
     SAMPLE_TEXT,
@@ -89,19 +90,6 @@ async def test_batched_answers_equal_generate_one_by_one(kind: str, tmp_path: Pa
     assert len(set(answers)) > PROMPT_COUNT // 2
 
 
-@torch.inference_mode()
-def reference_mean(path: Path, prompt: str, answer_ids: list[int]) -> float:
-    """Mean log-probability of an answer, by one pass over all of it."""
-    model, tokenizer = read_reference(path), AutoTokenizer.from_pretrained(path)
-    prompt_ids = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=False
-    )
-    rows = model(torch.tensor([[*prompt_ids, *answer_ids]])).logits[0].log_softmax(-1)
-    first = len(prompt_ids) - 1
-    told = [rows[first + i, token].item() for i, token in enumerate(answer_ids)]
-    return sum(told) / len(told)
-
-
 async def test_an_answer_tells_how_probable_it_was(fleet: Fleet, monkeypatch: Any) -> None:
     chosen: dict[str, list[int]] = {}
     accept = ActiveJob.accept
@@ -121,11 +109,12 @@ async def test_an_answer_tells_how_probable_it_was(fleet: Fleet, monkeypatch: An
     ends = [pieces[-1] for pieces in await asyncio.gather(*(pieces_of(engine, j) for j in jobs))]
     await engine.stop()
 
+    reference = Reference(fleet.base)
     for asked, prompt, end in zip(jobs, prompts, ends, strict=True):
         if not asked.wants_log_probability:
             assert end.mean_log_probability is None
             continue
-        expected = reference_mean(fleet.base, prompt, chosen[prompt])
+        expected = reference.mean_log_probability(prompt, chosen[prompt])
         assert end.mean_log_probability == pytest.approx(expected, abs=1e-3)
 
 

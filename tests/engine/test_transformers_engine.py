@@ -206,7 +206,7 @@ async def test_a_step_is_divided_among_its_jobs_by_tokens(
     async with start(clock=lambda: float(next(ticks))) as engine:
         alone = last_usage(await pieces_of(engine, job("hello", max_output_token_count=4)))
         assert alone[1] == 4
-        assert engine.report().busy_s == 4
+        assert engine.report().spent.busy_s == 4
 
         watch.close_gate()
         short, long = (job("hi " * n, max_output_token_count=3) for n in (1, 30))
@@ -214,11 +214,46 @@ async def test_a_step_is_divided_among_its_jobs_by_tokens(
         watch.open_gate()
         (short_count, short_s), (long_count, long_s) = [last_usage(await task) for task in tasks]
         blocker_s = last_usage(await blocker)[1]
-        assert engine.report().busy_s == pytest.approx(4 + short_s + long_s + blocker_s)
+        assert engine.report().spent.busy_s == pytest.approx(4 + short_s + long_s + blocker_s)
 
     # Read in one pass of one second, by prompt tokens; then two passes with a token of each.
     assert short_s == pytest.approx(short_count / (short_count + long_count) + 1.0)
     assert long_s == pytest.approx(long_count / (short_count + long_count) + 1.0)
+
+
+async def test_prompts_and_answers_are_measured_apart(start: Start) -> None:
+    async with start() as engine:
+        usages = [
+            (await pieces_of(engine, job("hi " * n, max_output_token_count=n)))[-1].usage
+            for n in (1, 3, 9)
+        ]
+        report = engine.report()
+
+    # An answer's first token comes out of reading its prompt.
+    assert report.work.prefill_token_count == sum(one.prompt_token_count for one in usages)
+    assert report.work.decode_token_count == sum(one.output_token_count - 1 for one in usages)
+    assert report.work.decode_s > 0 < report.work.prefill_s
+    assert report.work.prefill_s + report.work.decode_s == pytest.approx(report.spent.busy_s)
+
+
+async def test_weights_that_are_built_beside_a_step_cost_nothing_of_their_own(
+    start: Start, watch: ForwardWatch, fleet: Fleet
+) -> None:
+    async with start() as engine:
+        watch.close_gate()
+        task = asyncio.create_task(pieces_of(engine, job("hold on")))
+        await asyncio.to_thread(watch.is_waiting.wait)
+        before = engine.report().spent
+        await engine.load(fleet.weights["chat"])
+        after = engine.report().spent.since(before)
+        watch.open_gate()
+        await task
+        whole = engine.report().spent
+
+    assert after.load_s == 0
+    assert after.busy_s == after.elapsed_s > 0
+    assert whole.busy_s + whole.load_s + whole.switch_s <= whole.elapsed_s
+    assert before.load_s > 0 == whole.switch_s
 
 
 async def test_running_answers_end_on_the_weights_that_they_began_with(

@@ -9,14 +9,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from decimal import Decimal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deltafleet.v1 import inference_pb2, routing_pb2, worker_pb2
 from gateway.answer import AnswerPiece
 from gateway.closed_apis.apis import open_closed_api
-from gateway.closed_apis.client import ApiPrice, ClosedApiClient
+from gateway.closed_apis.client import ClosedApiClient, most_nano_usd
 from gateway.closed_apis.configuration import ClosedApi
 from gateway.errors import BudgetSpent, ClosedApiFailed, RedactionFailed
-from gateway.pricing import TokenPrice
+from gateway.pricing import Tier, TokenPrice
 from gateway.spending import Budget
 from model_pool.errors import PromptTooLong
 from support import anthropic_server as messages
@@ -30,8 +32,8 @@ from support.openai_server import (
     whole_answer,
 )
 
-# One nano-dollar per token of prompt, ten per token of answer, and a tenth per cached one.
-PRICE = ApiPrice(TokenPrice(Decimal("0.01"), Decimal("0.1")), Decimal("0.001"))
+# Ten nano-dollars per token of prompt, a hundred per token of answer, and one per cached one.
+PRICE = TokenPrice(Decimal("0.01"), Decimal("0.1"), cached_input_usd_per_mtok=Decimal("0.001"))
 COST = 10 * PROMPT_TOKEN_COUNT + 100 * OUTPUT_TOKEN_COUNT
 KINDS = ("openai", "anthropic")
 KEY = "sk-very-secret"
@@ -68,7 +70,7 @@ def request(text: str = "What is it?", longest: int = 20, **fields: object):
     )
 
 
-MOST = PRICE.most_nano_usd(request().messages, 20)
+MOST = most_nano_usd(PRICE, request().messages, 20)
 
 
 async def run(client: ClosedApiClient, asked: worker_pb2.RunRequest) -> list[AnswerPiece]:
@@ -420,12 +422,34 @@ async def test_nothing_leaves_where_redacting_fails(hook: str) -> None:
 
 
 async def test_redacting_may_make_a_request_too_dear() -> None:
-    most = PRICE.most_nano_usd(request("a").messages, 20)
+    most = most_nano_usd(PRICE, request("a").messages, 20)
     longer = [{"pattern": "a", "with": "b" * 100}]
     async with asking("openai", budget_nano_usd=most, redact=longer) as (server, client):
         with pytest.raises(BudgetSpent):
             await run(client, request("a"))
     assert not server.calls
+
+
+RATES = st.integers(0, 10**9).map(lambda units: Decimal(units).scaleb(-4))
+
+
+@given(
+    rates=st.lists(st.tuples(RATES, RATES, RATES), min_size=1, max_size=4),
+    ends=st.sets(st.integers(1, 400), min_size=3, max_size=3),
+    text=st.text(max_size=200),
+    data=st.data(),
+)
+def test_no_bill_is_above_what_is_held(rates, ends, text: str, data) -> None:
+    first, *others = [(*sorted(one[:2], reverse=True), one[2]) for one in rates]
+    tiers = tuple(
+        Tier(end, fresh, output, cached)
+        for end, (fresh, cached, output) in zip(sorted(ends), others, strict=False)
+    )
+    price = TokenPrice(first[0], first[2], cached_input_usd_per_mtok=first[1], tiers=tiers)
+    prompt = data.draw(st.integers(0, len(text.encode())))
+    cached, output = data.draw(st.integers(0, prompt)), data.draw(st.integers(0, 20))
+    most = most_nano_usd(price, request(text).messages, 20)
+    assert price.cost_nano_usd(prompt, output, cached) <= most
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,12 +13,13 @@ from grpc import StatusCode
 from prometheus_client.parser import text_string_to_metric_families
 
 from deltafleet.v1 import inference_pb2, routing_pb2
-from support.closed_fleet import INPUT_NANO_USD, OUTPUT_NANO_USD, with_closed_api
+from support.closed_fleet import CACHED_NANO_USD, INPUT_NANO_USD, OUTPUT_NANO_USD, with_closed_api
 from support.fleet import Fleet, refusal, running_fleet
 from support.openai_server import Call, openai_server
 
 OUT_OF_SCOPE = "Which glaciers of Patagonia calve into a lake?"
 LONGEST = 8
+CACHED_COUNT = 3
 
 
 def asking(fleet: Fleet) -> Callable[[Call], Awaitable[None]]:
@@ -37,6 +38,7 @@ def asking(fleet: Fleet) -> Callable[[Call], Awaitable[None]]:
             "length",
             prompt_tokens=used.prompt_token_count,
             completion_tokens=used.output_token_count,
+            prompt_tokens_details={"cached_tokens": CACHED_COUNT},
         )
 
     return answer
@@ -69,8 +71,9 @@ async def test_what_is_out_of_scope_goes_to_the_closed_api(
     assert answer.text == expected.text
     used = answer.summary
     assert used.finish_reason == inference_pb2.FINISH_REASON_LENGTH
-    tokens = used.prompt_token_count, used.output_token_count
-    assert used.cost_nano_usd == INPUT_NANO_USD * tokens[0] + OUTPUT_NANO_USD * tokens[1]
+    prompt_cost = INPUT_NANO_USD * (used.prompt_token_count - CACHED_COUNT)
+    prompt_cost += CACHED_NANO_USD * CACHED_COUNT
+    assert used.cost_nano_usd == prompt_cost + OUTPUT_NANO_USD * used.output_token_count
 
 
 async def test_256_callers_at_once_spend_at_most_the_budget_and_the_base_answers_the_rest(

@@ -147,6 +147,10 @@ async def test_up_refuses_an_address_that_is_taken(fleet: Fleet) -> None:
     assert ended.code == 1
     assert "server.listen" in ended.errors
 
+    ended = await run("up", DEMO, "--listen", "127.0.0.1:0", "--metrics", fleet.metrics)
+    assert ended.code == 1
+    assert f"server.metrics: cannot listen on {fleet.metrics}" in ended.errors
+
 
 async def test_pack_inspect_unpack(tmp_path: Path) -> None:
     base, out = DEMO.parent / "base", tmp_path / "model"

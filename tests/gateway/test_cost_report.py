@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from gateway.cost_report import (
     BadReport,
+    Overhead,
     Window,
-    allot,
     break_even_requests_per_day,
     check_dimensions,
     check_window,
@@ -23,7 +23,8 @@ from gateway.cost_report import (
 from gateway.ledger_store import Sums, WorkerLife
 from gateway.ledger_store.rows import DIMENSIONS
 from gateway.ledger_store.summing import to_us
-from gateway.pricing import time_cost_nano_usd
+from gateway.life_costs import allot, life_costs
+from gateway.pricing import span_cost_nano_usd
 
 MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)
 DAY_S = 86_400
@@ -31,10 +32,16 @@ USD = 10**9
 
 
 def life(
-    started: datetime, uptime_s: float, busy_s: float = 0, price: int = 24 * USD, load_s: float = 0
+    started: datetime,
+    uptime_s: float,
+    busy_s: float = 0,
+    price: int = 24 * USD,
+    load_s: float = 0,
+    switch_s: float = 0,
 ) -> WorkerLife:
     """One life of a worker at so many nano-dollars per hour."""
-    return WorkerLife("i", "w", to_us(started), uptime_s, busy_s, load_s, price)
+    times_us = (round(one * 1e6) for one in (uptime_s, busy_s, load_s, switch_s))
+    return WorkerLife("i", "w", to_us(started), *times_us, price)
 
 
 COUNTS = st.integers(0, 10**6)
@@ -55,14 +62,11 @@ SUMS = st.builds(
 
 @st.composite
 def lives(draw: st.DrawFn) -> WorkerLife:
-    """A life that began within five days."""
-    uptime_s = draw(st.floats(0, 5 * DAY_S))
-    return life(
-        MIDNIGHT - timedelta(seconds=draw(st.integers(0, 5 * DAY_S))),
-        uptime_s,
-        busy_s=uptime_s * draw(st.floats(0, 1)),
-        price=draw(st.integers(0, 100 * USD)),
-    )
+    """A life that began within five days, and lasted about as long at most."""
+    started = MIDNIGHT - timedelta(seconds=draw(st.integers(0, 5 * DAY_S)))
+    parts_us = [draw(st.integers(0, DAY_S * 10**6)) for _ in range(4)]
+    price = draw(st.integers(0, 100 * USD))
+    return WorkerLife("i", "w", to_us(started), sum(parts_us), *parts_us[:3], price)
 
 
 @given(st.integers(0, 10**18), st.lists(st.integers(0, 10**12), max_size=30))
@@ -85,10 +89,9 @@ def test_effective_costs_and_what_nobody_bears_are_all_that_was_paid(
 ) -> None:
     by_model = [replace(one, key={"model": one.key["model"]}) for one in sums]
     overhead = sum(
-        time_cost_nano_usd(one.uptime_s, one.price_nano_usd_per_hour)
-        - time_cost_nano_usd(one.busy_s, one.price_nano_usd_per_hour)
+        span_cost_nano_usd(one.uptime_us, one.price_nano_usd_per_hour)
+        - life_costs(one).busy_nano_usd
         for one in some
-        if round(one.uptime_s * 1e6)
     )
     for one in (sums, by_model):
         report = make_report(one, some, Window())
@@ -125,20 +128,19 @@ def test_the_total_is_the_sum_of_the_groups(sums: list[Sums], some: list[WorkerL
 
 
 def test_idle_time_is_allotted_by_busy_time() -> None:
-    # A day at 24 USD: 6 h busy for a, 2 h for b, 16 h idle or loading; c is a closed API.
+    # A day at 24 USD: 6 h busy for a, 2 h for b, 1 h loading, 2 h switching, 13 h idle; c is a
+    # closed API.
     sums = [
         Sums({"model": "a"}, 10, 10, 10**6, 2 * 10**6, 6 * 3600 * 10**6, 6 * USD),
         Sums({"model": "b"}, 10, 10, 10**6, 0, 2 * 3600 * 10**6, 2 * USD),
         Sums({"model": "c"}, 10, 10, 10**6, 10**6, 0, 5 * USD),
     ]
-    whole_day = life(MIDNIGHT, DAY_S, 8 * 3600, USD, load_s=3600)
+    whole_day = life(MIDNIGHT, DAY_S, 8 * 3600, USD, load_s=3600, switch_s=7200)
     a, b, c = make_report(sums, [whole_day], Window()).groups
 
-    assert (a.overhead_nano_usd, b.overhead_nano_usd, c.overhead_nano_usd) == (
-        12 * USD,
-        4 * USD,
-        0,
-    )
+    assert a.overhead == Overhead(3 * USD // 4, 3 * USD // 2, 39 * USD // 4)
+    assert b.overhead == Overhead(USD // 4, USD // 2, 13 * USD // 4)
+    assert c.overhead == Overhead()
     assert a.effective_cost_nano_usd == 18 * USD
     assert a.nano_usd_per_mtok_output == 3 * USD
     assert a.nano_usd_per_mtok == 2 * USD

@@ -44,6 +44,30 @@ async def test_every_grouping_sums_to_the_same(fleet: Fleet, by: tuple[str, ...]
     assert found.total.overhead_nano_usd > 0
 
 
+async def test_what_computed_nothing_is_told_by_its_kind(fleet: Fleet) -> None:
+    await fleet.ask(PROMPT)
+    found = await report(fleet)
+    command = ("costs", "--server", fleet.address)
+    table = (await run(*command)).output
+    text = (await run(*command, "--format", "csv")).output
+
+    for one in (*found.groups, found.total):
+        parts = (one.loading_nano_usd, one.switching_nano_usd, one.idle_nano_usd)
+        assert one.overhead_nano_usd == sum(parts)
+    for life in found.workers:
+        assert life.uptime_cost_nano_usd == (
+            life.busy_cost_nano_usd
+            + life.load_cost_nano_usd
+            + life.switch_cost_nano_usd
+            + life.idle_cost_nano_usd
+        )
+        assert life.load_s > 0 == life.switch_s, "it holds many sets of weights"
+    assert "USD = requests 0." in table and "+ switching 0.00000000 + idle 0." in table
+    for row in csv.DictReader(io.StringIO(text)):
+        kinds = (Decimal(row[f"{kind}_usd"]) for kind in ("loading", "switching", "idle"))
+        assert Decimal(row["overhead_usd"]) == sum(kinds)
+
+
 async def test_a_caller_sees_what_it_spent(fleet: Fleet) -> None:
     request = inference_pb2.GenerateRequest(prompt=PROMPT)
     answer = await fleet.inference.Generate(
@@ -73,11 +97,14 @@ async def test_a_group_is_compared_with_every_baseline(fleet: Fleet) -> None:
 
 
 async def test_a_baseline_says_how_its_charges_are_estimated(fleet: Fleet) -> None:
-    theirs = {one.baseline: one for one in (await report(fleet)).baselines}["gpt-5-mini"]
+    baselines = {one.baseline: one for one in (await report(fleet)).baselines}
+    theirs, thumb = baselines["gpt-5-mini"], baselines["claude-haiku-4-5"]
 
+    assert (thumb.tokenizer, thumb.characters_per_token) == ("", "3.5")
+    assert thumb.characters_per_token_is == "rule of thumb"
     assert theirs.price == "openai/gpt-5-mini"
     assert (theirs.input_usd_per_mtok, theirs.output_usd_per_mtok) == ("0.25", "2")
-    assert (theirs.characters_per_token, theirs.characters_per_token_is) == ("4", "rule of thumb")
+    assert theirs.tokenizer == "o200k_base"
     assert (theirs.cached_input_share, theirs.reasoning_multiplier) == ("0", "1")
     assert datetime.fromisoformat(theirs.as_of) <= datetime.now()
     assert theirs.source
@@ -100,7 +127,8 @@ async def test_the_command_shows_tables(fleet: Fleet) -> None:
 
     assert ended.code == 0, ended.errors
     assert "gpt-5-mini: openai/gpt-5-mini as of" in ended.output
-    assert "4 characters per token (rule of thumb)" in ended.output
+    assert "tokens counted with o200k_base" in ended.output
+    assert "3.5 characters per token (rule of thumb)" in ended.output
     assert datetime.now(UTC).date().isoformat() in ended.output
 
 

@@ -13,7 +13,7 @@ from gateway.classifier import Classification
 from gateway.decisions import REASONS, to_decision
 from gateway.errors import NoModelQualifies
 from gateway.forecast import CostForecast
-from gateway.pricing import TokenPrice, baseline_costs_nano_usd, time_cost_nano_usd
+from gateway.pricing import TextSize, TokenPrice, baseline_costs_nano_usd, time_cost_nano_usd
 from gateway.router import (
     Constraints,
     Expectations,
@@ -126,7 +126,9 @@ def test_routing_is_total(
 
 def test_baselines_charge_their_own_tokens_rounded_up() -> None:
     price = TokenPrice(Decimal("0.25"), Decimal(2), Decimal(4))
-    assert baseline_costs_nano_usd({"b": price}, 9, 4) == {"b": 3 * 250 + 1 * 2000}
+    assert baseline_costs_nano_usd({"b": price}, TextSize(9), TextSize(4)) == {
+        "b": 3 * 250 + 1 * 2000
+    }
 
 
 def test_an_hour_of_a_worker_costs_its_price() -> None:

@@ -32,6 +32,7 @@ from support.openai_server import (
 BAR = 0.9
 BILL = INPUT_NANO_USD * PROMPT_TOKEN_COUNT + OUTPUT_NANO_USD * OUTPUT_TOKEN_COUNT
 ESCALATION = {"to": "mini", "min_confidence": BAR, "specialists": ["sql", "arithmetic"]}
+VERIFIED = {"min_confidence": None, "verifier": {"model": "base"}}
 PROMPT = TASKS["arithmetic"].generate(random.Random(4711)).prompt
 # Tokens drawn at the highest temperature are improbable.
 UNSURE = {"temperature": 2, "seed": 5}
@@ -186,17 +187,18 @@ async def test_other_specialists_are_not_weighed(cascade) -> None:
         ({"to": "nobody"}, r"escalation\.to"),
         ({"specialists": ["nobody"]}, "none is called 'nobody'"),
         ({"min_confidence": 1.5}, "min_confidence"),
+        ({"min_confidence": None}, "min_confidence or verifier"),
+        ({"verifier": {"model": "base"}}, "min_confidence or verifier"),
+        (VERIFIED | {"confidence": "curve.json"}, "yes or no"),
+        (VERIFIED | {"verifier": {"model": "nobody"}}, r"verifier\.model"),
+        (VERIFIED | {"verifier": {"model": "base", "accepts": []}}, "accepts"),
+        (VERIFIED | {"verifier": {"model": "base", "accepts": ["."]}}, "accepts"),
+        (VERIFIED | {"verifier": {"model": "base", "accepts": [True]}}, "accepts"),
+        (VERIFIED | {"verifier": {"model": "base", "prompt": "{question}"}}, "{answer} once"),
     ],
 )
 def test_settings_that_cannot_be_meant(tmp_path: Path, change, message: str) -> None:
     sections = {"routing": {"escalation": ESCALATION | change}}
     path = with_closed_api(tmp_path, "https://api.example/v1", sections=sections)
     with pytest.raises(SettingsError, match=message):
-        load(Settings, path, environment={})
-
-
-def test_an_engine_that_tells_no_probabilities_is_refused(tmp_path: Path) -> None:
-    sections = {"routing": {"escalation": ESCALATION}, "pool": {"engine": "vllm"}}
-    path = with_closed_api(tmp_path, "https://api.example/v1", sections=sections)
-    with pytest.raises(SettingsError, match="transformers engine"):
         load(Settings, path, environment={})

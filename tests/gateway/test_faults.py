@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 from grpc import StatusCode
 
-from deltafleet.v1 import fleet_pb2, inference_pb2
+from deltafleet.v1 import cost_pb2, fleet_pb2, inference_pb2
 from examples.demo.tasks import TASKS
 from support.fleet import (
     DEMO,
@@ -197,3 +197,27 @@ async def test_a_broken_delta_takes_only_its_own_specialist_down(tmp_path: Path)
         assert payload.name in failure.message
 
         assert (await fleet.ask("What is 3 plus 4?")).decision.model == "arithmetic"
+
+
+async def test_what_a_late_answer_computed_is_all_paid_for(tmp_path: Path) -> None:
+    async with running_fleet(tmp_path) as fleet:
+        chance = random.Random(3)
+
+        async def ask(task: str, timeout_s: float) -> None:
+            request = inference_pb2.GenerateRequest(prompt=TASKS[task].generate(chance).prompt)
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await fleet.inference.Generate(request, timeout=timeout_s)
+
+        await asyncio.gather(*(ask(task, 60) for task in TASKS))  # their weights are built
+        await asyncio.gather(
+            *(ask(chance.choice(list(TASKS)), chance.uniform(0.01, 0.4)) for _ in range(60))
+        )
+
+        async def is_paid() -> bool:
+            report = await fleet.costs.GetCostReport(cost_pb2.GetCostReportRequest())
+            busy = sum(one.busy_cost_nano_usd for one in report.workers)
+            # Each row is a whole number of nano-dollars.
+            return abs(report.total.cost_nano_usd - busy) <= report.total.request_count
+
+        async with asyncio.timeout(30):
+            await until(is_paid)

@@ -80,6 +80,24 @@ def test_learned_costs_count_until_the_first_answer(learned: QualityModel) -> No
     assert cost("closed") == 10 * 1000 + 100 * 5000
 
 
+def test_a_mixture_costs_at_least_what_its_closed_members_list() -> None:
+    prices = {
+        "cheap": TokenPrice(Decimal(1), Decimal(5)),
+        "dear": TokenPrice(Decimal(2), Decimal(9)),
+    }
+    costs = CostForecast(prices, {"panel": ["cheap", "sums", "dear"], "pair": ["sums", "words"]})
+
+    def cost(model: str) -> int:
+        return costs.expected_nano_usd(model, 40, 100)
+
+    assert cost("panel") == cost("cheap") + cost("dear")
+    assert cost("pair") == 0
+    costs.learn("panel", 7)
+    assert cost("panel") == cost("cheap") + cost("dear")
+    costs.learn("panel", 10**9)
+    assert cost("panel") > cost("cheap") + cost("dear")
+
+
 def test_what_cannot_be_estimated_is_said_and_fails_nothing(learned: QualityModel) -> None:
     forecast = AnswerForecast(CostForecast({}), learned, None)
     other_width = np.ones(5, np.float32)

@@ -33,6 +33,7 @@ def test_the_excerpt_agrees_with_the_built_in_prices() -> None:
         assert price.input_usd_per_mtok == ours[name].input_usd_per_mtok
         assert price.output_usd_per_mtok == ours[name].output_usd_per_mtok
         assert price.cached_input_usd_per_mtok == ours[name].cached_input_usd_per_mtok
+        assert price.tokenizer == ours[name].tokenizer
         assert price.batch is not None
         assert price.batch.output_usd_per_mtok == ours[name].batch.output_usd_per_mtok
 
@@ -164,3 +165,20 @@ def test_a_price_file_survives_being_written() -> None:
     imported = read_litellm(EXCERPT.read_text()).prices
     for one in (prices, with_imported(prices, imported, date(2026, 6, 1), "LiteLLM: ä")):
         assert PriceList.model_validate(yaml.safe_load(to_yaml(one))) == one
+
+
+@pytest.mark.parametrize(
+    ("kept", "tokenizer"), [({}, "o200k_base"), ({"characters_per_token": "3.1"}, None)]
+)
+def test_an_openai_models_tokenizer_is_known_unless_a_ratio_is_kept(
+    kept: dict[str, object], tokenizer: str | None
+) -> None:
+    rates = {"input_usd_per_mtok": "7", "output_usd_per_mtok": "8"}
+    old = PriceList.model_validate(
+        {"as_of": "2026-01-01", "source": "a page", "prices": {"openai/gpt-5-m": rates | kept}}
+    )
+    model = json.loads(one_model(litellm_provider="openai"))["m"]
+    imported = read_litellm(json.dumps({"gpt-5-m": model})).prices
+
+    made = with_imported(old, imported, date(2026, 6, 1), "LiteLLM").prices["openai/gpt-5-m"]
+    assert (made.tokenizer, made.input_usd_per_mtok) == (tokenizer, 1)

@@ -38,6 +38,7 @@ async def test_a_7b_fleet_is_planned_without_files() -> None:
     assert "100 deltas" in lines[1]
     assert [line.split(":")[0] for line in lines if line.startswith(("A10", "H100"))] == [
         "A10",
+        "A10G",
         "H100",
     ]
     assert "DOES NOT FIT beside the live weights" in ended.output

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gateway.price_list import BUILT_IN_PRICES, load_prices, priced_baselines, read_prices
+from gateway.price_list import (
+    BUILT_IN_PRICES,
+    load_prices,
+    make_counter,
+    priced_baselines,
+    read_prices,
+)
 from gateway.settings import Settings
 from model_pool.settings import SettingsError, load
 
@@ -68,6 +74,19 @@ def test_a_ratio_of_fleet_yaml_is_told_from_the_price_files(tmp_path: Path) -> N
     )
 
 
+def test_a_ratio_of_fleet_yaml_comes_before_the_price_files_tokenizer(tmp_path: Path) -> None:
+    listed(tmp_path, tokenizer="o200k_base")
+    counted = fleet(tmp_path, {})
+    found = priced_baselines(counted, load_prices(counted))
+    assert found["b"].price.tokenizer == "o200k_base"
+    assert make_counter(found).answer_size("a b").token_counts == {"o200k_base": 2}
+
+    own = fleet(tmp_path, {"characters_per_token": "3"})
+    found = priced_baselines(own, load_prices(own))
+    assert found["b"].price.tokenizer is None
+    assert make_counter(found).answer_size("a b").token_counts == {}
+
+
 @pytest.mark.parametrize(("day", "is_stale"), [(11, False), (12, True)])
 def test_a_price_goes_stale_after_so_many_days(tmp_path: Path, day: int, is_stale: bool) -> None:
     listed(tmp_path)
@@ -86,6 +105,7 @@ WRONG = {
     "a cache that costs": ({"cached_input_usd_per_mtok": "2"}, "a cached token costs more"),
     "tiers that fall": ({"tiers": [TIER, TIER]}, "not by rising"),
     "tokens of no length": ({"characters_per_token": "0"}, "characters_per_token"),
+    "a tokenizer that is not public": ({"tokenizer": "claude"}, "tokenizer"),
     "a ratio known otherwise": ({"characters_per_token_is": "guessed"}, "characters_per_token_is"),
     "an unknown key": ({"price": "1"}, "price"),
 }

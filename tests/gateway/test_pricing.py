@@ -8,7 +8,7 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.pricing import Tier, TokenPrice, baseline_costs_nano_usd, to_nano_usd, to_usd
+from gateway.pricing import TextSize, Tier, TokenPrice, baseline_costs_nano_usd, to_nano_usd, to_usd
 
 COUNTS = st.integers(0, 10**7)
 USD_PER_MTOK = st.decimals(0, 500, places=4)
@@ -41,8 +41,10 @@ def prices(draw: st.DrawFn) -> TokenPrice:
 def test_more_text_never_costs_less(
     price: TokenPrice, prompt: int, output: int, more_prompt: int, more_output: int
 ) -> None:
-    less = price.estimated_cost_nano_usd(prompt, output)
-    more = price.estimated_cost_nano_usd(prompt + more_prompt, output + more_output)
+    less = price.estimated_cost_nano_usd(TextSize(prompt), TextSize(output))
+    more = price.estimated_cost_nano_usd(
+        TextSize(prompt + more_prompt), TextSize(output + more_output)
+    )
     assert 0 <= less <= more
 
 
@@ -68,14 +70,14 @@ def test_without_tiers_parts_cost_what_the_whole_costs(
 
 @given(prices(), COUNTS, COUNTS)
 def test_thoughts_are_never_free(price: TokenPrice, prompt: int, output: int) -> None:
-    cost = price.estimated_cost_nano_usd(prompt, output)
+    cost = price.estimated_cost_nano_usd(TextSize(prompt), TextSize(output))
     plain = replace(price, reasoning_multiplier=Decimal(1))
-    assert plain.estimated_cost_nano_usd(prompt, output) <= cost
+    assert plain.estimated_cost_nano_usd(TextSize(prompt), TextSize(output)) <= cost
 
 
 @given(st.integers(0, 10**9), RATIOS)
 def test_tokens_are_rounded_up_exactly(character_count: int, ratio: Decimal) -> None:
-    count = TokenPrice(Decimal(1), Decimal(1), ratio).token_count(character_count)
+    count = TokenPrice(Decimal(1), Decimal(1), ratio).token_count(TextSize(character_count))
     assert (count - 1) * ratio < character_count <= count * ratio
 
 
@@ -97,7 +99,9 @@ def test_a_long_prompt_costs_its_tier_for_all_of_it() -> None:
 def test_a_baseline_that_thinks_is_billed_for_its_thoughts() -> None:
     price = TokenPrice(Decimal(1), Decimal(5), Decimal(4), reasoning_multiplier=Decimal("2.5"))
     # 3 tokens of prompt; 3 visible ones of output are 7.5, so 8 are billed.
-    assert baseline_costs_nano_usd({"b": price}, 9, 12) == {"b": 3 * 1000 + 8 * 5000}
+    assert baseline_costs_nano_usd({"b": price}, TextSize(9), TextSize(12)) == {
+        "b": 3 * 1000 + 8 * 5000
+    }
 
 
 def test_a_share_of_the_prompt_comes_from_the_cache() -> None:
@@ -108,4 +112,10 @@ def test_a_share_of_the_prompt_comes_from_the_cache() -> None:
         cached_input_share=Decimal("0.75"),
     )
     # 10 tokens of prompt, of which 7 whole ones are cached.
-    assert price.estimated_cost_nano_usd(40, 4) == 3 * 1000 + 7 * 100 + 5000
+    assert price.estimated_cost_nano_usd(TextSize(40), TextSize(4)) == 3 * 1000 + 7 * 100 + 5000
+
+
+def test_counted_tokens_come_before_a_ratio_of_characters() -> None:
+    price = TokenPrice(Decimal(1), Decimal(5), tokenizer="o200k_base")
+    assert price.token_count(TextSize(400, {"o200k_base": 7, "cl100k_base": 9})) == 7
+    assert price.token_count(TextSize(400, {"cl100k_base": 9})) == 100

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deltafleet.v1 import cost_pb2, fleet_pb2, inference_pb2, routing_pb2
 from examples.demo.tasks import TASKS
+from gateway.token_counter import TokenCounter
 from support.fleet import Fleet, until
 
 SEED = 4711
@@ -66,10 +67,15 @@ async def test_a_summary_says_what_was_used_and_what_it_cost(fleet: Fleet) -> No
     assert summary.cost_nano_usd > 0
     assert summary.worker == "worker-0"
     assert 0 < summary.time_to_first_token.ToNanoseconds() <= summary.total_time.ToNanoseconds()
-    # gpt-5-mini: 0.25 and 2 USD per million tokens of four characters, rounded up.
-    expected = -(-len(prompt) // 4) * 250 + -(-len(answer.text) // 4) * 2000
     baselines = {one.baseline: one.cost_nano_usd for one in summary.baselines}
-    assert baselines["gpt-5-mini"] == expected
+    # 1 and 5 USD per million tokens of three and a half characters, rounded up.
+    expected = -(-len(prompt) * 2 // 7) * 1000 + -(-len(answer.text) * 2 // 7) * 5000
+    assert baselines["claude-haiku-4-5"] == expected
+    # 0.25 and 2 USD per million tokens, counted with the tokenizer.
+    counter = TokenCounter(["o200k_base"])
+    asked = counter.prompt_size([prompt]).token_counts["o200k_base"]
+    answered = counter.answer_size(answer.text).token_counts["o200k_base"]
+    assert baselines["gpt-5-mini"] == asked * 250 + answered * 2000
 
 
 async def test_a_pinned_model_answers_whatever_the_prompt(fleet: Fleet) -> None:

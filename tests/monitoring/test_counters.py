@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from deltafleet.v1 import worker_pb2
 from gateway.metrics import Metrics
-from gateway.pricing import time_cost_nano_usd
+from gateway.pricing import span_cost_nano_usd
 from gateway.usd_counter import UsdCounter
 from gateway.worker_metrics import WorkerCollector, life_cost_nano_usd
 from model_pool.durations import Durations
@@ -83,25 +83,29 @@ def test_bounds_that_do_not_ascend_are_refused() -> None:
 
 
 @given(
-    uptime_s=st.floats(0, 1e7),
-    shares=st.tuples(st.floats(0, 0.5), st.floats(0, 0.5)),
+    parts_us=st.tuples(*[st.integers(0, 10**13)] * 4),
+    later_us=st.tuples(*[st.integers(0, 10)] * 4),
     price=st.integers(0, 100 * 10**9),
 )
-def test_the_parts_of_a_life_cost_what_the_whole_does(
-    uptime_s: float, shares: tuple[float, float], price: int
+def test_the_parts_of_a_life_cost_what_the_whole_does_and_never_fall_back(
+    parts_us: tuple[int, ...], later_us: tuple[int, ...], price: int
 ) -> None:
-    status = worker_pb2.WatchStatusResponse(
-        uptime_s=uptime_s,
-        busy_s=uptime_s * shares[0],
-        load_s=uptime_s * shares[1],
-        price_nano_usd_per_hour=price,
-    )
-    parts = life_cost_nano_usd(status)
+    costs = []
+    for each_us in (parts_us, [sum(both) for both in zip(parts_us, later_us, strict=True)]):
+        busy_s, load_s, switch_s, _ = (one / 1e6 for one in each_us)
+        status = worker_pb2.WatchStatusResponse(
+            uptime_s=sum(each_us) / 1e6,
+            busy_s=busy_s,
+            load_s=load_s,
+            switch_s=switch_s,
+            price_nano_usd_per_hour=price,
+        )
+        costs.append(life_cost_nano_usd(status))
+    first, later = costs
 
-    assert set(parts) == {"busy", "load", "idle"}
-    assert sum(parts.values()) == pytest.approx(
-        time_cost_nano_usd(uptime_s, price), abs=3, rel=1e-12
-    )
+    assert set(first) == {"busy", "load", "switch", "idle"}
+    assert 0 <= span_cost_nano_usd(sum(parts_us), price) - sum(first.values()) <= 4
+    assert all(later[state] >= first[state] for state in first)
 
 
 async def test_a_worker_out_of_reach_is_told_as_down_and_nothing_else() -> None:

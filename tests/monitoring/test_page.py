@@ -71,8 +71,8 @@ def _value(page: dict[str, Metric], name: str, **labels: str) -> float:
 def ledger_rows(fleet: Fleet) -> list[tuple]:
     return _select(
         fleet.ledger,
-        "select model, reason, outcome, prompt_token_count, output_token_count, cost_nano_usd "
-        "from requests",
+        "select model, reason, outcome, prompt_token_count, output_token_count, cost_nano_usd, "
+        "first_token_us from requests",
     )
 
 
@@ -141,17 +141,21 @@ async def test_the_parts_of_a_worker_cost_its_seconds_at_its_price(
     price = _value(told, "deltafleet_worker_price_usd_per_hour", worker="worker-0")
 
     assert price == 0.05
-    assert set(seconds) == set(cost) == {("worker-0", state) for state in ("busy", "load", "idle")}
+    states = ("busy", "load", "switch", "idle")
+    assert set(seconds) == set(cost) == {("worker-0", state) for state in states}
     # Told once a scrape from one status each, so that a moment lies between the two.
-    assert sum(cost.values()) == pytest.approx(sum(seconds.values()) * price / 3600, abs=2e-9)
-    assert min(cost.values()) > 0
+    assert sum(cost.values()) == pytest.approx(sum(seconds.values()) * price / 3600, abs=5e-9)
+    # It has many sets of weights in memory, and never switches.
+    assert {state for (_, state), usd in cost.items() if not usd} == {"switch"}
 
 
 async def test_histograms_hold_every_answer_once(page: tuple[Fleet, dict]) -> None:
     fleet, told = page
     rows = ledger_rows(fleet)
-    with_tokens = sum(row[4] > 0 for row in rows)
+    # One that was given up may have tokens that were computed and never seen.
+    with_tokens = sum(row[6] is not None for row in rows)
 
+    assert 0 < with_tokens <= sum(row[4] > 0 for row in rows)
     assert _count(told, "e2e_request_latency_seconds") == len(rows)
     assert _count(told, "time_to_first_token_seconds") == with_tokens
     assert _count(told, "request_queue_time_seconds") == with_tokens

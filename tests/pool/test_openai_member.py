@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltafleet.v1 import inference_pb2, routing_pb2, worker_pb2
+from model_pool.engine_time import EngineTime
 from model_pool.errors import (
     DeadlineExceeded,
     FleetError,
@@ -141,6 +142,90 @@ async def test_no_more_tokens_are_asked_for_than_the_context_has(server: OpenAIS
         await answer_of(pool, run_request())
 
     assert server.calls[0].body["max_tokens"] == 5
+
+
+def telling_probabilities(*groups: tuple[object, ...]):
+    async def answer(call: Call) -> None:
+        await call.begin()
+        await call.say("It ")  # of this one nothing is told
+        for group in groups:
+            await call.tell("is.", *group)
+        await call.end()
+
+    return answer
+
+
+async def say_in_old_words(call: Call) -> None:
+    """As the completions that were no chats had it."""
+    await call.begin()
+    told = {"tokens": ["It"], "token_logprobs": [-1.0], "text_offset": [0]}
+    await call.event({"choices": [{"index": 0, "delta": {"content": "It"}, "logprobs": told}]})
+    await call.end()
+
+
+PROBABILITIES: dict[str, tuple[Callable[[Call], Awaitable[None]], float | None]] = {
+    "a token each": (telling_probabilities((-1.0,), (-2.5,)), -1.75),
+    "several at once": (telling_probabilities((-1.0, -2.0, 0), (-1.0,)), -1.0),
+    "above 0 by rounding": (telling_probabilities((1e-9,)), 0.0),
+    "a stand-in for very improbable": (telling_probabilities((-9999.0,)), -9999.0),
+    "null": (telling_probabilities((None,), (-1.0,)), None),
+    "a text": (telling_probabilities(("no",)), None),
+    "none of no token": (telling_probabilities(()), None),
+    "other words": (say_in_old_words, None),
+    "nothing": (whole_answer, None),
+}
+
+
+@pytest.mark.parametrize("name", sorted(PROBABILITIES))
+async def test_what_a_server_tells_of_its_tokens(server: OpenAIServer, name: str) -> None:
+    server.answer, expected = PROBABILITIES[name]
+    async with running_pool(member_of(server)) as pool:
+        told = (await answer_of(pool, run_request(wants_logprob=True)))[-1]
+        untold = (await answer_of(pool, run_request()))[-1]
+
+    assert told.finish_reason == untold.finish_reason == inference_pb2.FINISH_REASON_STOP
+    assert (told.mean_logprob if told.HasField("mean_logprob") else None) == expected
+    assert [call.body.get("logprobs") for call in server.calls] == [True, None]
+
+
+async def test_a_server_that_refuses_logprobs_is_asked_without_them(
+    server: OpenAIServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(call: Call) -> None:
+        if "logprobs" in call.body:
+            await call.refuse(400, "Unrecognized request argument supplied: logprobs")
+        else:
+            await whole_answer(call)
+
+    server.answer = refuse
+    async with running_pool(member := member_of(server)) as pool:
+        for _ in range(2):
+            answer = await answer_of(pool, run_request(wants_logprob=True))
+            assert "".join(one.text for one in answer) == "".join(TEXTS)
+            assert not answer[-1].HasField("mean_logprob")
+        assert ["logprobs" in call.body for call in server.calls] == [True, False, False]
+        told = [one.model for one in caplog.records if one.message == "member_refuses_logprobs"]
+        assert told == ["sql"]
+
+        # In its next life it may know them.
+        await server.stop()
+        await until_ready(member, False)
+        server.answer = telling_probabilities((-1.0,))
+        await server.start()
+        await until_ready(member)
+        answer = await answer_of(pool, run_request(wants_logprob=True))
+        assert answer[-1].mean_logprob == -1.0
+
+
+async def test_another_refusal_is_told_as_it_is(server: OpenAIServer) -> None:
+    server.answer = refusing(400, "top_p is odd; logprobs are not")
+    async with running_pool(member_of(server)) as pool:
+        with pytest.raises(InvalidParameter, match="top_p is odd"):
+            await answer_of(pool, run_request(wants_logprob=True))
+        server.answer = whole_answer
+        await answer_of(pool, run_request(wants_logprob=True))
+
+    assert ["logprobs" in call.body for call in server.calls] == [True, False, True]
 
 
 def refusing(status: int, error: object = "no", **headers: str):
@@ -339,10 +424,23 @@ async def test_requests_share_the_time_in_which_they_run(server: OpenAIServer) -
     assert status.price_nano_usd_per_hour == first.price_nano_usd_per_hour == PRICE
 
 
+async def test_who_keeps_the_last_piece_for_long_pays_no_more(server: OpenAIServer) -> None:
+    clock = Clock()
+    async with running_pool(member := member_of(server, clock=clock)) as pool:
+        async with pool.lease("sql") as lease:
+            async for last in lease.generate(run_request(), 60):
+                clock.now_s += 1 if not last.finish_reason else 100
+        status = member.status
+
+    assert status.busy_s == last.busy_s == len(TEXTS)
+    assert status.uptime_s >= 100 + len(TEXTS)
+
+
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1000)), max_size=40))
 def test_all_shares_add_up_to_the_busy_time(steps: list[tuple[int, int]]) -> None:
     clock, shares = Clock(), []
-    time = SharedTime(clock)
+    time = EngineTime(clock)
+    shared = SharedTime(time)
     running: dict[int, tuple[object, Callable[[], float]]] = {}
 
     def end(request: contextlib.AbstractContextManager, share_s: Callable[[], float]) -> None:
@@ -353,13 +451,13 @@ def test_all_shares_add_up_to_the_busy_time(steps: list[tuple[int, int]]) -> Non
         if number in running:
             end(*running.pop(number))
         else:
-            request = time.request()
+            request = shared.request()
             running[number] = (request, request.__enter__())
         clock.now_s += milliseconds / 1000
     for one in running.values():
         end(*one)
 
-    assert sum(shares) == pytest.approx(time.busy_s)
+    assert sum(shares) == pytest.approx(time.spent().busy_s)
 
 
 async def test_a_server_that_goes_and_comes_back_begins_a_new_life(server: OpenAIServer) -> None:

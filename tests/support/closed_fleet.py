@@ -8,7 +8,8 @@ import yaml
 
 from support.fleet import DEMO
 
-INPUT_NANO_USD, OUTPUT_NANO_USD = 250, 2000  # of one token of openai/gpt-5-mini
+# Of one token of openai/gpt-5-mini.
+INPUT_NANO_USD, CACHED_NANO_USD, OUTPUT_NANO_USD = 250, 25, 2000
 
 
 def with_closed_api(

@@ -47,6 +47,12 @@ class Call:
         for text in texts:
             await self.event({"choices": [{"index": 0, "delta": {"content": text}}]})
 
+    async def tell(self, text: str, *log_probabilities: object) -> None:
+        """Some words and how probable their tokens were, in one event."""
+        tokens = [{"token": "t", "logprob": one, "top_logprobs": []} for one in log_probabilities]
+        choice = {"index": 0, "delta": {"content": text}, "logprobs": {"content": tokens}}
+        await self.event({"choices": [choice]})
+
     async def end(self, reason: str | None = "stop", **usage: object) -> None:
         """Why it ended, what was used, and the end of the stream. usage: in place of ours."""
         await self.event({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})

@@ -18,6 +18,7 @@ from engine.tiny_models import CONTEXT_TOKEN_COUNT, architectures, train_tokeniz
 
 NEEDS_VLLM = (
     "test_contract.py",
+    "test_escalation.py",
     "test_lora.py",
     "test_openai_server.py",
     "test_recipe.py",

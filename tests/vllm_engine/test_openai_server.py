@@ -8,13 +8,19 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import openai
 import pytest
 import pytest_asyncio
 import yaml
+from engine.reference import Reference
+from pydantic import SecretStr
 
-from deltafleet.v1 import inference_pb2
+from deltafleet.v1 import inference_pb2, routing_pb2, worker_pb2
+from model_pool.openai_member import OpenAIMember
+from model_pool.pool import Pool
+from model_pool.settings import OpenAIServer
 from support.fleet import DEMO, Fleet, refusal, running_fleet, until
 
 KEY = "4711"
@@ -107,6 +113,30 @@ async def test_an_answer_is_the_servers_own(served: Fleet, url: str, prompt: str
     assert answer.summary.cost_nano_usd > 0
     is_cut = direct.choices[0].finish_reason == "length"
     assert (answer.summary.finish_reason == inference_pb2.FINISH_REASON_LENGTH) is is_cut
+
+
+async def test_it_tells_how_probable_its_answers_are(served: Fleet, url: str) -> None:
+    section = OpenAIServer(url=url, models={"base": THEIRS})
+    member = OpenAIMember("plain", section, SecretStr(KEY), price_nano_usd_per_hour=1)
+    reference = Reference(DEMO.parent / "base")
+    pool = Pool([member], limit_count=4, wait_s=60, on_change=lambda: None)
+    pool.start()
+    try:
+        for prompt in PROMPTS:
+            question = routing_pb2.ChatMessage(role=routing_pb2.ROLE_USER, content=prompt)
+            asked = worker_pb2.RunRequest(
+                model="base",
+                messages=[question],
+                max_output_token_count=LONGEST,
+                top_p=1,
+                wants_logprob=True,
+            )
+            async with pool.lease("base") as lease, aclosing(lease.generate(asked, 60)) as pieces:
+                last = [piece async for piece in pieces][-1]
+            expected = reference.mean_log_probability(prompt, reference.greedy_ids(prompt, LONGEST))
+            assert last.mean_logprob == pytest.approx(expected, abs=1e-3)
+    finally:
+        await pool.stop()
 
 
 async def test_stop_and_seed_reach_it(served: Fleet) -> None:

@@ -8,17 +8,22 @@ import os
 import random
 import shutil
 import sys
+from collections import Counter
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from engine.asking import Fleet, StartEngine, answer_of, job, pieces_of
+from engine.reference import Reference
 from engine.tiny_models import CONTEXT_TOKEN_COUNT
 from vllm_engine.probing import OPTIONS
 
 from model_pool.errors import WorkerLost
+from model_pool.switching import Policy
+from model_pool.vllm.answer import AnswerProgress
 from model_pool.vllm.engine import VllmEngine
 
 LONG = {"max_output_token_count": 100}
@@ -49,6 +54,12 @@ async def test_under_load_every_finished_answer_is_its_own_models(
         together = await asyncio.gather(*(ask(engine, *one) for one in asked))
         report = engine.report()
         assert (report.running_count, report.queued_count) == (0, 0)
+        spent, work = report.spent, report.work
+        assert min(spent.busy_s, spent.switch_s, spent.load_s) > 0
+        assert spent.busy_s + spent.switch_s + spent.load_s <= spent.elapsed_s
+        assert min(work.prefill_s, work.decode_s, work.prefill_token_count) > 0
+        assert work.decode_token_count > 0.8 * 64 * (LONG["max_output_token_count"] - 1)
+        assert work.prefill_s + work.decode_s <= spent.busy_s * (1 + 1e-9)
         alone = {wanted: await answer_of(engine, wanted) for wanted, _ in asked}
 
     finished = [
@@ -80,10 +91,10 @@ async def test_the_busy_seconds_of_broken_off_answers_are_counted(
         first = await anext(stream)
         await asyncio.sleep(0.05)
         await stream.aclose()
-        alone_s = engine.report().busy_s
+        alone_s = engine.report().spent.busy_s
         await asyncio.sleep(0.05)
 
-        assert engine.report().busy_s == alone_s > first.usage.busy_s
+        assert engine.report().spent.busy_s == alone_s > first.usage.busy_s
 
 
 @pytest.mark.parametrize("seed", [-1, 0, 2**63 - 1, -(2**63)])
@@ -150,3 +161,36 @@ async def test_vllm_does_not_outlive_a_worker_that_is_killed(fleet: Fleet) -> No
     await worker.wait()
     _, alive = await asyncio.to_thread(psutil.wait_procs, mine, timeout=30)
     assert alive == []
+
+
+async def test_a_broken_off_answer_tells_how_probable_all_its_tokens_were(
+    start_engine: StartEngine, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: Counter[AnswerProgress] = Counter()
+    begin_turn = AnswerProgress.begin_turn
+
+    def count(self: AnswerProgress) -> list[int]:
+        turns[self] += 1
+        return begin_turn(self)
+
+    monkeypatch.setattr(AnswerProgress, "begin_turn", count)
+    paths = {"base": fleet.base, "sql": fleet.variant}
+    # Drawn at another temperature than the one that is told.
+    asked = [
+        replace(job(f"{name} {place}", name, temperature=1.5, **LONG), wants_log_probability=True)
+        for place in range(8)
+        for name in paths
+    ]
+    restless = Policy(max_wait_s=0.0, amortisation=0.01, drain_s=0.0)
+    async with start_engine(max_running_count=4, policy=restless) as engine:
+        await engine.load(fleet.weights["sql"])
+        answers = await asyncio.gather(*(pieces_of(engine, one) for one in asked))
+
+    references = {name: Reference(path) for name, path in paths.items()}
+    for one, pieces in zip(asked, answers, strict=True):
+        reference, prompt = references[one.model], one.messages[0].content
+        prompt_ids = reference.prompt_ids(prompt)
+        ids = [it.token_ids for it in turns if it.token_ids[: len(prompt_ids)] == prompt_ids]
+        expected = reference.mean_log_probability(prompt, ids[0][len(prompt_ids) :])
+        assert pieces[-1].mean_log_probability == pytest.approx(expected, abs=1e-3)
+    assert max(turns.values()) > 1, "none was broken off"

@@ -1,15 +1,15 @@
-"""The parts of the vLLM engine that need no vLLM: the meter, the options, errors as text."""
+"""The parts of the vLLM engine that need no vLLM: the options, errors as text, answers."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from engine.tiny_models import architectures, write_checkpoint
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from merge_on_load import errors
@@ -19,78 +19,9 @@ from model_pool.engine import FinishReason, Sampling
 from model_pool.errors import EngineFailed
 from model_pool.vllm import faults, plugin
 from model_pool.vllm.answer import AnswerProgress
-from model_pool.vllm.meter import Account, BusyMeter
+from model_pool.vllm.meter import Computed
 from model_pool.vllm.options import Needs, VllmOptions
 from model_pool.vllm.room import divide_card
-
-
-class Clock:
-    now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-def test_a_step_is_divided_by_tokens() -> None:
-    clock = Clock()
-    meter = BusyMeter(clock)
-    one, two = Account(), Account()
-    meter.enter(one)
-    meter.enter(two)
-    clock.now_s += 4
-    meter.note(one, 3)
-    meter.note(two, 1)
-    meter.settle()
-    clock.now_s += 2
-    meter.note(two, 1)
-    meter.settle()
-
-    assert (one.busy_s, two.busy_s, meter.busy_s) == (3.0, 3.0, 6.0)
-
-
-def test_idle_time_is_nobodys() -> None:
-    clock = Clock()
-    meter = BusyMeter(clock)
-    for _ in range(2):
-        account = Account()
-        meter.enter(account)
-        clock.now_s += 1
-        meter.note(account, 5)
-        meter.settle()
-        clock.now_s += 10
-        meter.leave(account, is_finished=True)
-        clock.now_s += 100
-
-    assert meter.busy_s == 2
-
-
-@settings(deadline=None)  # a busy machine is no fault
-@given(
-    st.lists(st.tuples(st.sampled_from("onxs"), st.integers(0, 7), st.floats(0, 9)), max_size=60)
-)
-def test_the_shares_add_up_to_the_busy_time(events: list[tuple[str, int, float]]) -> None:
-    clock = Clock()
-    meter = BusyMeter(clock)
-    running: list[Account] = []
-    accounts: list[Account] = []
-    busy_at_most = 0.0
-    for event, number, seconds in events:
-        clock.now_s += seconds
-        busy_at_most += seconds if running else 0
-        if event == "o":
-            accounts.append(Account())
-            running.append(accounts[-1])
-            meter.enter(accounts[-1])
-        elif running and event == "n":
-            meter.note(running[number % len(running)], number)
-        elif running and event == "x":
-            meter.leave(running.pop(number % len(running)), is_finished=number % 2 == 0)
-        else:
-            meter.settle()
-
-    assert sum(account.busy_s for account in accounts) == pytest.approx(meter.busy_s)
-    assert meter.busy_s <= busy_at_most + 1e-6
-    assert all(account.busy_s >= -1e-9 for account in accounts)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +122,11 @@ def output_of(*versions: str, finish_reason: str = "stop") -> Any:
 def an_answer(**sampling: Any) -> AnswerProgress:
     """By the weights "a", after a prompt of four tokens; each token is a letter."""
     sampling = {"max_output_token_count": 10, **sampling}
-    return AnswerProgress("a", [0] * 4, Sampling(**sampling), lambda ids: "".join(map(chr, ids)))
+    return AnswerProgress("a", [0] * 4, Sampling(**sampling), as_text)
+
+
+def as_text(token_ids: Sequence[int]) -> str:
+    return "".join(map(chr, token_ids))
 
 
 def step_of(*letters: str, cached_count: int = 0) -> Any:
@@ -204,7 +139,7 @@ def test_an_answer_goes_on_from_where_it_was_broken_off() -> None:
     answer = an_answer(stop=("xyz",))
     first = step_of("a", "x", cached_count=1)
     assert answer.begin_turn() == [0] * 4
-    assert answer.computed_token_count(first) == 4 - 1 + 2
+    assert answer.computed(first) == Computed(4 - 1, 1)  # one token comes out of the prompt
     piece = answer.accept(first, 0.5)
     assert piece is not None
     assert piece.text == "a"  # the x may begin the stop text
@@ -212,7 +147,7 @@ def test_an_answer_goes_on_from_where_it_was_broken_off() -> None:
     assert answer.begin_turn() == [0] * 4 + [ord("a"), ord("x")]
     assert answer.left_count == 8
     last = step_of("y", "z", cached_count=5)
-    assert answer.computed_token_count(last) == 6 - 5 + 2
+    assert answer.computed(last) == Computed(6 - 5, 1)
     piece = answer.accept(last, 0.75)
     assert piece is not None
     assert (piece.text, piece.finish_reason) == ("", FinishReason.STOP)
@@ -238,3 +173,44 @@ def test_an_answer_that_two_weights_made_is_a_failure() -> None:
 def test_an_answer_that_vllm_broke_off_is_a_failure() -> None:
     with pytest.raises(EngineFailed, match="abort"):
         an_answer().accept(output_of("a", finish_reason="abort"), busy_s=0.5)
+
+
+def told_of(*log_probabilities: float) -> Any:
+    """What vLLM tells of the tokens "a", "b", "c", ... of one step, and of a likelier one each."""
+    letters = [ord("a") + place for place in range(len(log_probabilities))]
+    rows = [
+        {token_id: SimpleNamespace(logprob=value), 1: SimpleNamespace(logprob=-0.1)}
+        for token_id, value in zip(letters, log_probabilities, strict=True)
+    ]
+    completion = SimpleNamespace(token_ids=letters, logprobs=rows)
+    return SimpleNamespace(outputs=[completion], finished=False, num_cached_tokens=0)
+
+
+@pytest.mark.parametrize(
+    ("stop", "told", "expected"),
+    [
+        ("b", (-1.0, -2.0, -30.0), -1.5),
+        ("bc", (-1.0, -2.0, -3.0), -2.0),
+        ("b", (-1.0, -math.inf, -30.0), None),
+        ("a", (0.0, -2.0), 0.0),
+        ("a", (1e-7, -2.0), 0.0),
+    ],
+)
+def test_what_lies_behind_a_stop_text_is_not_weighed(
+    stop: str, told: tuple[float, ...], expected: float | None
+) -> None:
+    sampling = Sampling(max_output_token_count=10, stop=(stop,))
+    answer = AnswerProgress("a", [0], sampling, as_text, wants_log_probability=True)
+    piece = answer.accept(told_of(*told), busy_s=0.5)
+    assert piece is not None
+    assert piece.mean_log_probability == expected
+
+
+def test_a_token_of_which_nothing_is_told_leaves_the_mean_unknown() -> None:
+    sampling = Sampling(max_output_token_count=10, stop=("b",))
+    answer = AnswerProgress("a", [0], sampling, as_text, wants_log_probability=True)
+    output = told_of(-1.0, -1.0)
+    output.outputs[0].logprobs.pop()
+    piece = answer.accept(output, busy_s=0.5)
+    assert piece is not None
+    assert (piece.finish_reason, piece.mean_log_probability) == (FinishReason.STOP, None)

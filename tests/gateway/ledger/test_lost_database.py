@@ -55,7 +55,7 @@ async def test_rows_are_refused_when_the_server_stays_away(frail: PostgresServer
             *(store.append(row(number)) for number in (2, 3)), return_exceptions=True
         )
         with pytest.raises(LedgerUnavailable):
-            await store.record_life(WorkerLife("i", "w", 1, 1.0, 0.0, 0.0, 1))
+            await store.record_life(WorkerLife("i", "w", 1, 1000, 0, 0, 0, 1))
         with pytest.raises(LedgerUnavailable):
             await store.sums(None, None)
     finally:

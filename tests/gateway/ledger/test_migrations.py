@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
-from gateway.ledger_store import BadLedger, LedgerStore, WorkerLife
+from gateway.ledger_store import BadLedger, LedgerStore, WorkerLife, migrating
 from gateway.ledger_store.database import Database
 from gateway.ledger_store.migrating import check_current, migrate
 from gateway.ledger_store.tables import METADATA
@@ -72,13 +74,38 @@ async def test_a_file_from_before_the_revisions_is_adopted(tmp_path: Path) -> No
     (sums,) = await store.sums(None, None, by=("caller",))
     assert (sums.request_count, sums.answered_count, sums.cost_nano_usd) == (3, 2, 84)
     assert sums.baselines == {"cheap": 10, "dear": 1_900}
-    assert await store.lives() == [WorkerLife("i", "w", 1, 2.0, 1.0, 0.5, 10)]
+    assert await store.lives() == [WorkerLife("i", "w", 1, 2_000_000, 1_000_000, 500_000, 0, 10)]
     await store.close()
 
     with closing(sqlite3.connect(path)) as connection:
         ids = [one for (one,) in connection.execute("SELECT row_id FROM requests")]
-        assert connection.execute("SELECT * FROM alembic_version").fetchall() == [("0003",)]
+        assert connection.execute("SELECT * FROM alembic_version").fetchall() == [("0004",)]
     assert len(set(ids)) == 3 and "" not in ids
+
+
+async def test_lives_in_seconds_become_whole_microseconds(place: sa.URL) -> None:
+    database = Database(place)
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrating.__file__).parent / "migrations"))
+    with database.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+        connection.exec_driver_sql(
+            "INSERT INTO worker_lives VALUES ('exact','w',3,2.5,1.0000004,0.25,10), "
+            # It loaded beside computing, which counted twice.
+            "('twice','w',2,10.0,8.0,7.5,10), ('more','w',1,1.0,1.0000009,0.5,10)"
+        )
+    migrate(database)
+    database.dispose()
+
+    store = LedgerStore(place)
+    await store.open()
+    assert await store.lives() == [
+        WorkerLife("exact", "w", 3, 2_500_000, 1_000_000, 250_000, 0, 10),
+        WorkerLife("twice", "w", 2, 10_000_000, 8_000_000, 2_000_000, 0, 10),
+        WorkerLife("more", "w", 1, 1_000_000, 1_000_000, 0, 0, 10),
+    ]
+    await store.close()
 
 
 def test_a_migration_that_breaks_off_leaves_the_file_as_it_was(tmp_path: Path) -> None:
@@ -113,7 +140,7 @@ async def test_an_older_ledger_is_not_changed_by_who_only_looks(tmp_path: Path) 
     path = old_file(tmp_path)
     before = dump(path)
     database = Database(sa.URL.create("sqlite", database=str(path)))
-    with pytest.raises(BadLedger, match="revision none, not 0003"):
+    with pytest.raises(BadLedger, match="revision none, not 0004"):
         check_current(database)
     database.dispose()
     assert dump(path) == before
@@ -125,5 +152,5 @@ async def test_gateways_that_start_together_do_not_collide(place: sa.URL, ask: A
     await asyncio.gather(*(store.append(row(n)) for n, store in enumerate(stores)))
     await asyncio.gather(*(store.close() for store in stores))
 
-    assert ask("SELECT version_num FROM alembic_version") == [("0003",)]
+    assert ask("SELECT version_num FROM alembic_version") == [("0004",)]
     assert len(ask("SELECT * FROM requests")) == 6

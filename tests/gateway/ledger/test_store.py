@@ -130,8 +130,8 @@ async def test_a_row_that_the_database_refuses_takes_no_other_with_it(
 
 
 async def test_of_a_workers_words_the_one_of_the_greatest_uptime_stays(place: sa.URL) -> None:
-    early = WorkerLife("i-1", "w-1", 5, 1.0, 0.5, 0.25, 10)
-    late = replace(early, uptime_s=9.0, busy_s=4.0)
+    early = WorkerLife("i-1", "w-1", 5, 1000, 500, 200, 50, 10)
+    late = replace(early, uptime_us=9000, busy_us=4000)
     other = replace(early, incarnation="i-2", started_at_us=6)
     async with opened(place) as first, opened(place) as second:
         await asyncio.gather(

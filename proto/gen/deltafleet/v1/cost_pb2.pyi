@@ -68,7 +68,7 @@ class GetCostReportResponse(_message.Message):
     BASELINES_FIELD_NUMBER: _builtins.int
     UNALLOTTED_NANO_USD_FIELD_NUMBER: _builtins.int
     unallotted_nano_usd: _builtins.int
-    """Cost of idle and loading time during which no request of any group computed."""
+    """Cost of loading, switching and idle time in which no request of any group computed."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerCost]:
         """One for each worker's life, the latest first; not cut by start_time and end_time."""
@@ -79,7 +79,7 @@ class GetCostReportResponse(_message.Message):
 
     @_builtins.property
     def total(self) -> Global___CostGroup:
-        """All of them together, with the idle and loading time that no group bears."""
+        """All of them together, with what no group bears of the time in which nothing computed."""
 
     @_builtins.property
     def baselines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Baseline]:
@@ -141,6 +141,9 @@ class CostGroup(_message.Message):
     NANO_USD_PER_MTOK_FIELD_NUMBER: _builtins.int
     EFFECTIVE_NANO_USD_PER_MTOK_OUTPUT_FIELD_NUMBER: _builtins.int
     BASELINES_FIELD_NUMBER: _builtins.int
+    LOADING_NANO_USD_FIELD_NUMBER: _builtins.int
+    SWITCHING_NANO_USD_FIELD_NUMBER: _builtins.int
+    IDLE_NANO_USD_FIELD_NUMBER: _builtins.int
     request_count: _builtins.int
     """Finished requests, the failed and cancelled ones included."""
     answered_count: _builtins.int
@@ -152,7 +155,9 @@ class CostGroup(_message.Message):
     cost_nano_usd: _builtins.int
     """Their share of busy time at the workers' prices, or the closed API's bill."""
     overhead_nano_usd: _builtins.int
-    """Their share of idle and loading time, in proportion to busy time. Shares sum to the whole."""
+    """Their share of the time in which workers computed nothing, in proportion to busy time. Shares
+    sum to the whole.
+    """
     effective_cost_nano_usd: _builtins.int
     """The two together."""
     nano_usd_per_mtok_output: _builtins.int
@@ -161,6 +166,12 @@ class CostGroup(_message.Message):
     """cost_nano_usd for a million tokens, prompts' and output. Unset: there were none."""
     effective_nano_usd_per_mtok_output: _builtins.int
     """effective_cost_nano_usd for a million output tokens. Unset: there were none."""
+    loading_nano_usd: _builtins.int
+    """Of overhead_nano_usd, building weights. This and the two below add up to it."""
+    switching_nano_usd: _builtins.int
+    """Changing the live weights, where an engine has one set of them."""
+    idle_nano_usd: _builtins.int
+    """Neither."""
     @_builtins.property
     def key(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What was asked for in `by`, with this group's value. A day is YYYY-MM-DD."""
@@ -189,10 +200,13 @@ class CostGroup(_message.Message):
         nano_usd_per_mtok: _builtins.int | None = ...,
         effective_nano_usd_per_mtok_output: _builtins.int | None = ...,
         baselines: _abc.Iterable[Global___BaselineComparison] | None = ...,
+        loading_nano_usd: _builtins.int = ...,
+        switching_nano_usd: _builtins.int = ...,
+        idle_nano_usd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_effective_nano_usd_per_mtok_output", b"_effective_nano_usd_per_mtok_output", "_nano_usd_per_mtok", b"_nano_usd_per_mtok", "_nano_usd_per_mtok_output", b"_nano_usd_per_mtok_output", "busy_time", b"busy_time", "effective_nano_usd_per_mtok_output", b"effective_nano_usd_per_mtok_output", "nano_usd_per_mtok", b"nano_usd_per_mtok", "nano_usd_per_mtok_output", b"nano_usd_per_mtok_output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_effective_nano_usd_per_mtok_output", b"_effective_nano_usd_per_mtok_output", "_nano_usd_per_mtok", b"_nano_usd_per_mtok", "_nano_usd_per_mtok_output", b"_nano_usd_per_mtok_output", "answered_count", b"answered_count", "baselines", b"baselines", "busy_time", b"busy_time", "cost_nano_usd", b"cost_nano_usd", "effective_cost_nano_usd", b"effective_cost_nano_usd", "effective_nano_usd_per_mtok_output", b"effective_nano_usd_per_mtok_output", "key", b"key", "nano_usd_per_mtok", b"nano_usd_per_mtok", "nano_usd_per_mtok_output", b"nano_usd_per_mtok_output", "output_token_count", b"output_token_count", "overhead_nano_usd", b"overhead_nano_usd", "prompt_token_count", b"prompt_token_count", "request_count", b"request_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_effective_nano_usd_per_mtok_output", b"_effective_nano_usd_per_mtok_output", "_nano_usd_per_mtok", b"_nano_usd_per_mtok", "_nano_usd_per_mtok_output", b"_nano_usd_per_mtok_output", "answered_count", b"answered_count", "baselines", b"baselines", "busy_time", b"busy_time", "cost_nano_usd", b"cost_nano_usd", "effective_cost_nano_usd", b"effective_cost_nano_usd", "effective_nano_usd_per_mtok_output", b"effective_nano_usd_per_mtok_output", "idle_nano_usd", b"idle_nano_usd", "key", b"key", "loading_nano_usd", b"loading_nano_usd", "nano_usd_per_mtok", b"nano_usd_per_mtok", "nano_usd_per_mtok_output", b"nano_usd_per_mtok_output", "output_token_count", b"output_token_count", "overhead_nano_usd", b"overhead_nano_usd", "prompt_token_count", b"prompt_token_count", "request_count", b"request_count", "switching_nano_usd", b"switching_nano_usd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__effective_nano_usd_per_mtok_output: _TypeAlias = _typing.Literal["effective_nano_usd_per_mtok_output"]  # noqa: Y015
     _WhichOneofArgType__effective_nano_usd_per_mtok_output: _TypeAlias = _typing.Literal["_effective_nano_usd_per_mtok_output", b"_effective_nano_usd_per_mtok_output"]  # noqa: Y015
@@ -281,6 +295,7 @@ class Baseline(_message.Message):
     CACHED_INPUT_SHARE_FIELD_NUMBER: _builtins.int
     REASONING_MULTIPLIER_FIELD_NUMBER: _builtins.int
     IS_BATCH_FIELD_NUMBER: _builtins.int
+    TOKENIZER_FIELD_NUMBER: _builtins.int
     baseline: _builtins.str
     """Its name, as in fleet.yaml."""
     price: _builtins.str
@@ -300,7 +315,7 @@ class Baseline(_message.Message):
     output_usd_per_mtok: _builtins.str
     """Of output tokens."""
     characters_per_token: _builtins.str
-    """Its tokens are counted by so many characters each, decimal."""
+    """Without a tokenizer, its tokens are counted by so many characters each, decimal."""
     characters_per_token_is: _builtins.str
     """How that is known: "measured", "rule of thumb" or "set in fleet.yaml"."""
     cached_input_share: _builtins.str
@@ -309,6 +324,8 @@ class Baseline(_message.Message):
     """Output tokens that it is taken to bill per visible one, decimal."""
     is_batch: _builtins.bool
     """At the prices of requests that may wait."""
+    tokenizer: _builtins.str
+    """The public tokenizer that its tokens are counted with. Empty: it has none."""
     def __init__(
         self,
         *,
@@ -326,10 +343,11 @@ class Baseline(_message.Message):
         cached_input_share: _builtins.str = ...,
         reasoning_multiplier: _builtins.str = ...,
         is_batch: _builtins.bool = ...,
+        tokenizer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_days", b"age_days", "as_of", b"as_of", "baseline", b"baseline", "cached_input_share", b"cached_input_share", "cached_input_usd_per_mtok", b"cached_input_usd_per_mtok", "characters_per_token", b"characters_per_token", "characters_per_token_is", b"characters_per_token_is", "input_usd_per_mtok", b"input_usd_per_mtok", "is_batch", b"is_batch", "output_usd_per_mtok", b"output_usd_per_mtok", "price", b"price", "price_is_stale", b"price_is_stale", "reasoning_multiplier", b"reasoning_multiplier", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_days", b"age_days", "as_of", b"as_of", "baseline", b"baseline", "cached_input_share", b"cached_input_share", "cached_input_usd_per_mtok", b"cached_input_usd_per_mtok", "characters_per_token", b"characters_per_token", "characters_per_token_is", b"characters_per_token_is", "input_usd_per_mtok", b"input_usd_per_mtok", "is_batch", b"is_batch", "output_usd_per_mtok", b"output_usd_per_mtok", "price", b"price", "price_is_stale", b"price_is_stale", "reasoning_multiplier", b"reasoning_multiplier", "source", b"source", "tokenizer", b"tokenizer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -349,6 +367,10 @@ class WorkerCost(_message.Message):
     UPTIME_COST_NANO_USD_FIELD_NUMBER: _builtins.int
     IDLE_COST_NANO_USD_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
+    SWITCH_S_FIELD_NUMBER: _builtins.int
+    BUSY_COST_NANO_USD_FIELD_NUMBER: _builtins.int
+    LOAD_COST_NANO_USD_FIELD_NUMBER: _builtins.int
+    SWITCH_COST_NANO_USD_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """Its name."""
     incarnation: _builtins.str
@@ -358,11 +380,19 @@ class WorkerCost(_message.Message):
     busy_s: _builtins.float
     """Seconds computing answers."""
     load_s: _builtins.float
-    """Seconds building weights."""
+    """Seconds building weights and computing nothing."""
     uptime_cost_nano_usd: _builtins.int
-    """uptime_s at its price."""
+    """uptime_s at its price: the four costs below, to the nano-dollar."""
     idle_cost_nano_usd: _builtins.int
-    """The part of it in which nothing was computed or built."""
+    """The part of it in which nothing was computed, built or switched."""
+    switch_s: _builtins.float
+    """Seconds changing the live weights and computing nothing."""
+    busy_cost_nano_usd: _builtins.int
+    """The part of uptime_cost_nano_usd that computed: what its requests share."""
+    load_cost_nano_usd: _builtins.int
+    """The part that built weights."""
+    switch_cost_nano_usd: _builtins.int
+    """The part that switched them."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it started."""
@@ -378,10 +408,14 @@ class WorkerCost(_message.Message):
         uptime_cost_nano_usd: _builtins.int = ...,
         idle_cost_nano_usd: _builtins.int = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
+        switch_s: _builtins.float = ...,
+        busy_cost_nano_usd: _builtins.int = ...,
+        load_cost_nano_usd: _builtins.int = ...,
+        switch_cost_nano_usd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_s", b"busy_s", "idle_cost_nano_usd", b"idle_cost_nano_usd", "incarnation", b"incarnation", "load_s", b"load_s", "start_time", b"start_time", "uptime_cost_nano_usd", b"uptime_cost_nano_usd", "uptime_s", b"uptime_s", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_cost_nano_usd", b"busy_cost_nano_usd", "busy_s", b"busy_s", "idle_cost_nano_usd", b"idle_cost_nano_usd", "incarnation", b"incarnation", "load_cost_nano_usd", b"load_cost_nano_usd", "load_s", b"load_s", "start_time", b"start_time", "switch_cost_nano_usd", b"switch_cost_nano_usd", "switch_s", b"switch_s", "uptime_cost_nano_usd", b"uptime_cost_nano_usd", "uptime_s", b"uptime_s", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

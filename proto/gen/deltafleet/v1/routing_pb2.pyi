@@ -235,8 +235,8 @@ class Decision(_message.Message):
 
     @_builtins.property
     def contributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contribution]:
-        """Answers that were made on the way to the caller's, first to last: the one that was not sure
-        enough, or those of a mixture. The summary's cost holds theirs.
+        """Answers that were made on the way to the caller's, first to last: the one that was not good
+        enough, what a verifier said of it, or those of a mixture. The summary's cost holds theirs.
         """
 
     def __init__(
@@ -275,7 +275,7 @@ class Contribution(_message.Message):
     cost_nano_usd: _builtins.int
     """What it cost, in nano-dollars."""
     confidence: _builtins.float
-    """How probably it was right, 0 to 1. Unset: nobody asked."""
+    """How probably it was right, 0 to 1. Unset: nobody asked, or it is not known."""
     def __init__(
         self,
         *,

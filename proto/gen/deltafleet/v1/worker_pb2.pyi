@@ -81,7 +81,7 @@ class RunRequest(_message.Message):
     priority: _inference_pb2.Priority.ValueType
     """Who goes first. Unset: standard."""
     wants_logprob: _builtins.bool
-    """Whether the last response is to tell mean_logprob. Only the transformers engine can."""
+    """Whether the last response is to tell mean_logprob. An OpenAI-compatible server may not."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_routing_pb2.ChatMessage]:
         """The conversation."""
@@ -142,7 +142,8 @@ class RunResponse(_message.Message):
     """Set in the last response only."""
     mean_logprob: _builtins.float
     """In the last response, where asked for: the mean over the answer's tokens, its end included, of
-    the natural logarithm of the probability that the model gave each, at temperature 1.
+    the natural logarithm of the probability that the model gave each, at temperature 1. From an
+    OpenAI-compatible server: over the tokens of which it tells that. Unset: it is not known.
     """
     queue_s: _builtins.float
     """Seconds from the worker's taking the request to its first step. Unset: not known."""
@@ -398,6 +399,11 @@ class WatchStatusResponse(_message.Message):
     ENGINE_FIELD_NUMBER: _builtins.int
     SWITCH_COUNT_FIELD_NUMBER: _builtins.int
     SWITCHES_FIELD_NUMBER: _builtins.int
+    SWITCH_S_FIELD_NUMBER: _builtins.int
+    PREFILL_S_FIELD_NUMBER: _builtins.int
+    PREFILL_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    DECODE_S_FIELD_NUMBER: _builtins.int
+    DECODE_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """Name in fleet.yaml."""
     incarnation: _builtins.str
@@ -411,17 +417,36 @@ class WatchStatusResponse(_message.Message):
     memory_budget_bytes: _builtins.int
     """Memory that weights may take."""
     uptime_s: _builtins.float
-    """Seconds up, since start_time."""
+    """Seconds up, since start_time. It, busy_s, load_s and switch_s are of one moment and whole
+    microseconds, and no second is in two of the three: what they leave of uptime_s is idle.
+    """
     busy_s: _builtins.float
     """Of them computing."""
     load_s: _builtins.float
-    """Of them building or switching weights."""
+    """Of them building weights while nothing computed and no live weights were changed."""
     price_nano_usd_per_hour: _builtins.int
     """Price of the worker per hour, in nano-dollars."""
     engine: _builtins.str
     """The engine: "transformers" or "vllm"; "openai" where the gateway speaks for a server."""
     switch_count: _builtins.int
     """How often the live weights changed; 0 for an engine that has many sets of them."""
+    switch_s: _builtins.float
+    """Seconds in which the live weights were changed and nothing computed; 0 for an engine that has
+    many sets of them.
+    """
+    prefill_s: _builtins.float
+    """Of busy_s, reading prompts. This and the three below are sums since start_time, so that a rate
+    is a difference of tokens over one of seconds; what was broken off is in none of them. All 0:
+    not known.
+    """
+    prefill_token_count: _builtins.int
+    """Tokens of prompts that were computed, those that no cache had."""
+    decode_s: _builtins.float
+    """Of busy_s, going on with answers."""
+    decode_token_count: _builtins.int
+    """Tokens of answers that were computed, but for each answer's first: it comes out of reading its
+    prompt.
+    """
     @_builtins.property
     def loaded(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoadedModel]:
         """Models whose weights are in memory."""
@@ -454,10 +479,15 @@ class WatchStatusResponse(_message.Message):
         engine: _builtins.str = ...,
         switch_count: _builtins.int = ...,
         switches: Global___DurationCounts | None = ...,
+        switch_s: _builtins.float = ...,
+        prefill_s: _builtins.float = ...,
+        prefill_token_count: _builtins.int = ...,
+        decode_s: _builtins.float = ...,
+        decode_token_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time", "switches", b"switches"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_s", b"busy_s", "engine", b"engine", "incarnation", b"incarnation", "load_s", b"load_s", "loaded", b"loaded", "memory_budget_bytes", b"memory_budget_bytes", "price_nano_usd_per_hour", b"price_nano_usd_per_hour", "queued_count", b"queued_count", "running_count", b"running_count", "start_time", b"start_time", "state", b"state", "switch_count", b"switch_count", "switches", b"switches", "uptime_s", b"uptime_s", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_s", b"busy_s", "decode_s", b"decode_s", "decode_token_count", b"decode_token_count", "engine", b"engine", "incarnation", b"incarnation", "load_s", b"load_s", "loaded", b"loaded", "memory_budget_bytes", b"memory_budget_bytes", "prefill_s", b"prefill_s", "prefill_token_count", b"prefill_token_count", "price_nano_usd_per_hour", b"price_nano_usd_per_hour", "queued_count", b"queued_count", "running_count", b"running_count", "start_time", b"start_time", "state", b"state", "switch_count", b"switch_count", "switch_s", b"switch_s", "switches", b"switches", "uptime_s", b"uptime_s", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

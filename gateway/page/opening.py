@@ -1,0 +1,50 @@
+"""The metrics port of one gateway, from its settings and parts."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+from prometheus_client import CollectorRegistry, disable_created_metrics
+
+from gateway.page.server import MetricsPort, make_app
+from gateway.page.state import PageState, Sources
+from gateway.settings import Settings
+from model_pool.settings import BASE_MODEL, SettingsError
+
+log = logging.getLogger("gateway")
+
+
+def open_metrics_port(
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    registry: CollectorRegistry,
+    sources: Sources,
+) -> str:
+    """Serve /metrics and the page until the stack unwinds; returns host:port.
+
+    Raises SettingsError where that address is taken.
+    """
+    # A second series for each counter, which nobody reads.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    address = settings.server.metrics
+    try:
+        port = MetricsPort(address)
+    except (OSError, ValueError, OverflowError) as error:
+        raise SettingsError(f"server.metrics: cannot listen on {address}: {error}") from None
+    stack.push_async_callback(port.stop)
+    port.start(make_app(registry, PageState(sources)))
+    log.info("metrics_listening", extra={"address": port.address})
+    return port.address
+
+
+def engines(settings: Settings) -> dict[str, str]:
+    """What each worker runs on, as fleet.yaml says."""
+    pool = settings.pool
+    return {one.name: "openai" if one.openai else pool.engine for one in pool.workers}
+
+
+def model_names_by_file(settings: Settings) -> dict[str, str]:
+    """The fleet's models by the names of the files that they come from, as lineages tell them."""
+    names = {one.source.name: name for name, one in settings.specialists.items()}
+    return names | {settings.base.path.name: BASE_MODEL}
