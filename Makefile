@@ -13,7 +13,7 @@ K8S_SCHEMAS := tests/k8s/node_modules/.installed
 POSTGRES := build/postgres/bin/postgres
 CHROMIUM := build/chromium/bin/chromium
 
-.PHONY: help install demo serve test images test-images monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs soak-costs kill-ledger page-screenshot vendor-page clean
+.PHONY: help install demo serve test images test-images monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs soak-costs kill-ledger load load-compare load-results page-screenshot vendor-page clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -115,6 +115,19 @@ soak-costs: $(INSTALLED) vllm-env ## send traffic of all kinds for twice SOAK_MI
 
 kill-ledger: $(INSTALLED) $(POSTGRES) ## kill the ledger's writers and server, count what is lost; writes gateway/LEDGER.md
 	$(BIN)/python -m benchmarks.ledger_kills
+
+# SCENARIO: a file of loadtests/scenarios by its name. LOCUST_WORKERS: processes that send; default:
+# one, without a master. HOST: the gRPC address of gateways that run already, METRICS: of their pages.
+SCENARIO ?= steady
+LOCUST_WORKERS ?= 0
+load: $(INSTALLED) $(POSTGRES) ## run a load test: SCENARIO=steady [LOCUST_WORKERS=2] [HOST=host:port METRICS=host:port]; writes build/load
+	$(BIN)/python -m loadtests run $(SCENARIO) --workers $(LOCUST_WORKERS) --host '$(HOST)' --metrics '$(METRICS)'
+
+load-compare: $(INSTALLED) ## compare two load tests: A=build/load/... B=build/load/...
+	@$(BIN)/python -m loadtests compare $(A) $(B)
+
+load-results: $(INSTALLED) $(POSTGRES) ## run every load test (about 15 minutes); writes loadtests/RESULTS.md
+	$(BIN)/python -m loadtests results --workers $(LOCUST_WORKERS)
 
 page-screenshot: $(INSTALLED) $(CHROMIUM) ## ask the embedded fleet for a while and take a picture of its page; writes docs/page.png
 	$(BIN)/python -m examples.demo.picture

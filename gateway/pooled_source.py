@@ -10,6 +10,7 @@ from typing import Any
 from deltafleet.v1 import worker_pb2
 from gateway.answer import AnswerPiece
 from gateway.pricing import time_cost_nano_usd
+from model_pool.errors import PoolSaturated
 from model_pool.pool import Lease, Pool
 from model_pool.rpc import time_left_s
 
@@ -32,6 +33,9 @@ class PooledSource:
             ):
                 async for last in responses:
                     yield _piece(lease, last)
+        except PoolSaturated:
+            lease = None  # nothing of it ran, so that there is no rest
+            raise
         finally:  # its place is free by now
             if lease is not None and not last.finish_reason:
                 await _to_its_end(self._tell_rest(lease, request, last))

@@ -35,8 +35,12 @@ class ActiveJob:
         model: LoadedModel,
         entered_s: float,
         on_end: Callable[[Usage], None] | None,
+        ahead_count: int = 0,
     ) -> None:
-        """entered_s: when it was queued, on the clock of `charge`. on_end: see Engine."""
+        """entered_s: when it was queued, on the clock of `charge`. on_end: see Engine.
+
+        ahead_count: how many of its model waited then.
+        """
         self.job = job
         self._on_end = on_end
         self.model = model
@@ -50,7 +54,8 @@ class ActiveJob:
         self._limit = 0
         self._output_token_count = 0
         self._busy_s = 0.0
-        self._entered_s = entered_s
+        self.entered_s = entered_s
+        self.ahead_count = ahead_count
         self._queue_s: float | None = None
         self._new_text = ""
         self._log_probability = LogProbabilityMean()
@@ -89,7 +94,7 @@ class ActiveJob:
         """Add this job's share of a step."""
         self._busy_s += seconds
         if self._queue_s is None:
-            self._queue_s = max(0.0, step_began_s - self._entered_s)
+            self._queue_s = max(0.0, step_began_s - self.entered_s)
 
     def take_piece(self) -> Piece | None:
         """What the last token made visible, if anything."""

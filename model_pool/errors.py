@@ -65,7 +65,7 @@ class MessageTooLarge(FleetError):
 
 
 class PoolSaturated(FleetError):
-    """Every worker is at its limit."""
+    """Every worker is at its limit, or an answer would come too late."""
 
     reason = ErrorReason.ERROR_REASON_POOL_SATURATED
 

@@ -22,12 +22,15 @@ from model_pool.errors import (
     PromptTooLong,
     UnknownModel,
 )
+from model_pool.line_forecast import LineForecast
 from model_pool.step_loop import Delivery, StepLoop
 from model_pool.token_work import TokenWork
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # When a full queue may have room again: an answer takes about as long.
 RETRY_AFTER_S = 1.0
+# Forecasts are of the middle: of those that would just be in time, half would be late.
+CAUTION = 1.5
 
 
 class TransformersEngine:
@@ -69,6 +72,7 @@ class TransformersEngine:
         self._time = EngineTime(clock)
         self._work = TokenWork()
         self._changes = Durations()
+        self._line = LineForecast()
         self._base: BaseModel | None = None
         self._steps: StepLoop | None = None
         self._loader = ThreadPoolExecutor(1, "engine-load")
@@ -128,8 +132,9 @@ class TransformersEngine:
     ) -> AsyncGenerator[Piece, None]:
         """Stream the answer. on_end: see Engine.
 
-        Raises PromptTooLong, UnknownModel (not loaded), PoolSaturated (queue full) before the
-        first piece; EngineFailed when the computing failed.
+        Raises PromptTooLong, UnknownModel (not loaded), PoolSaturated (the queue is full, or too
+        long for the time that the job has left) before the first piece; EngineFailed when the
+        computing failed.
         """
         try:
             active = self._enter(job, on_end)
@@ -146,12 +151,18 @@ class TransformersEngine:
             raise
         try:
             piece = await _next_piece(active)
+            self._line.started(job.model, active.ahead_count, piece.usage.queue_s or 0.0)
             while piece.finish_reason is None:
                 yield piece
                 piece = await _next_piece(active)
+            run_s = self._now_s() - active.entered_s - (piece.usage.queue_s or 0.0)
+            self._line.ended(job.model, run_s)
             yield piece
         finally:
             active.is_cancelled = True
+            if active.usage.queue_s is None:
+                waited_s = self._now_s() - active.entered_s
+                self._line.gave_up(job.model, active.ahead_count, waited_s)
             self._leave(active)
 
     def report(self) -> EngineReport:
@@ -207,9 +218,26 @@ class TransformersEngine:
                 retry_after_s=RETRY_AFTER_S,
                 queued_count=queued_count,
             )
-        active = ActiveJob(job, self._models[job.model], self._time.now_us() / US_PER_S, on_end)
+        ahead_count = self._ahead_count(job)
+        active = ActiveJob(job, self._models[job.model], self._now_s(), on_end, ahead_count)
         self._jobs.add(active)
         return active
+
+    def _now_s(self) -> float:
+        """On the clock of `ActiveJob.charge`."""
+        return self._time.now_us() / US_PER_S
+
+    def _ahead_count(self, job: Job) -> int:
+        """How many of its model wait. Raises PoolSaturated where they leave it too little time."""
+        count = sum(one.job.model == job.model and not one.is_running for one in self._jobs)
+        needed_s = CAUTION * self._line.total_s(job.model, count)
+        if needed_s > job.time_left_s:
+            raise PoolSaturated(
+                f"{count} requests for {job.model} wait, so that the answer would come too late",
+                retry_after_s=max(RETRY_AFTER_S, needed_s - job.time_left_s),
+                queued_count=count,
+            )
+        return count
 
     async def _read(self, active: ActiveJob) -> None:
         """Read the prompt off the event loop. Raises PromptTooLong."""

@@ -7,6 +7,7 @@ import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -306,3 +307,20 @@ async def test_weights_in_sixteen_bits_answer(fleet: Fleet) -> None:
     await engine.stop()
 
     assert all(answers)
+
+
+async def test_who_would_be_late_is_told_at_once(start: Start, watch: ForwardWatch) -> None:
+    """And only who finds others waiting: the forecast is of their line."""
+    async with start(max_running_count=1) as engine:
+        hurried = replace(job("hurry"), time_left_s=1e-9)
+        await asyncio.gather(*(pieces_of(engine, job("learn")) for _ in range(3)))
+        watch.close_gate()
+        waiting = await submit(engine, [job("one"), job("two"), job("three")])
+        with pytest.raises(PoolSaturated, match="too late") as refusal:
+            await pieces_of(engine, hurried)
+        patient = asyncio.create_task(pieces_of(engine, job("patient")))
+        watch.open_gate()
+        await asyncio.gather(*waiting, patient)
+
+        assert refusal.value.retry_after_s is not None
+        assert await pieces_of(engine, hurried), "nobody waits any more"

@@ -43,7 +43,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: size_bytes, limit_bytes.
     """
     ERROR_REASON_POOL_SATURATED: _ErrorReason.ValueType  # 8
-    """UNAVAILABLE: every worker is at its limit. RetryInfo says when to come back."""
+    """UNAVAILABLE: every worker is at its limit, or what waits leaves too little of the deadline.
+    RetryInfo says when to come back.
+    """
     ERROR_REASON_NO_WORKER_READY: _ErrorReason.ValueType  # 9
     """UNAVAILABLE: no worker is ready. RetryInfo says when to come back."""
     ERROR_REASON_WORKER_LOST: _ErrorReason.ValueType  # 10
@@ -105,7 +107,9 @@ ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 7
 Metadata: size_bytes, limit_bytes.
 """
 ERROR_REASON_POOL_SATURATED: ErrorReason.ValueType  # 8
-"""UNAVAILABLE: every worker is at its limit. RetryInfo says when to come back."""
+"""UNAVAILABLE: every worker is at its limit, or what waits leaves too little of the deadline.
+RetryInfo says when to come back.
+"""
 ERROR_REASON_NO_WORKER_READY: ErrorReason.ValueType  # 9
 """UNAVAILABLE: no worker is ready. RetryInfo says when to come back."""
 ERROR_REASON_WORKER_LOST: ErrorReason.ValueType  # 10
