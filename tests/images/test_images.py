@@ -188,6 +188,24 @@ async def test_the_demo_is_answered_by_containers(deployed: Deployed) -> None:
     assert {one.response.summary.worker for one in answers} <= {"pod-0", "pod-1"}
 
 
+async def test_a_load_test_finds_nothing_wrong_with_containers(
+    deployed: Deployed, tmp_path: Path
+) -> None:
+    """locust's smoke scenario: routes, answers, rows, counters and costs are marked."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "loadtests", "run", "smoke", "--out", str(tmp_path)),
+        *("--host", deployed.address, "--metrics", deployed.metrics),
+        cwd=REPO,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    told, _ = await process.communicate()
+    assert process.returncode == 0, told.decode()
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["passed"]
+    sys.stderr.write("\n" + "\n".join(told.decode().splitlines()[-12:]))
+
+
 def read(address: str) -> str:
     with urllib.request.urlopen(f"http://{address}") as answer:
         text: str = answer.read().decode()
