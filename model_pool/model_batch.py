@@ -103,15 +103,16 @@ class ModelBatch:
 
     def drop_ended(self) -> list[ActiveJob]:
         """Take out the jobs that are finished or cancelled. Returns the cancelled ones."""
-        cancelled = [job for job in self.jobs() if job.is_cancelled]
+        # Asked once: the event loop may cancel another one meanwhile, whose end would not be told.
+        cancelled = {job for job in self.jobs() if job.is_cancelled}
         for row in range(len(self._rows) - 1, -1, -1):
-            if _is_ended(self._rows[row]):
+            if self._rows[row] in cancelled or self._rows[row].finish_reason is not None:
                 self._cache.remove(row)
                 self._rows[row] = self._rows[-1]
                 self._rows.pop()
-        self.waiting = deque(job for job in self.waiting if not job.is_cancelled)
-        self._admitted = deque(job for job in self._admitted if not job.is_cancelled)
-        return cancelled
+        self.waiting = deque(job for job in self.waiting if job not in cancelled)
+        self._admitted = deque(job for job in self._admitted if job not in cancelled)
+        return list(cancelled)
 
     def drop_running(self) -> list[ActiveJob]:
         """Take out every job that has a place, and what it had cached."""
@@ -169,7 +170,3 @@ def _choose(logits: torch.Tensor, jobs: list[ActiveJob]) -> tuple[list[int], lis
     token_ids = choose_tokens(logits, [job.chooser for job in jobs])
     wanted = [job.job.wants_log_probability for job in jobs]
     return token_ids, log_probabilities(logits, token_ids, wanted)
-
-
-def _is_ended(job: ActiveJob) -> bool:
-    return job.is_cancelled or job.finish_reason is not None
