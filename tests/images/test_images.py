@@ -138,7 +138,7 @@ def test_an_image_is_small_plain_and_unprivileged(image: str) -> None:
 
     look = (
         "for name in gcc cc g++ make git; do command -v $name; done; "
-        "ls -d /root/.cache /tmp/* /var/cache/apt/archives/*.deb /src /pip /opt/venv/bin/pip* "
+        "ls -d ~root/.cache /tmp/* /var/cache/apt/archives/*.deb /src /pip /opt/venv/bin/pip* "
         "/opt/venv/lib/python*/site-packages/pip 2>/dev/null; "
         "find / -xdev -name '.env' -o -xdev -name 'pip.conf' -o -xdev -name '*.sqlite3'; true"
     )
