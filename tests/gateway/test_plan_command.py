@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from support import command
-from support.command import Ended
 from support.fleet import DEMO
+from support.plan_command import planned, run
 
 SPECIALISTS = ["arithmetic", "sql", "functions", "entities", "triage", "sentiment", "translation"]
-
-
-async def run(*arguments: object) -> Ended:
-    """deltafleet plan ARGUMENTS."""
-    return await command.run("plan", *arguments)
-
-
-async def planned(*arguments: object) -> dict[str, Any]:
-    """The JSON object that it prints."""
-    ended = await run(*arguments, "--json")
-    assert ended.code == 0, ended.errors
-    found: dict[str, Any] = json.loads(ended.output)
-    return found
 
 
 async def test_a_7b_fleet_is_planned_without_files() -> None:

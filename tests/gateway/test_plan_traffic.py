@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from support import command
-from support.command import Ended
 from support.fleet import DEMO, running_fleet
+from support.plan_command import planned, run
 
 A_YEAR_USD = 15_000
-
-
-async def run(*arguments: object) -> Ended:
-    """deltafleet plan ARGUMENTS."""
-    return await command.run("plan", *arguments)
-
-
-async def planned(*arguments: object) -> dict[str, Any]:
-    """The JSON object that it prints."""
-    ended = await run(*arguments, "--json")
-    assert ended.code == 0, ended.errors
-    found: dict[str, Any] = json.loads(ended.output)
-    return found
 
 
 async def test_one_a10g_serves_a_7b_specialist_for_15_000_usd_a_year_or_less() -> None:
