@@ -20,6 +20,7 @@ from deltafleet.v1 import (
     routing_pb2_grpc,
 )
 from gateway.answering import Answering
+from gateway.caller import admit_anybody
 from gateway.classifier import Cascade, Classifier
 from gateway.closed_apis.apis import ClosedApis
 from gateway.closed_apis.opening import open_closed_apis
@@ -67,6 +68,7 @@ from gateway.settings import Ledger as LedgerSettings
 from gateway.settings import Settings
 from gateway.spending_metrics import SpendingCollector
 from gateway.wait_metrics import WaitCollector
+from gateway.walk import Walk
 from gateway.worker_lives import LifeRecorder
 from gateway.worker_metrics import WorkerCollector
 from model_pool.discovery import Discovery
@@ -222,7 +224,7 @@ class Gateway:
         )
         baselines = {name: one.price for name, one in self._baselines.items()}
         finished = FinishedRequests()
-        inference = InferenceServicer(
+        walk = Walk(
             planner,
             answering,
             Ledger(store, metrics, forecast, baselines, self._counter, on_finish=finished.add),
@@ -230,10 +232,11 @@ class Gateway:
             default_output_token_count=settings.server.default_output_token_count,
             stale_baselines=lambda: stale_names(self._baselines, datetime.now(UTC)),
         )
-        routing = RoutingServicer(planner, feedback, metrics)
+        inference = InferenceServicer(walk)
+        routing = RoutingServicer(walk, feedback, metrics)
         models = FleetServicer(self.targets, descriptions(settings), pool)
         costs = CostServicer(store, self._baselines)
-        door = GrpcDoor(settings.server, metrics.call_ended)
+        door = GrpcDoor(settings.server, admit_anybody, metrics.call_ended)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, door.server)
         routing_pb2_grpc.add_RoutingServiceServicer_to_server(routing, door.server)
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(models, door.server)

@@ -9,7 +9,7 @@ from gateway.answer import AnswerPiece
 from gateway.ledger_store import RequestRow
 from gateway.ledger_store.rows import new_row_id
 from gateway.router import Route
-from model_pool.rpc import current_trace
+from model_pool.call import current_trace
 
 
 class Entry:

@@ -10,6 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from deltafleet.v1 import cost_pb2, fleet_pb2, inference_pb2, routing_pb2
+from gateway.caller import Admission
 from gateway.settings import Server
 from model_pool.pool import Pool
 from model_pool.rpc import HARD_LIMIT_BYTES, Door
@@ -27,8 +28,10 @@ SERVICES = (
 class GrpcDoor:
     """What callers reach. Services are added to `server`, then `start` opens it."""
 
-    def __init__(self, settings: Server, on_call_end: Callable[..., None]) -> None:
-        """on_call_end: see model_pool.rpc.Door."""
+    def __init__(
+        self, settings: Server, admit: Admission, on_call_end: Callable[..., None]
+    ) -> None:
+        """admit: finds out who calls. It and on_call_end: see model_pool.rpc.Door."""
         self._settings = settings
         self._health = health.aio.HealthServicer()
         self.server = grpc.aio.server(
@@ -36,6 +39,7 @@ class GrpcDoor:
                 Door(
                     max_message_bytes=settings.max_message_bytes,
                     default_deadline_s=settings.default_deadline_s,
+                    on_begin=admit,
                     on_end=on_call_end,
                 )
             ],

@@ -18,8 +18,8 @@ from gateway.metrics import Metrics
 from gateway.pricing import TokenPrice, baseline_costs_nano_usd
 from gateway.router import Route
 from gateway.token_counter import TokenCounter
+from model_pool.call import time_left_s
 from model_pool.errors import DeadlineExceeded, FleetError
-from model_pool.rpc import time_left_s
 
 log = logging.getLogger("gateway.access")
 

@@ -10,9 +10,9 @@ from typing import Any
 from deltafleet.v1 import worker_pb2
 from gateway.answer import AnswerPiece
 from gateway.pricing import time_cost_nano_usd
+from model_pool.call import time_left_s
 from model_pool.errors import PoolSaturated
 from model_pool.pool import Lease, Pool
-from model_pool.rpc import time_left_s
 
 
 class PooledSource:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deltafleet.v1 import inference_pb2, routing_pb2, worker_pb2
@@ -11,7 +11,6 @@ from gateway.errors import EmptyPrompt
 from gateway.router import Constraints
 from model_pool.errors import InvalidParameter
 
-CALLER_KEY = "deltafleet-caller"
 LARGEST_MESSAGE_COUNT = 256
 LONGEST_REQUEST_ID_CHARACTER_COUNT = 128  # as the door takes them
 LARGEST_OUTPUT_TOKEN_COUNT = 1_000_000
@@ -68,14 +67,6 @@ def _check_messages(messages: Sequence[routing_pb2.ChatMessage]) -> None:
             raise _invalid("messages.role", "only the first message may be the system's")
     if messages[-1].role != routing_pb2.ROLE_USER:
         raise _invalid("messages.role", "the last message must be the user's")
-
-
-def read_caller(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
-    """The caller's name as it gives it; empty: it gives none. Nobody checks it yet."""
-    for key, value in metadata or ():
-        if key == CALLER_KEY and isinstance(value, str):
-            return value
-    return ""
 
 
 def read_constraints(constraints: routing_pb2.Constraints, caller: Constraints) -> Constraints:

@@ -6,18 +6,17 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from deltafleet.v1 import inference_pb2, routing_pb2
+from gateway.caller import Call
 from gateway.classifier import Classification, Classifier
 from gateway.forecast import AnswerForecast
 from gateway.metrics import Metrics
-from gateway.requests import Conversation, read_caller, read_constraints
+from gateway.requests import Conversation, read_constraints
 from gateway.router import Constraints, Route, Router
 from gateway.routing.chats import Hysteresis, settle, used_turns
 from gateway.routing.exploration import explored
 from model_pool.errors import FleetError
-from model_pool.rpc import request_id
 
 log = logging.getLogger(__name__)
 UNKNOWN = Classification(
@@ -75,10 +74,10 @@ class RoutePlanner:
         self,
         request: inference_pb2.GenerateRequest | routing_pb2.RouteRequest,
         conversation: Conversation,
-        context: Any,
+        call: Call,
     ) -> Route:
         """The route of a conversation. Raises InvalidParameter, NoModelQualifies."""
-        caller = self._habits.callers.get(read_caller(context.invocation_metadata()), Constraints())
+        caller = self._habits.callers.get(call.caller.name, Constraints())
         constraints = read_constraints(request.constraints, caller)
         turns = used_turns(conversation.user_turns)
         settled = settle(turns, await self._classify(turns), self._habits.hysteresis)
@@ -94,7 +93,7 @@ class RoutePlanner:
         )
         route = self._router.route(classification, constraints, expected)
         if len(turns) == 1:  # a conversation that has begun is no place to try things
-            route = explored(route, request_id.get(), self._habits.exploration)
+            route = explored(route, call.request_id, self._habits.exploration)
         return self._counted(_as_of(route, settled.turn, len(turns)))
 
     def pinned(self, model: str) -> Route:

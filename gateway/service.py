@@ -1,120 +1,44 @@
-"""The walk of one request: receive, classify, route, lease, generate, account."""
+"""The gRPC services that answer prompts, over the walk."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator
 from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
-
 from deltafleet.v1 import inference_pb2, inference_pb2_grpc, routing_pb2, routing_pb2_grpc
-from gateway.answer import AnswerPiece
-from gateway.answering import Answering
-from gateway.decisions import to_decision
-from gateway.entry import Entry
+from gateway.caller import Call, current_caller
 from gateway.errors import FeedbackOff
-from gateway.ledger import Ledger
 from gateway.metrics import Metrics
-from gateway.requests import (
-    check_sampling,
-    read_caller,
-    read_conversation,
-    read_score,
-    to_run,
-)
-from gateway.route_planner import RoutePlanner
-from gateway.router import Route
+from gateway.requests import read_score
 from gateway.routing.feedback import Feedback
-from model_pool.errors import WorkerLost
-from model_pool.rpc import request_id
-
-Event = inference_pb2.StreamGenerateResponse
+from gateway.walk import Event, Walk
+from model_pool.call import own_request_id, request_id
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     """Answers prompts."""
 
-    def __init__(
-        self,
-        planner: RoutePlanner,
-        answering: Answering,
-        ledger: Ledger,
-        feedback: Feedback | None,
-        *,
-        default_output_token_count: int,
-        stale_baselines: Callable[[], Collection[str]],
-    ) -> None:
-        self._planner = planner
-        self._stale_baselines = stale_baselines
-        self._answering = answering
-        self._ledger = ledger
-        self._feedback = feedback
-        self._default_output_token_count = default_output_token_count
+    def __init__(self, walk: Walk) -> None:
+        self._walk = walk
 
     async def Generate(
         self, request: inference_pb2.GenerateRequest, context: Any
     ) -> inference_pb2.GenerateResponse:
         """The whole answer at once."""
-        response = inference_pb2.GenerateResponse()
-        texts = []
-        async with contextlib.aclosing(self.StreamGenerate(request, context)) as events:
-            async for event in events:
-                if event.HasField("decision"):
-                    response.decision.CopyFrom(event.decision)
-                elif event.HasField("summary"):
-                    response.summary.CopyFrom(event.summary)
-                else:
-                    texts.append(event.text)
-        response.text = "".join(texts)
-        return response
+        return await self._walk.whole(request, to_call(context, is_unary=True))
 
-    async def StreamGenerate(
+    def StreamGenerate(
         self, request: inference_pb2.GenerateRequest, context: Any
     ) -> AsyncGenerator[Event, None]:
         """Stream the answer of the model that fits the prompt."""
-        conversation = read_conversation(request)
-        check_sampling(request)
-        if request.model:
-            route = self._planner.pinned(request.model)
-        else:
-            route = await self._planner.plan(request, conversation, context)
-        name = request_id.get()
-        run = to_run(
-            request,
-            conversation,
-            request_id=name,
-            model=route.target.name,
-            default_output_token_count=self._default_output_token_count,
-        )
-        async with self._ledger.entry(
-            name,
-            route,
-            conversation.texts,
-            caller=read_caller(context.invocation_metadata()),
-        ) as entry:
-            steps = self._answering.answer(route, run, entry.settle)
-            async with contextlib.aclosing(steps):
-                async for step in steps:
-                    if isinstance(step, Route):
-                        entry.route = step
-                        yield Event(decision=to_decision(step, explain=request.explain))
-                        continue
-                    entry.add(step)
-                    if step.text:
-                        yield Event(text=step.text)
-            check_whole(entry)
-            await self._ledger.finish(entry)
-            if self._feedback:
-                self._feedback.answered(name, entry.route.target.name, route.task, route.row)
-            yield Event(summary=_to_summary(entry, self._stale_baselines()))
+        return self._walk.stream(request, to_call(context))
 
 
 class RoutingServicer(routing_pb2_grpc.RoutingServiceServicer):
     """Says where a prompt would go, and hears how good answers were."""
 
-    def __init__(self, planner: RoutePlanner, feedback: Feedback | None, metrics: Metrics) -> None:
-        self._planner = planner
+    def __init__(self, walk: Walk, feedback: Feedback | None, metrics: Metrics) -> None:
+        self._walk = walk
         self._feedback = feedback
         self._metrics = metrics
 
@@ -122,8 +46,7 @@ class RoutingServicer(routing_pb2_grpc.RoutingServiceServicer):
         self, request: routing_pb2.RouteRequest, context: Any
     ) -> routing_pb2.RouteResponse:
         """The decision, without generating."""
-        route = await self._planner.plan(request, read_conversation(request), context)
-        return routing_pb2.RouteResponse(decision=to_decision(route, explain=True))
+        return await self._walk.route(request, to_call(context))
 
     async def RecordFeedback(
         self, request: routing_pb2.RecordFeedbackRequest, context: Any
@@ -138,36 +61,11 @@ class RoutingServicer(routing_pb2_grpc.RoutingServiceServicer):
         return routing_pb2.RecordFeedbackResponse(model=model, replaced=replaced)
 
 
-def check_whole(entry: Entry) -> AnswerPiece:
-    """The last piece of a whole answer. Raises WorkerLost where the end is missing."""
-    if entry.last is None or not entry.last.finish_reason:
-        raise WorkerLost("the answer broke off before its end")
-    return entry.last
-
-
-def _to_summary(entry: Entry, stale: Collection[str]) -> inference_pb2.Summary:
-    last = check_whole(entry)
-    return inference_pb2.Summary(
-        request_id=entry.request_id,
-        finish_reason=last.finish_reason,
-        prompt_token_count=last.prompt_token_count,
-        output_token_count=last.output_token_count,
-        cost_nano_usd=last.cost_nano_usd,
-        baselines=[
-            inference_pb2.BaselineCost(
-                baseline=name, cost_nano_usd=cost, price_is_stale=name in stale
-            )
-            for name, cost in entry.baselines.items()
-        ],
-        time_to_first_token=_duration(entry.first_token_s or entry.total_s),
-        total_time=_duration(entry.total_s),
-        worker=last.worker,
-        weights_digest=last.weights_digest,
-        mean_logprob=last.mean_logprob,
+def to_call(context: Any, *, is_unary: bool = False) -> Call:
+    """What the frame and the admission found out about the call that is being handled."""
+    return Call(
+        request_id.get(),
+        current_caller.get(),
+        has_own_id=bool(own_request_id(context.invocation_metadata())),
+        is_unary=is_unary,
     )
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromNanoseconds(int(seconds * 1e9))
-    return duration

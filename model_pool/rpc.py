@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import logging
-import re
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
 
@@ -23,19 +20,24 @@ from google.rpc import error_details_pb2, status_pb2
 
 from deltafleet.v1.error_reason_pb2 import ErrorReason
 from model_pool import errors
+from model_pool.call import (
+    REQUEST_ID_KEY,
+    current_trace,
+    new_request_id,
+    own_request_id,
+    request_id,
+    time_left_s,
+    within,
+)
 from model_pool.errors import FleetError
 from model_pool.traceparent import sampled_trace_id
 
 DOMAIN = "deltafleet.v1"
-REQUEST_ID_KEY = "x-request-id"
 DETAILS_KEY = "grpc-status-details-bin"
 # gRPC itself refuses larger messages before our code sees them, without a reason of ours.
 HARD_LIMIT_BYTES = 64 * 1024 * 1024
 
 log = logging.getLogger(__name__)
-request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id")
-current_trace: contextvars.ContextVar[str] = contextvars.ContextVar("current_trace", default="")
-_expires_at: contextvars.ContextVar[float | None] = contextvars.ContextVar("expires_at")
 
 Code = grpc.StatusCode
 STATUS_OF: dict[ErrorReason.ValueType, grpc.StatusCode] = {
@@ -65,14 +67,20 @@ REASON_NAMES = {ErrorReason.Name(reason) for reason in STATUS_OF}
 Handler = Callable[..., Any]
 # Full method name, status, and the ErrorReason in lower case without its prefix; "" for none.
 OnEnd = Callable[[str, grpc.StatusCode, str], None]
+OnBegin = Callable[[str, Any], Awaitable[None]]
+
+
+async def _nothing(method: str, context: Any) -> None:
+    """Every call may begin."""
 
 
 class Door(grpc.aio.ServerInterceptor):
     """Frames every call of deltafleet.v1.
 
     max_message_bytes: larger requests are refused. default_deadline_s: for calls that bring no
-    deadline, and the longest that any may bring; None: as the caller says. on_end: told how each
-    call ended.
+    deadline, and the longest that any may bring; None: as the caller says. on_begin: takes the full
+    method name and the context before the request is looked at; what it raises refuses the call.
+    on_end: told how each call ended.
     """
 
     def __init__(
@@ -80,10 +88,12 @@ class Door(grpc.aio.ServerInterceptor):
         *,
         max_message_bytes: int,
         default_deadline_s: float | None,
+        on_begin: OnBegin = _nothing,
         on_end: OnEnd = lambda method, code, reason: None,
     ) -> None:
         self._max_message_bytes = max_message_bytes
         self._default_deadline_s = default_deadline_s
+        self._on_begin = on_begin
         self._on_end = on_end
 
     async def intercept_service(
@@ -149,20 +159,17 @@ class Door(grpc.aio.ServerInterceptor):
 
     @contextlib.asynccontextmanager
     async def _frame(self, context: Any, method: str) -> AsyncIterator[None]:
-        name = _request_id(context)
+        name = own_request_id(context.invocation_metadata()) or new_request_id()
         request_id.set(name)
         current_trace.set(sampled_trace_id(context.invocation_metadata()))
         try:
             context.set_trailing_metadata(((REQUEST_ID_KEY, name),))
-            async with asyncio.timeout(self._time_left_s(context)) as limit:
-                _expires_at.set(limit.when())
+            async with within(self._time_left_s(context)):
+                await self._on_begin(method, context)
                 yield
             self._on_end(method, Code.OK, "")
         except FleetError as error:
             await self._refuse(context, method, error, name)
-        except TimeoutError:
-            late = errors.DeadlineExceeded("the deadline has passed")
-            await self._refuse(context, method, late, name)
         except asyncio.CancelledError:
             left_s = time_left_s()  # a deadline cancels too
             if left_s is not None and left_s <= 0:
@@ -186,20 +193,6 @@ class Door(grpc.aio.ServerInterceptor):
         left_s: float | None = context.time_remaining()
         limits = [limit for limit in (left_s, self._default_deadline_s) if limit is not None]
         return min(limits, default=None)
-
-
-def time_left_s() -> float | None:
-    """Seconds until the deadline of the call that is being handled; None: it has none."""
-    expires_at = _expires_at.get()
-    return None if expires_at is None else expires_at - asyncio.get_running_loop().time()
-
-
-def _request_id(context: Any) -> str:
-    """The caller's own id where it is a plain one, else a new one."""
-    for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID_KEY and re.fullmatch(r"[\w.:-]{1,128}", value, re.ASCII):
-            return str(value)
-    return str(uuid.uuid4())
 
 
 def unknown_field(message: Message, place: str = "") -> FleetError | None:

@@ -13,11 +13,11 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from deltafleet.v1 import inference_pb2, routing_pb2, worker_pb2, worker_pb2_grpc
+from model_pool.call import time_left_s
 from model_pool.catalog import Catalog
 from model_pool.engine import Engine, FinishReason, Job, Message, Piece, Role, Sampling
 from model_pool.errors import Draining, PoolSaturated
 from model_pool.residency import Residency
-from model_pool.rpc import time_left_s
 from model_pool.run_ends import RunEnds, to_settled
 from model_pool.switching import Priority
 

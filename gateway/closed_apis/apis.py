@@ -16,7 +16,7 @@ from gateway.closed_apis.redaction import Redactor, find_hook
 from gateway.errors import BudgetSpent
 from gateway.pricing import TokenPrice
 from gateway.spending import Budget, Reservation
-from model_pool.rpc import time_left_s
+from model_pool.call import time_left_s
 from model_pool.settings import SettingsError
 
 PROTOCOLS: dict[str, Callable[[ClosedApi, str], ApiProtocol]] = {

@@ -21,8 +21,8 @@ from gateway.closed_apis.redaction import Redactor
 from gateway.errors import BudgetSpent, ClosedApiFailed
 from gateway.pricing import TokenPrice
 from gateway.spending import Budget, Reservation
+from model_pool.call import time_left_s
 from model_pool.errors import PromptTooLong
-from model_pool.rpc import time_left_s
 
 # Tokens that an API's own frame takes at most, around each message and in all.
 MESSAGE_TOKEN_COUNT, FRAME_TOKEN_COUNT = 16, 64

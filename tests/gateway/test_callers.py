@@ -10,7 +10,8 @@ import pytest
 import pytest_asyncio
 
 from deltafleet.v1 import routing_pb2
-from gateway.requests import read_caller, read_constraints
+from gateway.caller import named_caller
+from gateway.requests import read_constraints
 from gateway.router import Constraints
 from support.fleet import DEMO, Fleet, refusal, running_fleet
 
@@ -86,5 +87,5 @@ def test_a_limit_says_whose_it_is() -> None:
 
 
 def test_a_caller_that_is_no_text_is_nobody() -> None:
-    assert read_caller(None) == ""
-    assert read_caller([("other", "exact"), ("deltafleet-caller", b"exact")]) == ""
+    assert named_caller(None).name == ""
+    assert named_caller([("other", "exact"), ("deltafleet-caller", b"exact")]).name == ""

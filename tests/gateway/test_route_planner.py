@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import pytest
 
 from deltafleet.v1 import inference_pb2, routing_pb2
+from gateway.caller import Call, Caller
 from gateway.classifier import Classification, Classifier
 from gateway.errors import NoModelQualifies
 from gateway.forecast import AnswerForecast, CostForecast
@@ -16,7 +15,6 @@ from gateway.requests import read_conversation
 from gateway.route_planner import Habits, RoutePlanner
 from gateway.router import Constraints, ModelKind, Route, Router, RouteReason, Target
 from gateway.routing.chats import Hysteresis
-from model_pool.rpc import request_id
 
 
 class BrokenClassifier:
@@ -25,16 +23,6 @@ class BrokenClassifier:
     async def classify(self, prompt: str) -> Classification:
         """Raises RuntimeError."""
         raise RuntimeError("cannot schedule new futures after shutdown")
-
-
-@dataclass
-class Call:
-    """What a decision needs of a gRPC call."""
-
-    metadata: list[tuple[str, str]] = field(default_factory=list)
-
-    def invocation_metadata(self) -> list[tuple[str, str]]:
-        return self.metadata
 
 
 class ByFirstWord:
@@ -56,6 +44,7 @@ def conversation(*turns: str) -> routing_pb2.RouteRequest:
     return routing_pb2.RouteRequest(messages=messages[:-1])
 
 
+CALL = Call("r", Caller())
 TARGETS = {
     "base": Target("base", ModelKind.BASE, 0.3),
     "sql": Target("sql", ModelKind.SPECIALIST, 0.9),
@@ -92,16 +81,12 @@ async def plan(
         Habits({"exact": Constraints(0.5)}, Hysteresis(0.05, 0.2), exploration),
         Metrics(),
     )
-    token = request_id.set("r")
-    try:
-        return await planner.plan(request, read_conversation(request), call)
-    finally:
-        request_id.reset(token)
+    return await planner.plan(request, read_conversation(request), call)
 
 
 @pytest.mark.parametrize("request_", ASKED)
 async def test_what_cannot_be_classified_goes_to_the_fallback_and_says_so(request_: object) -> None:
-    found = await plan(request_, Call())
+    found = await plan(request_, CALL)
     assert found.target.name == "base"
     assert found.reason is RouteReason.OUT_OF_SCOPE
     assert found.decided_by == "fallback"
@@ -111,13 +96,13 @@ async def test_what_cannot_be_classified_goes_to_the_fallback_and_says_so(reques
 
 async def test_limits_hold_for_it_too() -> None:
     with pytest.raises(NoModelQualifies):
-        await plan(ASKED[0], Call([("deltafleet-caller", "exact")]))
+        await plan(ASKED[0], Call("r", Caller("exact")))
 
 
 async def test_only_the_first_turn_of_a_conversation_explores() -> None:
-    first = await plan(conversation("sums please"), Call(), classifier=ByFirstWord(), targets=WIDE)
+    first = await plan(conversation("sums please"), CALL, classifier=ByFirstWord(), targets=WIDE)
     later = await plan(
-        conversation("sums please", "and shorter?"), Call(), classifier=ByFirstWord(), targets=WIDE
+        conversation("sums please", "and shorter?"), CALL, classifier=ByFirstWord(), targets=WIDE
     )
     assert (first.target.name, first.reason) == ("base", RouteReason.EXPLORED)
     assert (later.target.name, later.reason) == ("sums", RouteReason.CLASSIFIED)
@@ -127,7 +112,7 @@ async def test_only_the_first_turn_of_a_conversation_explores() -> None:
 async def test_what_is_remembered_is_the_turn_that_spoke_for_the_task() -> None:
     found = await plan(
         conversation("tales please", "sums please", "and shorter?"),
-        Call(),
+        CALL,
         classifier=ByFirstWord(),
         targets=WIDE,
     )

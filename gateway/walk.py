@@ -1,0 +1,143 @@
+"""The walk of one request: receive, classify, route, lease, generate, account.
+
+Every door leads here; what a door is (gRPC, HTTP) is not known in this file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Collection
+
+from google.protobuf.duration_pb2 import Duration
+
+from deltafleet.v1 import inference_pb2, routing_pb2
+from gateway.answer import AnswerPiece
+from gateway.answering import Answering
+from gateway.caller import Call
+from gateway.decisions import to_decision
+from gateway.entry import Entry
+from gateway.ledger import Ledger
+from gateway.requests import check_sampling, read_conversation, to_run
+from gateway.route_planner import RoutePlanner
+from gateway.router import Route
+from gateway.routing.feedback import Feedback
+from model_pool.errors import WorkerLost
+
+Event = inference_pb2.StreamGenerateResponse
+
+
+class Walk:
+    """Answers prompts."""
+
+    def __init__(
+        self,
+        planner: RoutePlanner,
+        answering: Answering,
+        ledger: Ledger,
+        feedback: Feedback | None,
+        *,
+        default_output_token_count: int,
+        stale_baselines: Callable[[], Collection[str]],
+    ) -> None:
+        self._planner = planner
+        self._stale_baselines = stale_baselines
+        self._answering = answering
+        self._ledger = ledger
+        self._feedback = feedback
+        self._default_output_token_count = default_output_token_count
+
+    async def route(
+        self, request: routing_pb2.RouteRequest, call: Call
+    ) -> routing_pb2.RouteResponse:
+        """Where a prompt would go, without generating."""
+        route = await self._planner.plan(request, read_conversation(request), call)
+        return routing_pb2.RouteResponse(decision=to_decision(route, explain=True))
+
+    async def whole(
+        self, request: inference_pb2.GenerateRequest, call: Call
+    ) -> inference_pb2.GenerateResponse:
+        """The whole answer at once."""
+        response = inference_pb2.GenerateResponse()
+        texts = []
+        async with contextlib.aclosing(self.stream(request, call)) as events:
+            async for event in events:
+                if event.HasField("decision"):
+                    response.decision.CopyFrom(event.decision)
+                elif event.HasField("summary"):
+                    response.summary.CopyFrom(event.summary)
+                else:
+                    texts.append(event.text)
+        response.text = "".join(texts)
+        return response
+
+    async def stream(
+        self, request: inference_pb2.GenerateRequest, call: Call
+    ) -> AsyncGenerator[Event, None]:
+        """Stream the answer of the model that fits the prompt: decision, texts, summary."""
+        conversation = read_conversation(request)
+        check_sampling(request)
+        if request.model:
+            route = self._planner.pinned(request.model)
+        else:
+            route = await self._planner.plan(request, conversation, call)
+        run = to_run(
+            request,
+            conversation,
+            request_id=call.request_id,
+            model=route.target.name,
+            default_output_token_count=self._default_output_token_count,
+        )
+        async with self._ledger.entry(
+            call.request_id, route, conversation.texts, caller=call.caller.name
+        ) as entry:
+            steps = self._answering.answer(route, run, entry.settle)
+            async with contextlib.aclosing(steps):
+                async for step in steps:
+                    if isinstance(step, Route):
+                        entry.route = step
+                        yield Event(decision=to_decision(step, explain=request.explain))
+                        continue
+                    entry.add(step)
+                    if step.text:
+                        yield Event(text=step.text)
+            check_whole(entry)
+            await self._ledger.finish(entry)
+            if self._feedback:
+                name = entry.route.target.name
+                self._feedback.answered(call.request_id, name, route.task, route.row)
+            yield Event(summary=_to_summary(entry, self._stale_baselines()))
+
+
+def check_whole(entry: Entry) -> AnswerPiece:
+    """The last piece of a whole answer. Raises WorkerLost where the end is missing."""
+    if entry.last is None or not entry.last.finish_reason:
+        raise WorkerLost("the answer broke off before its end")
+    return entry.last
+
+
+def _to_summary(entry: Entry, stale: Collection[str]) -> inference_pb2.Summary:
+    last = check_whole(entry)
+    return inference_pb2.Summary(
+        request_id=entry.request_id,
+        finish_reason=last.finish_reason,
+        prompt_token_count=last.prompt_token_count,
+        output_token_count=last.output_token_count,
+        cost_nano_usd=last.cost_nano_usd,
+        baselines=[
+            inference_pb2.BaselineCost(
+                baseline=name, cost_nano_usd=cost, price_is_stale=name in stale
+            )
+            for name, cost in entry.baselines.items()
+        ],
+        time_to_first_token=_duration(entry.first_token_s or entry.total_s),
+        total_time=_duration(entry.total_s),
+        worker=last.worker,
+        weights_digest=last.weights_digest,
+        mean_logprob=last.mean_logprob,
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(int(seconds * 1e9))
+    return duration
