@@ -21,12 +21,24 @@ class Scope(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """How much somebody may ask for; None: as much as it likes."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_streams: int | None = None
+    daily_budget_nano_usd: int | None = None
+    monthly_budget_nano_usd: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks. name: "" where nobody says. models: that it may name or be routed to; None: all."""
 
     name: str = ""
     scopes: frozenset[Scope] = frozenset(Scope)
     models: frozenset[str] | None = None
+    limits: Limits = Limits()
 
 
 @dataclass(frozen=True, slots=True)
