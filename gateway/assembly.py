@@ -54,6 +54,7 @@ from gateway.price_list import (
     stale_names,
 )
 from gateway.pricing import TokenPrice
+from gateway.repeats import Repeats
 from gateway.route_planner import RoutePlanner
 from gateway.router import Router
 from gateway.routing.encoder_files import digest_of
@@ -65,7 +66,7 @@ from gateway.routing.onnx_encoder import OnnxEncoder
 from gateway.routing.opening import Opened, fit_examples, open_fitted
 from gateway.service import InferenceServicer, RoutingServicer
 from gateway.settings import Ledger as LedgerSettings
-from gateway.settings import Settings
+from gateway.settings import Server, Settings
 from gateway.spending_metrics import SpendingCollector
 from gateway.wait_metrics import WaitCollector
 from gateway.walk import Walk
@@ -229,6 +230,7 @@ class Gateway:
             answering,
             Ledger(store, metrics, forecast, baselines, self._counter, on_finish=finished.add),
             feedback,
+            _make_repeats(settings.server, metrics),
             default_output_token_count=settings.server.default_output_token_count,
             stale_baselines=lambda: stale_names(self._baselines, datetime.now(UTC)),
         )
@@ -287,6 +289,14 @@ class Gateway:
     def _closed_prices(self) -> dict[str, TokenPrice]:
         listed = self._settings.closed_apis.items()
         return {name: self._prices.token_price(one.price) for name, one in listed}
+
+
+def _make_repeats(server: Server, metrics: Metrics) -> Repeats:
+    return Repeats(
+        server.repeat_keep_s,
+        server.repeat_memory_mib * 2**20,
+        on_repeat=lambda state: metrics.repeats.labels(state).inc(),
+    )
 
 
 async def _open_ledger(stack: contextlib.AsyncExitStack, ledger: LedgerSettings) -> LedgerStore:

@@ -36,6 +36,12 @@ class RedactionFailed(FleetError):
     reason = ErrorReason.ERROR_REASON_INTERNAL
 
 
+class RequestIdReused(FleetError):
+    """The caller gave the id of another request of its own."""
+
+    reason = ErrorReason.ERROR_REASON_REQUEST_ID_REUSED
+
+
 class FeedbackOff(FleetError):
     """The fleet keeps no feedback."""
 

@@ -64,6 +64,11 @@ class Metrics:
             "Ended calls, by status and the ErrorReason behind it.",
             *("grpc_service", "grpc_method", "grpc_code", "reason"),
         )
+        self.repeats = self._counter(
+            "repeated_requests",
+            "Joined to one of the same x-request-id that ran, or was answered.",
+            "state",
+        )
         self.in_flight = Gauge(
             "deltafleet_requests_in_flight",
             "Requests that are being answered.",

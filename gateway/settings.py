@@ -31,6 +31,8 @@ class Server(Section):
     default_deadline_s: float = Field(120, gt=0)  # and the longest
     default_output_token_count: int = Field(256, ge=1)
     drain_limit_s: float = Field(30, ge=0)
+    repeat_keep_s: float = Field(600, ge=0)  # that an answer can be heard again by its x-request-id
+    repeat_memory_mib: int = Field(64, ge=0)  # of such answers; the oldest leave first
 
 
 class Feedback(Section):

@@ -17,6 +17,7 @@ from gateway.caller import Call
 from gateway.decisions import to_decision
 from gateway.entry import Entry
 from gateway.ledger import Ledger
+from gateway.repeats import Repeats
 from gateway.requests import check_sampling, read_conversation, to_run
 from gateway.route_planner import RoutePlanner
 from gateway.router import Route
@@ -35,6 +36,7 @@ class Walk:
         answering: Answering,
         ledger: Ledger,
         feedback: Feedback | None,
+        repeats: Repeats,
         *,
         default_output_token_count: int,
         stale_baselines: Callable[[], Collection[str]],
@@ -44,6 +46,7 @@ class Walk:
         self._answering = answering
         self._ledger = ledger
         self._feedback = feedback
+        self._repeats = repeats
         self._default_output_token_count = default_output_token_count
 
     async def route(
@@ -70,10 +73,17 @@ class Walk:
         response.text = "".join(texts)
         return response
 
-    async def stream(
+    def stream(
         self, request: inference_pb2.GenerateRequest, call: Call
     ) -> AsyncGenerator[Event, None]:
         """Stream the answer of the model that fits the prompt: decision, texts, summary."""
+        if call.has_own_id:
+            return self._repeats.stream(request, call, lambda: self._answer(request, call))
+        return self._answer(request, call)
+
+    async def _answer(
+        self, request: inference_pb2.GenerateRequest, call: Call
+    ) -> AsyncGenerator[Event, None]:
         conversation = read_conversation(request)
         check_sampling(request)
         if request.model:

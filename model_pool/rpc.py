@@ -61,6 +61,7 @@ STATUS_OF: dict[ErrorReason.ValueType, grpc.StatusCode] = {
     ErrorReason.ERROR_REASON_FEEDBACK_OFF: Code.FAILED_PRECONDITION,
     ErrorReason.ERROR_REASON_LEDGER_UNAVAILABLE: Code.UNAVAILABLE,
     ErrorReason.ERROR_REASON_BUDGET_SPENT: Code.RESOURCE_EXHAUSTED,
+    ErrorReason.ERROR_REASON_REQUEST_ID_REUSED: Code.ALREADY_EXISTS,
 }
 
 REASON_NAMES = {ErrorReason.Name(reason) for reason in STATUS_OF}

@@ -79,6 +79,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     closed API's budget of today. RetryInfo says when the next UTC day begins.
     Metadata: closed_api, limit_nano_usd.
     """
+    ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 26
+    """ALREADY_EXISTS: the caller gave another request this x-request-id, and it runs or was answered
+    of late. Metadata: request_id.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason for which a call can fail. A failed call carries one google.rpc.ErrorInfo whose
@@ -142,5 +146,9 @@ ERROR_REASON_BUDGET_SPENT: ErrorReason.ValueType  # 20
 """RESOURCE_EXHAUSTED: what the request may cost at most does not fit into what is left of the
 closed API's budget of today. RetryInfo says when the next UTC day begins.
 Metadata: closed_api, limit_nano_usd.
+"""
+ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 26
+"""ALREADY_EXISTS: the caller gave another request this x-request-id, and it runs or was answered
+of late. Metadata: request_id.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

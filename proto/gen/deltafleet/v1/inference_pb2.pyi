@@ -175,6 +175,7 @@ class Summary(_message.Message):
     WORKER_FIELD_NUMBER: _builtins.int
     WEIGHTS_DIGEST_FIELD_NUMBER: _builtins.int
     MEAN_LOGPROB_FIELD_NUMBER: _builtins.int
+    IS_REPEAT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in the logs and the ledger."""
     finish_reason: Global___FinishReason.ValueType
@@ -196,6 +197,10 @@ class Summary(_message.Message):
     mean_logprob: _builtins.float
     """Where routing.escalation weighed the answer that was taken: as in RunResponse. What
     `deltafleet escalation fit` learns from.
+    """
+    is_repeat: _builtins.bool
+    """Whether the caller asked before with the same x-request-id, and hears that answer: it ran, and
+    is charged, once.
     """
     @_builtins.property
     def baselines(self) -> _containers.RepeatedCompositeFieldContainer[Global___BaselineCost]:
@@ -223,10 +228,11 @@ class Summary(_message.Message):
         worker: _builtins.str = ...,
         weights_digest: _builtins.str = ...,
         mean_logprob: _builtins.float | None = ...,
+        is_repeat: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_mean_logprob", b"_mean_logprob", "mean_logprob", b"mean_logprob", "time_to_first_token", b"time_to_first_token", "total_time", b"total_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean_logprob", b"_mean_logprob", "baselines", b"baselines", "cost_nano_usd", b"cost_nano_usd", "finish_reason", b"finish_reason", "mean_logprob", b"mean_logprob", "output_token_count", b"output_token_count", "prompt_token_count", b"prompt_token_count", "request_id", b"request_id", "time_to_first_token", b"time_to_first_token", "total_time", b"total_time", "weights_digest", b"weights_digest", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean_logprob", b"_mean_logprob", "baselines", b"baselines", "cost_nano_usd", b"cost_nano_usd", "finish_reason", b"finish_reason", "is_repeat", b"is_repeat", "mean_logprob", b"mean_logprob", "output_token_count", b"output_token_count", "prompt_token_count", b"prompt_token_count", "request_id", b"request_id", "time_to_first_token", b"time_to_first_token", "total_time", b"total_time", "weights_digest", b"weights_digest", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mean_logprob: _TypeAlias = _typing.Literal["mean_logprob"]  # noqa: Y015
     _WhichOneofArgType__mean_logprob: _TypeAlias = _typing.Literal["_mean_logprob", b"_mean_logprob"]  # noqa: Y015

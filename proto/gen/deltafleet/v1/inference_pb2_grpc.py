@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class InferenceServiceStub:
     """Answers prompts: classify, route, generate, account.
+    A call that brings an x-request-id of its own in its metadata (1 to 128 of letters, digits and
+    _.:-) may be repeated with it: the same request joins the one that runs, or hears its answer again
+    for server.repeat_keep_s. Another request with the id is refused. What failed may be tried again.
     """
 
     def __init__(self, channel):
@@ -49,6 +52,9 @@ class InferenceServiceStub:
 
 class InferenceServiceServicer:
     """Answers prompts: classify, route, generate, account.
+    A call that brings an x-request-id of its own in its metadata (1 to 128 of letters, digits and
+    _.:-) may be repeated with it: the same request joins the one that runs, or hears its answer again
+    for server.repeat_keep_s. Another request with the id is refused. What failed may be tried again.
     """
 
     def Generate(self, request, context):
@@ -90,6 +96,9 @@ def add_InferenceServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class InferenceService:
     """Answers prompts: classify, route, generate, account.
+    A call that brings an x-request-id of its own in its metadata (1 to 128 of letters, digits and
+    _.:-) may be repeated with it: the same request joins the one that runs, or hears its answer again
+    for server.repeat_keep_s. Another request with the id is refused. What failed may be tried again.
     """
 
     @staticmethod

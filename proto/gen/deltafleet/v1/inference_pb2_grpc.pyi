@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class InferenceServiceStub:
-    """Answers prompts: classify, route, generate, account."""
+    """Answers prompts: classify, route, generate, account.
+    A call that brings an x-request-id of its own in its metadata (1 to 128 of letters, digits and
+    _.:-) may be repeated with it: the same request joins the one that runs, or hears its answer again
+    for server.repeat_keep_s. Another request with the id is refused. What failed may be tried again.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -43,7 +47,11 @@ class InferenceServiceStub:
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
-    """Answers prompts: classify, route, generate, account."""
+    """Answers prompts: classify, route, generate, account.
+    A call that brings an x-request-id of its own in its metadata (1 to 128 of letters, digits and
+    _.:-) may be repeated with it: the same request joins the one that runs, or hears its answer again
+    for server.repeat_keep_s. Another request with the id is refused. What failed may be tried again.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryUnaryMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
@@ -55,7 +63,11 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Answers prompts: classify, route, generate, account."""
+    """Answers prompts: classify, route, generate, account.
+    A call that brings an x-request-id of its own in its metadata (1 to 128 of letters, digits and
+    _.:-) may be repeated with it: the same request joins the one that runs, or hears its answer again
+    for server.repeat_keep_s. Another request with the id is refused. What failed may be tried again.
+    """
 
     @_abc_1.abstractmethod
     def Generate(
