@@ -11,9 +11,10 @@ NODE_CLIENT := tests/node/node_modules/.installed
 K8S := build/k8s/.installed
 K8S_SCHEMAS := tests/k8s/node_modules/.installed
 POSTGRES := build/postgres/bin/postgres
+FAKETIME := build/faketime/libfaketime.so.1
 CHROMIUM := build/chromium/bin/chromium
 
-.PHONY: help install demo serve test images test-images monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs soak-costs kill-ledger load load-compare load-results page-screenshot vendor-page clean
+.PHONY: help install demo serve test images test-images monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs soak-costs kill-ledger chaos load load-compare load-results page-screenshot vendor-page clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -115,6 +116,12 @@ soak-costs: $(INSTALLED) vllm-env ## send traffic of all kinds for twice SOAK_MI
 
 kill-ledger: $(INSTALLED) $(POSTGRES) ## kill the ledger's writers and server, count what is lost; writes gateway/LEDGER.md
 	$(BIN)/python -m benchmarks.ledger_kills
+
+$(FAKETIME):
+	tools/faketime-env
+
+chaos: $(INSTALLED) $(FAKETIME) ## inject 600 faults under load, count what was promised and broken (20 minutes); writes gateway/CHAOS.md
+	$(BIN)/python -m benchmarks.chaos
 
 # SCENARIO: a file of loadtests/scenarios by its name. LOCUST_WORKERS: processes that send; default:
 # one, without a master. HOST: the gRPC address of gateways that run already, METRICS: of their pages.

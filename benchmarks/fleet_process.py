@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import grpc
@@ -15,16 +16,23 @@ START_LIMIT_S = 300.0
 
 
 @contextlib.asynccontextmanager
-async def running(fleet: Path) -> AsyncIterator[tuple[grpc.aio.Channel, int]]:
+async def running(
+    fleet: Path,
+    listen: str = "127.0.0.1:0",
+    metrics: str = "127.0.0.1:0",
+    environment: Mapping[str, str] | None = None,
+) -> AsyncIterator[tuple[grpc.aio.Channel, int]]:
     """Yields a channel to its door and its process id, once a worker is ready.
 
-    Its log: gateway.log beside the fleet. Raises RuntimeError where it does not start.
+    environment: variables beside our own. Its log: gateway.log beside the fleet. Raises
+    RuntimeError where it does not start.
     """
     log = fleet.with_name("gateway.log")
     with log.open("w") as errors:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "gateway", "up", str(fleet)),
-            *("--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"),
+            *("--listen", listen, "--metrics", metrics),
+            env=os.environ | dict(environment or {}),
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
         )

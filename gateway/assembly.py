@@ -268,6 +268,8 @@ class Gateway:
         metrics.registry.register(WorkerCollector(pool))
         metrics.registry.register(WaitCollector(pool.waits, self._settings.models))
         metrics.registry.register(SpendingCollector(closed_apis.budgets))
+        loop = asyncio.get_running_loop()
+        metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         for name, one in self._baselines.items():
             metrics.price_age.labels(name).set_function(partial(_age_s, one))
         return metrics

@@ -74,6 +74,11 @@ class Metrics:
             "Requests that are being answered.",
             registry=self.registry,
         )
+        self.tasks = Gauge(
+            "deltafleet_event_loop_tasks",
+            "Tasks of the gateway's event loop that have not ended.",
+            registry=self.registry,
+        )
 
     def _declare_money(self) -> None:
         self.cost = UsdCounter(

@@ -22,6 +22,7 @@ from gateway.requests import check_sampling, read_conversation, to_run
 from gateway.route_planner import RoutePlanner
 from gateway.router import Route
 from gateway.routing.feedback import Feedback
+from model_pool.call import to_its_end
 from model_pool.errors import WorkerLost
 
 Event = inference_pb2.StreamGenerateResponse
@@ -111,7 +112,9 @@ class Walk:
                     if step.text:
                         yield Event(text=step.text)
             check_whole(entry)
-            await self._ledger.finish(entry)
+            finish = self._ledger.finish(entry)
+            # One that may be asked again must not be in the ledger and yet be forgotten.
+            await (to_its_end(finish) if call.has_own_id else finish)
             if self._feedback:
                 name = entry.route.target.name
                 self._feedback.answered(call.request_id, name, route.task, route.row)

@@ -7,9 +7,12 @@ import contextlib
 import contextvars
 import re
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from typing import Any, TypeVar
 
 from model_pool.errors import DeadlineExceeded
+
+Result = TypeVar("Result")
 
 REQUEST_ID_KEY = "x-request-id"
 _PLAIN_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
@@ -34,6 +37,15 @@ async def within(limit_s: float | None) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise DeadlineExceeded("the deadline has passed") from None
+
+
+async def to_its_end(work: Coroutine[Any, Any, Result]) -> Result:
+    """Do it and go on, also where the one who waits is cancelled meanwhile."""
+    task = asyncio.create_task(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    return task.result()
 
 
 def own_request_id(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:

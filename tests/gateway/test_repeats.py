@@ -13,7 +13,7 @@ from deltafleet.v1 import inference_pb2
 from gateway.caller import Call, Caller
 from gateway.errors import RequestIdReused
 from gateway.repeats import Event, Repeats
-from model_pool.call import within
+from model_pool.call import to_its_end, within
 from model_pool.errors import DeadlineExceeded, WorkerLost
 from support.fleet import Fleet, failure_of, first_text, refusal, rest, rows, until
 
@@ -173,6 +173,24 @@ async def test_answers_are_forgotten_by_age_and_by_size() -> None:
     now_s[0] = 11.0
     await hear(repeats, runs.begin, calls[0])
     assert runs.begun_count == 5
+
+
+async def test_what_must_not_be_half_done_is_done_and_waited_for() -> None:
+    may_end, done = asyncio.Event(), []
+
+    async def work() -> int:
+        await may_end.wait()
+        done.append(1)
+        return 7
+
+    waiting = asyncio.create_task(to_its_end(work()))
+    for _ in range(2):
+        await turn()
+        waiting.cancel()
+    await turn()
+    assert not waiting.done()
+    may_end.set()
+    assert (await waiting, done) == (7, [1])
 
 
 OWN = (("x-request-id", "order-77"),)
