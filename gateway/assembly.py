@@ -1,11 +1,12 @@
-"""The only place where the gateway's objects meet."""
+"""The only place where the gateway's objects meet.
+
+What is made of fleet.yaml and may be replaced meanwhile is made in `gateway/configuration/`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from functools import partial
@@ -19,57 +20,32 @@ from deltafleet.v1 import (
     inference_pb2_grpc,
     routing_pb2_grpc,
 )
-from gateway.answering import Answering
 from gateway.caller import admit_anybody
-from gateway.classifier import Cascade, Classifier
-from gateway.closed_apis.apis import ClosedApis
-from gateway.closed_apis.opening import open_closed_apis
+from gateway.configuration.configured import Configured
+from gateway.configuration.current import Current, CurrentWalk
+from gateway.configuration.making import Maker
+from gateway.configuration.named_files import read_named_files
 from gateway.cost_service import CostServicer
-from gateway.encoder import BatchedEncoder
 from gateway.errors import LedgerUnavailable
-from gateway.fleet_files import ledger_url, load_curve, load_examples, load_quality, load_router
-from gateway.fleet_models import (
-    descriptions,
-    make_escalation,
-    make_habits,
-    make_mixtures,
-    make_targets,
-    weighed_models,
-)
+from gateway.fleet_files import ledger_url
+from gateway.fleet_models import weighed_models
 from gateway.fleet_service import FleetServicer
-from gateway.forecast import AnswerForecast, CostForecast
 from gateway.grpc_door import GrpcDoor
-from gateway.ledger import Ledger
 from gateway.ledger_store import BadLedger, LedgerStore
 from gateway.metrics import Metrics
 from gateway.page.books import LedgerBooks
 from gateway.page.finished import FinishedRequests
-from gateway.page.opening import engines, model_names_by_file, open_metrics_port
+from gateway.page.opening import open_metrics_port
 from gateway.page.state import Sources
-from gateway.price_list import (
-    PricedBaseline,
-    load_prices,
-    make_counter,
-    priced_baselines,
-    stale_names,
-)
-from gateway.pricing import TokenPrice
+from gateway.price_list import PricedBaseline
 from gateway.repeats import Repeats
-from gateway.route_planner import RoutePlanner
-from gateway.router import Router
-from gateway.routing.encoder_files import digest_of
 from gateway.routing.feedback import Feedback, Opinions, RecentAnswers
 from gateway.routing.feedback_store import FeedbackStore
-from gateway.routing.head import BadRouter
-from gateway.routing.labelled import BadLabels
-from gateway.routing.onnx_encoder import OnnxEncoder
-from gateway.routing.opening import Opened, fit_examples, open_fitted
 from gateway.service import InferenceServicer, RoutingServicer
 from gateway.settings import Ledger as LedgerSettings
 from gateway.settings import Server, Settings
 from gateway.spending_metrics import SpendingCollector
 from gateway.wait_metrics import WaitCollector
-from gateway.walk import Walk
 from gateway.worker_lives import LifeRecorder
 from gateway.worker_metrics import WorkerCollector
 from model_pool.discovery import Discovery
@@ -79,8 +55,6 @@ from model_pool.openai_member import OpenAIMember
 from model_pool.pool import Pool
 from model_pool.settings import SettingsError, Worker, member_key
 from model_pool.worker_link import WorkerLink
-
-log = logging.getLogger("gateway")
 
 
 class Gateway:
@@ -93,15 +67,10 @@ class Gateway:
     def __init__(self, fleet: Path, settings: Settings) -> None:
         self._fleet = fleet
         self._settings = settings
-        self._prices = load_prices(settings)
-        self._baselines = priced_baselines(settings, self._prices)
-        self._counter = make_counter(self._baselines)
-        self._examples = load_examples(settings)
-        self._fitted = load_router(settings)
-        self._quality = load_quality(settings)
-        self._curve = load_curve(settings)
+        self._files = read_named_files(settings)
         self._changed = asyncio.Event()
-        self.targets = make_targets(settings)
+        self._metrics = Metrics()
+        self._finished = FinishedRequests()
         self.page_address = ""
 
     @contextlib.asynccontextmanager
@@ -117,8 +86,13 @@ class Gateway:
             recorder = LifeRecorder(pool, store)
             recorder.start()
             stack.push_async_callback(recorder.stop)
-            classifier = await self._start_classifier(stack)
-            yield await self._open_door(stack, pool, store, classifier)
+            feedback = await self._start_feedback(stack)
+            repeats = _make_repeats(self._settings.server, self._metrics)
+            maker = Maker(pool, store, self._metrics, feedback, self._finished, repeats)
+            current = Current(await maker.make(self._settings, self._files))
+            stack.push_async_callback(current.stop)
+            self._expect(current, pool)
+            yield await self._open_door(stack, pool, store, current, feedback)
 
     async def _start_pool(self, stack: contextlib.AsyncExitStack) -> Pool:
         pool_settings = self._settings.pool
@@ -151,128 +125,41 @@ class Gateway:
             price_nano_usd_per_hour=self._settings.pool.hardware_of(worker.name).nano_usd_per_hour,
         )
 
-    async def _start_classifier(self, stack: contextlib.AsyncExitStack) -> Classifier:
-        routing = self._settings.routing
-        opened = await asyncio.to_thread(self._open_router)
-        self._check_quality(opened)
-        encoder = BatchedEncoder(
-            lambda: OnnxEncoder(opened.encoder, routing.encoder_thread_count),
-            cache_count=routing.encoder_cache_count,
-        )
-        stack.push_async_callback(encoder.stop)
-        try:
-            await encoder.start()
-        except BadRouter as error:
-            raise SettingsError(f"routing: {error}") from error
-        return Cascade(
-            opened.router,
-            encoder,
-            budget_s=routing.encoder_budget_s,
-            wants_rows=self._quality is not None or routing.feedback is not None,
-        )
-
-    def _open_router(self) -> Opened:
-        routing = self._settings.routing
-        try:
-            if routing.router is not None:
-                return open_fitted(routing.router, self._fitted)
-            return fit_examples(self._examples, routing.encoder)
-        except (BadRouter, BadLabels, OSError) as error:
-            place = "routing.encoder" if routing.router is None else "routing.router"
-            raise SettingsError(f"{place}: {error}") from error
-
-    def _check_quality(self, opened: Opened) -> None:
-        if self._quality is None:
-            return
-        theirs, ours = self._quality.facts.get("encoder_digest"), digest_of(opened.encoder)
-        if theirs != ours:
-            raise SettingsError(
-                f"routing.quality: fitted with the encoder {theirs}, and the router with {ours}"
-            )
-
     async def _open_door(
         self,
         stack: contextlib.AsyncExitStack,
         pool: Pool,
         store: LedgerStore,
-        classifier: Classifier,
+        current: Current,
+        feedback: Feedback | None,
     ) -> str:
-        settings, closed_prices = self._settings, self._closed_prices()
-        closed_apis = await open_closed_apis(settings, closed_prices, store)
-        stack.push_async_callback(closed_apis.stop)
-        metrics = self._make_metrics(pool, closed_apis)
-        members = {name: one.specialists for name, one in settings.mixtures.items()}
-        forecast = CostForecast(closed_prices, members)
-        feedback = await self._start_feedback(stack)
-        planner = RoutePlanner(
-            classifier,
-            Router(
-                self.targets,
-                fallback=settings.routing.fallback,
-                min_quality=settings.routing.min_quality,
-            ),
-            AnswerForecast(forecast, self._quality, feedback),
-            make_habits(settings),
-            metrics,
-            closed_apis.refusal,
-        )
-        answering = Answering(
-            pool,
-            closed_apis,
-            make_escalation(settings, self.targets, self._curve),
-            make_mixtures(settings),
-            on_unweighed=lambda model: metrics.unweighed.labels(model).inc(),
-        )
-        baselines = {name: one.price for name, one in self._baselines.items()}
-        finished = FinishedRequests()
-        walk = Walk(
-            planner,
-            answering,
-            Ledger(store, metrics, forecast, baselines, self._counter, on_finish=finished.add),
-            feedback,
-            _make_repeats(settings.server, metrics),
-            default_output_token_count=settings.server.default_output_token_count,
-            stale_baselines=lambda: stale_names(self._baselines, datetime.now(UTC)),
-        )
+        settings, walk = self._settings, CurrentWalk(current)
         inference = InferenceServicer(walk)
-        routing = RoutingServicer(walk, feedback, metrics)
-        models = FleetServicer(self.targets, descriptions(settings), pool)
-        costs = CostServicer(store, self._baselines)
-        door = GrpcDoor(settings.server, admit_anybody, metrics.call_ended)
+        routing = RoutingServicer(walk, feedback, self._metrics)
+        models = FleetServicer(current, pool)
+        costs = CostServicer(store, lambda: current.now.baselines)
+        door = GrpcDoor(settings.server, admit_anybody, self._metrics.call_ended)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, door.server)
         routing_pb2_grpc.add_RoutingServiceServicer_to_server(routing, door.server)
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(models, door.server)
         cost_pb2_grpc.add_CostServiceServicer_to_server(costs, door.server)
-        sources = Sources(
-            pool,
-            models,
-            tuple(sorted(self.targets)),
-            engines(settings),
-            model_names_by_file(settings),
-            self._baselines,
-            finished,
-            LedgerBooks(store),
-        )
-        self.page_address = open_metrics_port(stack, settings, metrics.registry, sources)
+        sources = Sources(current, pool, models, self._finished, LedgerBooks(store))
+        self.page_address = open_metrics_port(stack, settings, self._metrics.registry, sources)
         address = await door.start()
         stack.push_async_callback(door.stop)
         readiness = asyncio.create_task(door.follow(pool, self._changed), name="readiness")
         stack.callback(readiness.cancel)
         return address
 
-    def _make_metrics(self, pool: Pool, closed_apis: ClosedApis) -> Metrics:
-        metrics = Metrics()
-        weighed = weighed_models(self._settings)
-        metrics.expect(self.targets, self._settings.baselines, weighed)
-        metrics.describe(hashlib.sha256(self._settings.model_dump_json().encode()).hexdigest())
-        metrics.registry.register(WorkerCollector(pool))
-        metrics.registry.register(WaitCollector(pool.waits, self._settings.models))
-        metrics.registry.register(SpendingCollector(closed_apis.budgets))
+    def _expect(self, current: Current, pool: Pool) -> None:
+        """Let the metrics show what is in force."""
+        show_configuration(self._metrics, current.now)
         loop = asyncio.get_running_loop()
-        metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
-        for name, one in self._baselines.items():
-            metrics.price_age.labels(name).set_function(partial(_age_s, one))
-        return metrics
+        self._metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
+        register = self._metrics.registry.register
+        register(WorkerCollector(pool))
+        register(WaitCollector(pool.waits, lambda: current.now.settings.models))
+        register(SpendingCollector(lambda: current.now.closed_apis.budgets))
 
     async def _start_feedback(self, stack: contextlib.AsyncExitStack) -> Feedback | None:
         kept = self._settings.routing.feedback
@@ -288,9 +175,14 @@ class Gateway:
             raise SettingsError(f"routing.feedback: cannot read {kept.path}: {error}") from error
         return feedback
 
-    def _closed_prices(self) -> dict[str, TokenPrice]:
-        listed = self._settings.closed_apis.items()
-        return {name: self._prices.token_price(one.price) for name, one in listed}
+
+def show_configuration(metrics: Metrics, configured: Configured) -> None:
+    """Let the metrics show a configuration that is in force from now on."""
+    settings, baselines = configured.settings, configured.baselines
+    metrics.expect(configured.targets, settings.baselines, weighed_models(settings))
+    metrics.describe(configured.digest)
+    for name, one in baselines.items():
+        metrics.price_age.labels(name).set_function(partial(_age_s, one))
 
 
 def _make_repeats(server: Server, metrics: Metrics) -> Repeats:

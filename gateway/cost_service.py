@@ -28,13 +28,14 @@ from model_pool.errors import InvalidParameter
 class CostServicer(cost_pb2_grpc.CostServiceServicer):
     """Says what was spent and what closed APIs would have charged.
 
-    now: the time, with its time zone; prices are as old as it says.
+    baselines: those of the configuration in force. now: the time, with its time zone; prices are as
+    old as it says.
     """
 
     def __init__(
         self,
         store: LedgerStore,
-        baselines: Mapping[str, PricedBaseline],
+        baselines: Callable[[], Mapping[str, PricedBaseline]],
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
     ) -> None:
         self._store = store
@@ -58,13 +59,13 @@ class CostServicer(cost_pb2_grpc.CostServiceServicer):
     def _response(
         self, report: Report, lives: Sequence[WorkerLife]
     ) -> cost_pb2.GetCostReportResponse:
-        now = self._now()
-        stale = stale_names(self._baselines, now)
+        now, baselines = self._now(), self._baselines()
+        stale = stale_names(baselines, now)
         return cost_pb2.GetCostReportResponse(
             workers=[_worker_cost(life) for life in lives],
             groups=[_group(one, stale) for one in report.groups],
             total=_group(report.total, stale),
-            baselines=[_baseline(name, one, now) for name, one in sorted(self._baselines.items())],
+            baselines=[_baseline(name, one, now) for name, one in sorted(baselines.items())],
             unallotted_nano_usd=report.unallotted_nano_usd,
         )
 

@@ -1,4 +1,4 @@
-"""fleet.yaml → what the planner and the answering work with."""
+"""fleet.yaml → what the planner, the answering and the page work with."""
 
 from __future__ import annotations
 
@@ -95,3 +95,15 @@ def make_mixtures(settings: Settings) -> dict[str, Mixture]:
         )
         for name, one in settings.mixtures.items()
     }
+
+
+def engines(settings: Settings) -> dict[str, str]:
+    """What each worker runs on, as fleet.yaml says."""
+    pool = settings.pool
+    return {one.name: "openai" if one.openai else pool.engine for one in pool.workers}
+
+
+def model_names_by_file(settings: Settings) -> dict[str, str]:
+    """The fleet's models by the names of the files that they come from, as lineages tell them."""
+    names = {one.source.name: name for name, one in settings.specialists.items()}
+    return names | {settings.base.path.name: BASE_MODEL}

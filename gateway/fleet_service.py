@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from deltafleet.v1 import fleet_pb2, fleet_pb2_grpc, worker_pb2
+from gateway.configuration.configured import Configured
+from gateway.configuration.current import Current
 from gateway.decisions import KINDS
-from gateway.router import Target
 from model_pool.errors import InvalidParameter, UnknownModel
 from model_pool.pool import Pool
 
@@ -16,16 +17,10 @@ LARGEST_PAGE_SIZE = 1000
 
 
 class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
-    """Lists the fleet's models.
+    """Lists the fleet's models. A page token is the last name of its page."""
 
-    targets, descriptions: by name, from fleet.yaml. A page token is the last name of its page.
-    """
-
-    def __init__(
-        self, targets: Mapping[str, Target], descriptions: Mapping[str, str], pool: Pool
-    ) -> None:
-        self._targets = targets
-        self._descriptions = descriptions
+    def __init__(self, current: Current, pool: Pool) -> None:
+        self._current = current
         self._pool = pool
 
     async def ListModels(
@@ -36,9 +31,10 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
             raise InvalidParameter(
                 f"page_size: 0 to {LARGEST_PAGE_SIZE}, not {request.page_size}", field="page_size"
             )
-        if request.page_token and request.page_token not in self._targets:
+        targets = self._current.now.targets
+        if request.page_token and request.page_token not in targets:
             raise InvalidParameter("page_token: not one of ours", field="page_token")
-        names = sorted(name for name in self._targets if name > request.page_token)
+        names = sorted(name for name in targets if name > request.page_token)
         page = names[: request.page_size or DEFAULT_PAGE_SIZE]
         return fleet_pb2.ListModelsResponse(
             models=self.describe(page),
@@ -49,25 +45,32 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         self, request: fleet_pb2.GetModelRequest, context: Any
     ) -> fleet_pb2.GetModelResponse:
         """One model."""
-        if request.model not in self._targets:
+        if request.model not in self._current.now.targets:
             raise UnknownModel(f"no model is called {request.model!r}", model=request.model)
         return fleet_pb2.GetModelResponse(model=self.describe([request.model])[0])
 
     def describe(self, names: Iterable[str]) -> list[fleet_pb2.Model]:
-        """These models, each one of the fleet's, as the workers know them now."""
+        """Those of them that are the fleet's, as the workers know them now."""
+        configured = self._current.now
         places: dict[str, list[fleet_pb2.Placement]] = {}
         for member in self._pool.members.values():
             status = member.status
             for loaded in status.loaded if status else ():
                 places.setdefault(loaded.model, []).append(_placement(member.name, loaded))
-        return [self._model(name, places.get(name, ())) for name in names]
+        return [
+            self._model(configured, name, places.get(name, ()))
+            for name in names
+            if name in configured.targets
+        ]
 
-    def _model(self, name: str, placements: Iterable[fleet_pb2.Placement]) -> fleet_pb2.Model:
-        target = self._targets[name]
+    def _model(
+        self, configured: Configured, name: str, placements: Iterable[fleet_pb2.Placement]
+    ) -> fleet_pb2.Model:
+        target = configured.targets[name]
         model = fleet_pb2.Model(
             name=name,
             kind=KINDS[target.kind],
-            description=self._descriptions.get(name, ""),
+            description=configured.descriptions.get(name, ""),
             quality=target.quality,
             placements=placements,
         )

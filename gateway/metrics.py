@@ -39,6 +39,11 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        build = Info("deltafleet_build", "What runs.", registry=self.registry)
+        build.info({"version": version("deltafleet"), "python": platform.python_version()})
+        self._config = Info(
+            "deltafleet_config", "The configuration in force.", registry=self.registry
+        )
         self._declare_traffic()
         self._declare_money()
         self._declare_times()
@@ -161,8 +166,5 @@ class Metrics:
             self._handled.labels("deltafleet.v1.InferenceService", method, "OK", "")
 
     def describe(self, config_digest: str) -> None:
-        """What runs, and on which configuration. config_digest: SHA-256 in hex."""
-        build = Info("deltafleet_build", "What runs.", registry=self.registry)
-        build.info({"version": version("deltafleet"), "python": platform.python_version()})
-        config = Info("deltafleet_config", "The configuration in force.", registry=self.registry)
-        config.info({"sha256": config_digest})
+        """Which configuration is in force. config_digest: SHA-256 in hex."""
+        self._config.info({"sha256": config_digest})

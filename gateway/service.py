@@ -11,14 +11,14 @@ from gateway.errors import FeedbackOff
 from gateway.metrics import Metrics
 from gateway.requests import read_score
 from gateway.routing.feedback import Feedback
-from gateway.walk import Event, Walk
+from gateway.walk import Event, Walker
 from model_pool.call import own_request_id, request_id
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     """Answers prompts."""
 
-    def __init__(self, walk: Walk) -> None:
+    def __init__(self, walk: Walker) -> None:
         self._walk = walk
 
     async def Generate(
@@ -37,7 +37,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 class RoutingServicer(routing_pb2_grpc.RoutingServiceServicer):
     """Says where a prompt would go, and hears how good answers were."""
 
-    def __init__(self, walk: Walk, feedback: Feedback | None, metrics: Metrics) -> None:
+    def __init__(self, walk: Walker, feedback: Feedback | None, metrics: Metrics) -> None:
         self._walk = walk
         self._feedback = feedback
         self._metrics = metrics

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -14,7 +14,7 @@ from gateway.spending import Budget
 class SpendingCollector(Collector):
     """budgets: by the API's name."""
 
-    def __init__(self, budgets: Mapping[str, Budget]) -> None:
+    def __init__(self, budgets: Callable[[], Mapping[str, Budget]]) -> None:
         self._budgets = budgets
 
     def collect(self) -> Iterator[Metric]:
@@ -32,7 +32,7 @@ class SpendingCollector(Collector):
             "What this gateway may spend from midnight to midnight UTC.",
             labels=["api"],
         )
-        for api, budget in self._budgets.items():
+        for api, budget in self._budgets().items():
             spent.add_metric([api], float(to_usd(budget.billed_nano_usd)))
             held.add_metric([api], float(to_usd(budget.held_nano_usd)))
             limit.add_metric([api], float(to_usd(budget.limit_nano_usd)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -16,10 +16,10 @@ class WaitCollector(Collector):
     A gateway tells of its own requests: take the sum of counts, and the maximum of ages.
     """
 
-    def __init__(self, waits: Waits, models: Iterable[str]) -> None:
+    def __init__(self, waits: Waits, models: Callable[[], Iterable[str]]) -> None:
         """models: those that workers run."""
         self._waits = waits
-        self._models = sorted(models)
+        self._models = models
 
     def collect(self) -> Iterator[Metric]:
         """See Collector."""
@@ -34,7 +34,7 @@ class WaitCollector(Collector):
             labels=("model",),
         )
         found = self._waits.by_model()
-        for model in self._models:
+        for model in sorted(self._models()):
             waiting_count, longest_s = found.get(model, (0, 0.0))
             count.add_metric([model], waiting_count)
             oldest.add_metric([model], longest_s)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Collection
+from typing import Protocol
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -16,6 +17,7 @@ from gateway.answering import Answering
 from gateway.caller import Call
 from gateway.decisions import to_decision
 from gateway.entry import Entry
+from gateway.in_use import InUse
 from gateway.ledger import Ledger
 from gateway.repeats import Repeats
 from gateway.requests import check_sampling, read_conversation, to_run
@@ -28,6 +30,28 @@ from model_pool.errors import WorkerLost
 Event = inference_pb2.StreamGenerateResponse
 
 
+class Walker(Protocol):
+    """What doors lead to: a walk, or the one that is in force at the time."""
+
+    async def route(
+        self, request: routing_pb2.RouteRequest, call: Call
+    ) -> routing_pb2.RouteResponse:
+        """Where a prompt would go, without generating."""
+        ...
+
+    async def whole(
+        self, request: inference_pb2.GenerateRequest, call: Call
+    ) -> inference_pb2.GenerateResponse:
+        """The whole answer at once."""
+        ...
+
+    def stream(
+        self, request: inference_pb2.GenerateRequest, call: Call
+    ) -> AsyncGenerator[Event, None]:
+        """Stream the answer of the model that fits the prompt: decision, texts, summary."""
+        ...
+
+
 class Walk:
     """Answers prompts."""
 
@@ -38,6 +62,7 @@ class Walk:
         ledger: Ledger,
         feedback: Feedback | None,
         repeats: Repeats,
+        in_use: InUse,
         *,
         default_output_token_count: int,
         stale_baselines: Callable[[], Collection[str]],
@@ -48,13 +73,15 @@ class Walk:
         self._ledger = ledger
         self._feedback = feedback
         self._repeats = repeats
+        self._in_use = in_use
         self._default_output_token_count = default_output_token_count
 
     async def route(
         self, request: routing_pb2.RouteRequest, call: Call
     ) -> routing_pb2.RouteResponse:
         """Where a prompt would go, without generating."""
-        route = await self._planner.plan(request, read_conversation(request), call)
+        with self._in_use:
+            route = await self._planner.plan(request, read_conversation(request), call)
         return routing_pb2.RouteResponse(decision=to_decision(route, explain=True))
 
     async def whole(
@@ -79,8 +106,13 @@ class Walk:
     ) -> AsyncGenerator[Event, None]:
         """Stream the answer of the model that fits the prompt: decision, texts, summary."""
         if call.has_own_id:
-            return self._repeats.stream(request, call, lambda: self._answer(request, call))
-        return self._answer(request, call)
+            return self._repeats.stream(request, call, lambda: self._begin(request, call))
+        return self._begin(request, call)
+
+    def _begin(
+        self, request: inference_pb2.GenerateRequest, call: Call
+    ) -> AsyncGenerator[Event, None]:
+        return self._in_use.during(self._answer(request, call))
 
     async def _answer(
         self, request: inference_pb2.GenerateRequest, call: Call

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 from gateway.page.server import MetricsPort, make_app
 from gateway.page.state import PageState, Sources
 from gateway.settings import Settings
-from model_pool.settings import BASE_MODEL, SettingsError
+from model_pool.settings import SettingsError
 
 log = logging.getLogger("gateway")
 
@@ -36,15 +36,3 @@ def open_metrics_port(
     port.start(make_app(registry, PageState(sources)))
     log.info("metrics_listening", extra={"address": port.address})
     return port.address
-
-
-def engines(settings: Settings) -> dict[str, str]:
-    """What each worker runs on, as fleet.yaml says."""
-    pool = settings.pool
-    return {one.name: "openai" if one.openai else pool.engine for one in pool.workers}
-
-
-def model_names_by_file(settings: Settings) -> dict[str, str]:
-    """The fleet's models by the names of the files that they come from, as lineages tell them."""
-    names = {one.source.name: name for name, one in settings.specialists.items()}
-    return names | {settings.base.path.name: BASE_MODEL}

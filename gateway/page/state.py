@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from importlib.metadata import version
 from itertools import accumulate
 from typing import Any
 
+from gateway.configuration.configured import Configured
+from gateway.configuration.current import Current
+from gateway.fleet_models import engines, model_names_by_file
 from gateway.fleet_service import FleetServicer
 from gateway.page.books import LedgerBooks
 from gateway.page.documents import Document
@@ -19,7 +22,6 @@ from gateway.page.finished import ANSWERED, Finished, FinishedRequests
 from gateway.page.fleet import family_json, model_json, seconds_of, usd, worker_json
 from gateway.page.history import BAR_S, INTERVAL_S, KEPT_S, QUANTILES, Bar, History, Point
 from gateway.page.money import Books, money_json
-from gateway.price_list import PricedBaseline
 from model_pool.pool import Pool
 
 SNAPSHOT_S = 1.0
@@ -32,18 +34,11 @@ OTHERS = "others"
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the page's facts come from.
+    """Where the page's facts come from."""
 
-    model_names: of the whole fleet. engines: by worker, as fleet.yaml says. name_of: a delta's or
-    checkpoint's file name → its model.
-    """
-
+    current: Current
     pool: Pool
     fleet: FleetServicer
-    model_names: tuple[str, ...]
-    engines: Mapping[str, str]
-    name_of: Mapping[str, str]
-    baselines: Mapping[str, PricedBaseline]
     finished: FinishedRequests
     books: LedgerBooks
     history: History = field(default_factory=History)
@@ -64,7 +59,7 @@ class PageState:
         self._sources = sources
         self._now = now
         self._started_at = now()
-        self._money: tuple[Books, date, dict[str, Any]] | None = None
+        self._money: tuple[Books, Configured, date, dict[str, Any]] | None = None
         self._state = Snapshot(self._make_state, SNAPSHOT_S, clock)
         self._history = Snapshot(self._make_history, SNAPSHOT_S, clock)
 
@@ -88,8 +83,10 @@ class PageState:
 
     async def _make_state(self) -> Document:
         sources, now = self._sources, self._now()
+        configured = sources.current.now
+        engine_of = engines(configured.settings)
         books = await sources.books.latest()
-        models = sources.fleet.describe(sources.model_names)
+        models = sources.fleet.describe(sorted(configured.targets))
         read_at = sources.books.read_at
         return Document.of_json(
             {
@@ -97,11 +94,11 @@ class PageState:
                 "started_s": self._started_at.timestamp(),
                 "version": version("deltafleet"),
                 "workers": [
-                    worker_json(member, sources.engines.get(name, ""), sources.history.utilisation)
+                    worker_json(member, engine_of.get(name, ""), sources.history.utilisation)
                     for name, member in sources.pool.members.items()
                 ],
                 "models": [model_json(one) for one in models],
-                "family": family_json(models, sources.name_of),
+                "family": family_json(models, model_names_by_file(configured.settings)),
                 "recent": [recent_json(one) for one in sources.finished.latest_first()],
                 "money": self._money_of(books, now) if books else None,
                 "ledger_read_s": read_at.timestamp() if read_at else None,
@@ -111,9 +108,12 @@ class PageState:
 
     def _money_of(self, books: Books, now: datetime) -> dict[str, Any]:
         # The report takes a while where there were many workers' lives; prices age by the day.
-        if self._money is None or self._money[0] is not books or self._money[1] != now.date():
-            self._money = books, now.date(), money_json(books, self._sources.baselines, now)
-        return self._money[2]
+        configured, kept = self._sources.current.now, self._money
+        if kept and kept[0] is books and kept[1] is configured and kept[2] == now.date():
+            return kept[3]
+        told = money_json(books, configured.baselines, now)
+        self._money = books, configured, now.date(), told
+        return told
 
     async def _make_history(self) -> Document:
         history = self._sources.history

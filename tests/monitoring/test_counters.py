@@ -146,7 +146,7 @@ def test_metrics_keep_the_conventions() -> None:
     registry = metrics.registry
     pool = Pool([], limit_count=1, wait_s=1, on_change=lambda: None)
     registry.register(WorkerCollector(pool))
-    registry.register(WaitCollector(pool.waits, ["sql"]))
+    registry.register(WaitCollector(pool.waits, lambda: ["sql"]))
 
     families = list(text_string_to_metric_families(generate_latest(registry).decode()))
 
@@ -165,7 +165,7 @@ def test_the_documents_name_every_metric() -> None:
     metrics.describe("0" * 64)
     pool = Pool([], limit_count=1, wait_s=1, on_change=lambda: None)
     metrics.registry.register(WorkerCollector(pool))
-    metrics.registry.register(WaitCollector(pool.waits, ["sql"]))
+    metrics.registry.register(WaitCollector(pool.waits, lambda: ["sql"]))
     suffix = {"counter": "_total", "info": "_info"}
     told = {
         family.name + suffix.get(family.type, "")
