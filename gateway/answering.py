@@ -15,9 +15,11 @@ from gateway.held_answer import HeldAnswer, besides
 from gateway.mixture import Mixture, aggregating, ask_all, for_model, mixed, vote
 from gateway.pooled_source import PooledSource
 from gateway.router import Route, Target
+from gateway.traced import traced
 from gateway.verifier import Verification
 from model_pool.errors import DeadlineExceeded, FleetError
 from model_pool.pool import Pool
+from model_pool.tracing import Tracing
 
 Steps = AsyncGenerator[Route | AnswerPiece, None]
 log = logging.getLogger(__name__)
@@ -34,8 +36,10 @@ class Answering:
         mixtures: Mapping[str, Mixture],
         *,
         on_unweighed: Callable[[str], None],
+        tracing: Tracing,
     ) -> None:
         """on_unweighed: told the model whose answer the cascade took without knowing how sure."""
+        self._tracing = tracing
         self._pool = pool
         self._closed_apis = closed_apis
         self._escalation = escalation
@@ -55,7 +59,7 @@ class Answering:
         would spend what the decision counted on: so that comes first, before anything is awaited.
         settle: see PooledSource.
         """
-        pooled = PooledSource(self._pool, settle)
+        pooled = traced(PooledSource(self._pool, settle), self._tracing)
         mixture = self._mixtures.get(route.target.name)
         if mixture:
             steps = self._mixture(mixture, route, request, pooled)
@@ -67,9 +71,7 @@ class Answering:
             async for step in steps:
                 yield step
 
-    async def _plain(
-        self, route: Route, request: worker_pb2.RunRequest, pooled: PooledSource
-    ) -> Steps:
+    async def _plain(self, route: Route, request: worker_pb2.RunRequest, pooled: Source) -> Steps:
         with self._source(request, pooled) as source:
             yield route
             async with contextlib.aclosing(source.generate(request)) as pieces:
@@ -77,7 +79,7 @@ class Answering:
                     yield piece
 
     async def _mixture(
-        self, mixture: Mixture, route: Route, request: worker_pb2.RunRequest, pooled: PooledSource
+        self, mixture: Mixture, route: Route, request: worker_pb2.RunRequest, pooled: Source
     ) -> Steps:
         """The answers are held back; only an aggregator's streams."""
         with contextlib.ExitStack() as reserved:
@@ -106,7 +108,7 @@ class Answering:
         self,
         mixture: Mixture,
         request: worker_pb2.RunRequest,
-        pooled: PooledSource,
+        pooled: Source,
         reserved: contextlib.ExitStack,
     ) -> tuple[dict[str, Source], list[BudgetSpent]]:
         """Who answers, its price held, and why others do not: a closed API's budget may be spent.
@@ -130,7 +132,7 @@ class Answering:
         escalation: Escalation,
         route: Route,
         request: worker_pb2.RunRequest,
-        pooled: PooledSource,
+        pooled: Source,
     ) -> Steps:
         """The first answer is held back until it is known to be the caller's."""
         first, said, model = HeldAnswer(), Verification(), route.target.name
@@ -176,7 +178,7 @@ class Answering:
         request: worker_pb2.RunRequest,
         others: tuple[HeldAnswer, HeldAnswer],
         verdict: Verdict,
-        pooled: PooledSource,
+        pooled: Source,
     ) -> Steps:
         """Where the other one fails before its first word, the first answer has to do.
 
@@ -201,10 +203,10 @@ class Answering:
             yield besides(others[0].released(), others[1], spent)
 
     @contextlib.contextmanager
-    def _source(self, request: worker_pb2.RunRequest, pooled: PooledSource) -> Iterator[Source]:
+    def _source(self, request: worker_pb2.RunRequest, pooled: Source) -> Iterator[Source]:
         """Where request.model answers. Raises BudgetSpent."""
         if self._closed_apis.has(request.model):
             with self._closed_apis.reserved(request) as source:
-                yield source
+                yield traced(source, self._tracing)
         else:
             yield pooled

@@ -32,6 +32,7 @@ from gateway.fleet_models import weighed_models
 from gateway.fleet_service import FleetServicer
 from gateway.grpc_door import GrpcDoor
 from gateway.ledger_store import BadLedger, LedgerStore
+from gateway.loop_lag import loop_lag_measured
 from gateway.metrics import Metrics
 from gateway.page.books import LedgerBooks
 from gateway.page.finished import FinishedRequests
@@ -54,6 +55,7 @@ from model_pool.member import Member
 from model_pool.openai_member import OpenAIMember
 from model_pool.pool import Pool
 from model_pool.settings import SettingsError, Worker, member_key
+from model_pool.tracing import open_tracing
 from model_pool.worker_link import WorkerLink
 
 
@@ -81,6 +83,10 @@ class Gateway:
         says NOT_SERVING until one is ready). Raises SettingsError where an address is taken.
         """
         async with contextlib.AsyncExitStack() as stack:
+            tracing = await stack.enter_async_context(
+                open_tracing(self._settings.tracing, "deltafleet-gateway")
+            )
+            await stack.enter_async_context(loop_lag_measured(self._metrics.loop_lag))
             pool = await self._start_pool(stack)
             store = await _open_ledger(stack, self._settings.ledger)
             recorder = LifeRecorder(pool, store)
@@ -88,7 +94,7 @@ class Gateway:
             stack.push_async_callback(recorder.stop)
             feedback = await self._start_feedback(stack)
             repeats = _make_repeats(self._settings.server, self._metrics)
-            maker = Maker(pool, store, self._metrics, feedback, self._finished, repeats)
+            maker = Maker(pool, store, self._metrics, feedback, self._finished, repeats, tracing)
             current = Current(await maker.make(self._settings, self._files))
             stack.push_async_callback(current.stop)
             self._expect(current, pool)

@@ -46,13 +46,15 @@ class Call:
     """One request, whichever door it came through.
 
     has_own_id: whether the caller gave the id, so that asking again with it is the same request.
-    is_unary: nobody sees the answer before its end.
+    is_unary: nobody sees the answer before its end. traceparent: the caller's header, checked; "":
+    none.
     """
 
     request_id: str
     caller: Caller
     has_own_id: bool = False
     is_unary: bool = False
+    traceparent: str = ""
 
 
 # Takes a full method name and its gRPC context; refuses by raising.

@@ -5,6 +5,7 @@ deploy/monitoring/README.md says what vLLM and the Gateway API inference extensi
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -13,6 +14,8 @@ import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from gateway.usd_counter import UsdCounter
+
+log = logging.getLogger("gateway.access")
 
 # Seconds; vLLM's own buckets for the same quantities, so that one dashboard reads both. Smaller
 # ones below them, for models that answer before vLLM's first bucket ends.
@@ -30,6 +33,7 @@ REQUEST_BUCKETS_S = (
     *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
     *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
 )
+LOOP_LAG_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 ANSWERING = ("Generate", "StreamGenerate")
 
 
@@ -77,6 +81,12 @@ class Metrics:
         self.in_flight = Gauge(
             "deltafleet_requests_in_flight",
             "Requests that are being answered.",
+            registry=self.registry,
+        )
+        self.loop_lag = Histogram(
+            "deltafleet_event_loop_lag_seconds",
+            "How late the event loop calls a timer: what every call waits before it is looked at.",
+            buckets=LOOP_LAG_BUCKETS_S,
             registry=self.registry,
         )
         self.tasks = Gauge(
@@ -144,6 +154,9 @@ class Metrics:
         """What `model_pool.rpc.Door` tells of each call. method: /package.Service/Method."""
         service, _, name = method.lstrip("/").partition("/")
         self._handled.labels(service, name, code.name, reason).inc()
+        if reason:
+            told = {"method": f"{service}/{name}", "code": code.name, "reason": reason}
+            log.info("call_refused", extra=told)
 
     def expect(
         self, models: Iterable[str], baselines: Iterable[str], weighed: Iterable[str] = ()

@@ -13,6 +13,7 @@ from gateway.requests import read_score
 from gateway.routing.feedback import Feedback
 from gateway.walk import Event, Walker
 from model_pool.call import own_request_id, request_id
+from model_pool.traceparent import header_of
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
@@ -63,9 +64,11 @@ class RoutingServicer(routing_pb2_grpc.RoutingServiceServicer):
 
 def to_call(context: Any, *, is_unary: bool = False) -> Call:
     """What the frame and the admission found out about the call that is being handled."""
+    metadata = context.invocation_metadata()
     return Call(
         request_id.get(),
         current_caller.get(),
-        has_own_id=bool(own_request_id(context.invocation_metadata())),
+        has_own_id=bool(own_request_id(metadata)),
         is_unary=is_unary,
+        traceparent=header_of(metadata),
     )

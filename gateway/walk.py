@@ -20,12 +20,14 @@ from gateway.entry import Entry
 from gateway.in_use import InUse
 from gateway.ledger import Ledger
 from gateway.repeats import Repeats
-from gateway.requests import check_sampling, read_conversation, to_run
+from gateway.requests import Conversation, check_sampling, read_conversation, to_run
 from gateway.route_planner import RoutePlanner
 from gateway.router import Route
 from gateway.routing.feedback import Feedback
+from gateway.traced import in_request_span, tell_entry, tell_route
 from model_pool.call import to_its_end
 from model_pool.errors import WorkerLost
+from model_pool.tracing import Tracing
 
 Event = inference_pb2.StreamGenerateResponse
 
@@ -63,6 +65,7 @@ class Walk:
         feedback: Feedback | None,
         repeats: Repeats,
         in_use: InUse,
+        tracing: Tracing,
         *,
         default_output_token_count: int,
         stale_baselines: Callable[[], Collection[str]],
@@ -74,6 +77,7 @@ class Walk:
         self._feedback = feedback
         self._repeats = repeats
         self._in_use = in_use
+        self._tracing = tracing
         self._default_output_token_count = default_output_token_count
 
     async def route(
@@ -112,17 +116,27 @@ class Walk:
     def _begin(
         self, request: inference_pb2.GenerateRequest, call: Call
     ) -> AsyncGenerator[Event, None]:
-        return self._in_use.during(self._answer(request, call))
+        events = self._answer(request, call)
+        if self._tracing.is_on:
+            events = in_request_span(self._tracing, call, request.model, events)
+        return self._in_use.during(events)
+
+    async def _plan(
+        self, request: inference_pb2.GenerateRequest, conversation: Conversation, call: Call
+    ) -> Route:
+        if request.model:
+            return self._planner.pinned(request.model)
+        with self._tracing.span("route") as span:
+            route = await self._planner.plan(request, conversation, call)
+            tell_route(span, route)
+            return route
 
     async def _answer(
         self, request: inference_pb2.GenerateRequest, call: Call
     ) -> AsyncGenerator[Event, None]:
         conversation = read_conversation(request)
         check_sampling(request)
-        if request.model:
-            route = self._planner.pinned(request.model)
-        else:
-            route = await self._planner.plan(request, conversation, call)
+        route = await self._plan(request, conversation, call)
         run = to_run(
             request,
             conversation,
@@ -144,6 +158,7 @@ class Walk:
                     if step.text:
                         yield Event(text=step.text)
             check_whole(entry)
+            tell_entry(self._tracing, entry)
             finish = self._ledger.finish(entry)
             # One that may be asked again must not be in the ledger and yet be forgotten.
             await (to_its_end(finish) if call.has_own_id else finish)

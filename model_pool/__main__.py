@@ -24,6 +24,7 @@ from model_pool.errors import FleetError
 from model_pool.logs import start_logging
 from model_pool.settings import GATEWAY_SECTIONS, PoolSettings, SettingsError, load
 from model_pool.switching import Policy
+from model_pool.tracing import Tracing, open_tracing
 from model_pool.worker import WorkerIdentity, WorkerServicer
 from model_pool.worker_door import WorkerDoor
 
@@ -60,9 +61,23 @@ async def _serve(settings: PoolSettings, options: argparse.Namespace) -> None:
         loop.add_signal_handler(name, stopping.set)
     if options.with_parent:
         loop.add_reader(sys.stdin.fileno(), _stop_at_end, stopping)
+    async with open_tracing(settings.tracing, "deltafleet-worker") as tracing:
+        await _serve_until(settings, options, stopping, tracing)
+
+
+async def _serve_until(
+    settings: PoolSettings,
+    options: argparse.Namespace,
+    stopping: asyncio.Event,
+    tracing: Tracing,
+) -> None:
     engine = make_engine(settings)
     servicer = WorkerServicer(
-        _identity(settings, options.worker), engine, monotonic=time.monotonic, wall=time.time
+        _identity(settings, options.worker),
+        engine,
+        monotonic=time.monotonic,
+        wall=time.time,
+        tracing=tracing,
     )
     door = WorkerDoor(servicer, options.listen)
     await door.open()

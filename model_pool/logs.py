@@ -1,4 +1,7 @@
-"""JSON log lines on standard error: an event name, its fields, the traceback where there is one."""
+"""JSON log lines on standard error: an event name, its fields, the traceback where there is one.
+
+What is written while a call is handled has its request id and, where there is one, its trace.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import datetime
 import json
 import logging
 import sys
+
+from model_pool.call import current_trace, request_id
 
 # What every LogRecord has; the rest came through `extra`.
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -22,6 +27,10 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "event": record.getMessage(),
         }
+        if name := request_id.get(""):
+            line["request_id"] = name
+        if trace := current_trace.get():
+            line["trace_id"] = trace
         line |= {key: value for key, value in vars(record).items() if key not in _PLAIN}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)

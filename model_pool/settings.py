@@ -218,12 +218,23 @@ class Pool(Section):
         return self
 
 
+class TracingSettings(Section):
+    """Where spans go: an OpenTelemetry collector that takes OTLP over gRPC.
+
+    Headers that it asks for come from DELTAFLEET_TRACING_HEADERS, as name=value,name=value.
+    """
+
+    endpoint: Url  # http: without TLS
+    sample_ratio: float = Field(1.0, ge=0, le=1)  # of traces that begin here; others go on as begun
+
+
 class PoolSettings(Section):
     """What a worker reads of fleet.yaml."""
 
     base: Base
     specialists: dict[Name, Specialist] = Field(min_length=1)
     pool: Pool = Pool()
+    tracing: TracingSettings | None = None  # default: no spans are made
 
     @model_validator(mode="after")
     def _references_exist(self) -> Self:
@@ -315,6 +326,12 @@ def member_key(name: str) -> SecretStr | None:
     return SecretStr(key) if key else None
 
 
+def tracing_headers() -> dict[str, str]:
+    """What the collector asks for, from the environment only."""
+    pairs = os.environ.get("DELTAFLEET_TRACING_HEADERS", "").split(",")
+    return dict(pair.strip().split("=", 1) for pair in pairs if "=" in pair)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -344,7 +361,7 @@ def _override(document: dict[str, Any], environment: Mapping[str, str]) -> None:
 
 
 # Secrets come from the environment only and are never part of fleet.yaml.
-SECRETS = frozenset({"DELTAFLEET_LEDGER_URL"})
+SECRETS = frozenset({"DELTAFLEET_LEDGER_URL", "DELTAFLEET_TRACING_HEADERS"})
 CLOSED_API_KEY_PREFIX = "DELTAFLEET_CLOSED_API_KEY_"
 MEMBER_KEY_PREFIX = "DELTAFLEET_MEMBER_KEY_"
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from transformers.utils import logging as library_logging
 
 from model_pool.active_job import ActiveJob, LoadedModel
 from model_pool.base_model import BaseModel
@@ -89,6 +90,7 @@ class TransformersEngine:
 
         Raises MergeError (the weights), ValueError (config, tokenizer or context are unfit).
         """
+        _log_as_we_do()
         self._loop = asyncio.get_running_loop()
         base = await self._loop.run_in_executor(
             self._loader, BaseModel, self._base_path, self._dtype, self._device
@@ -280,6 +282,13 @@ class TransformersEngine:
             self._steps.stop()
         self._loader.shutdown(cancel_futures=True)
         self._reader.shutdown(cancel_futures=True)
+
+
+def _log_as_we_do() -> None:
+    """The library writes lines of its own form to standard error; its errors belong in our log."""
+    library_logging.disable_default_handler()
+    library_logging.enable_propagation()
+    library_logging.set_verbosity_error()
 
 
 async def _next_piece(active: ActiveJob) -> Piece:

@@ -6,20 +6,23 @@ import asyncio
 import contextlib
 import math
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from opentelemetry.trace import SpanKind
 
 from deltafleet.v1 import inference_pb2, routing_pb2, worker_pb2, worker_pb2_grpc
-from model_pool.call import time_left_s
+from model_pool.call import current_trace, request_id, time_left_s
 from model_pool.catalog import Catalog
 from model_pool.engine import Engine, FinishReason, Job, Message, Piece, Role, Sampling
 from model_pool.errors import Draining, PoolSaturated
 from model_pool.residency import Residency
 from model_pool.run_ends import RunEnds, to_settled
 from model_pool.switching import Priority
+from model_pool.traceparent import header_of
+from model_pool.tracing import Tracing, sampled_id
 
 WATCH_INTERVAL_S = 2.0
 # Changes closer together than this travel in one status.
@@ -67,7 +70,9 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         *,
         monotonic: Callable[[], float],
         wall: Callable[[], float],
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing or Tracing()
         self._identity = identity
         self._engine = engine
         self._monotonic = monotonic
@@ -109,16 +114,50 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.RunRequest, context: Any
     ) -> AsyncIterator[worker_pb2.RunResponse]:
         """Run one request on one model."""
+        request_id.set(request.request_id)
         weights = self._catalog.weights(request.model)
         began_s = self._monotonic()
-        with self._admission():
+        with self._trace(request, context), self._admission():
             async with self._residency.hold(weights):
                 held_s = self._monotonic() - began_s
                 on_end = self._ends.begin(request.request_id, request.model)
                 job = _to_job(request, time_left_s())
+                first_s, piece = 0.0, None
                 async with contextlib.aclosing(self._engine.generate(job, on_end)) as pieces:
                     async for piece in pieces:
+                        first_s = first_s or self._monotonic() - began_s
                         yield _to_response(piece, held_s)
+                if piece is not None and self._tracing.is_on:
+                    total_s = self._monotonic() - began_s
+                    self._trace_phases(piece, held_s, first_s, total_s)
+
+    @contextlib.contextmanager
+    def _trace(self, request: worker_pb2.RunRequest, context: Any) -> Iterator[None]:
+        parent = header_of(context.invocation_metadata()) if self._tracing.is_on else ""
+        with self._tracing.span(
+            f"chat {request.model}",
+            {
+                "gen_ai.operation.name": "chat",
+                "gen_ai.request.model": request.model,
+                "deltafleet.request.id": request.request_id,
+                "deltafleet.worker": self._identity.name,
+            },
+            kind=SpanKind.SERVER,
+            parent=parent,
+        ) as span:
+            if sampled := sampled_id(span):
+                current_trace.set(sampled)
+            yield
+
+    def _trace_phases(self, last: Piece, held_s: float, first_s: float, total_s: float) -> None:
+        """Spans of a whole answer's parts. first_s, total_s: since the request came."""
+        queue_s = min(last.usage.queue_s or 0.0, first_s - held_s)
+        self._tracing.phases(
+            ("hold weights", held_s),
+            ("queue", queue_s),
+            ("prefill", first_s - held_s - queue_s),
+            ("decode", total_s - first_s),
+        )
 
     async def SettleRun(
         self, request: worker_pb2.SettleRunRequest, context: Any

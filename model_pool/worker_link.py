@@ -13,6 +13,7 @@ from deltafleet.v1 import worker_pb2, worker_pb2_grpc
 from model_pool.errors import DeadlineExceeded, FleetError, WorkerLost
 from model_pool.member import RETRY_AFTER_S, Status
 from model_pool.rpc import HARD_LIMIT_BYTES, responses_of, to_failure
+from model_pool.tracing import trace_metadata
 
 RECONNECT_PAUSE_S = 0.1
 SETTLE_LIMIT_S = 5.0  # a step that computes is not interrupted
@@ -68,7 +69,7 @@ class WorkerLink:
         self, request: worker_pb2.RunRequest, timeout_s: float | None
     ) -> AsyncGenerator[worker_pb2.RunResponse, None]:
         """See Member."""
-        call = self._stub.Run(request, timeout=timeout_s)
+        call = self._stub.Run(request, timeout=timeout_s, metadata=trace_metadata())
         try:
             async with contextlib.aclosing(responses_of(call)) as responses:
                 async for response in responses:

@@ -41,6 +41,7 @@ from gateway.settings import Settings
 from gateway.walk import Walk
 from model_pool.pool import Pool
 from model_pool.settings import SettingsError
+from model_pool.tracing import Tracing
 
 
 class Maker:
@@ -54,6 +55,7 @@ class Maker:
         feedback: Feedback | None,
         finished: FinishedRequests,
         repeats: Repeats,
+        tracing: Tracing,
     ) -> None:
         self._pool = pool
         self._store = store
@@ -61,6 +63,7 @@ class Maker:
         self._feedback = feedback
         self._finished = finished
         self._repeats = repeats
+        self._tracing = tracing
         self._encoders = Encoders()
 
     async def make(self, settings: Settings, files: NamedFiles) -> Configured:
@@ -131,6 +134,7 @@ class Maker:
             make_escalation(settings, targets, files.curve),
             make_mixtures(settings),
             on_unweighed=lambda model: metrics.unweighed.labels(model).inc(),
+            tracing=self._tracing,
         )
         return Walk(
             planner,
@@ -139,6 +143,7 @@ class Maker:
             self._feedback,
             self._repeats,
             in_use,
+            self._tracing,
             default_output_token_count=settings.server.default_output_token_count,
             stale_baselines=lambda: stale_names(files.baselines, datetime.now(UTC)),
         )
