@@ -52,7 +52,6 @@ from gateway.worker_metrics import WorkerCollector
 from model_pool.discovery import Discovery
 from model_pool.local_workers import LocalWorkers
 from model_pool.member import Member
-from model_pool.openai_member import OpenAIMember
 from model_pool.pool import Pool
 from model_pool.settings import SettingsError, Worker, member_key
 from model_pool.tracing import open_tracing
@@ -124,6 +123,8 @@ class Gateway:
         server = worker.openai
         if server is None:
             return WorkerLink(worker.name, worker.address or local.address(worker.name))
+        from model_pool.openai_member import OpenAIMember  # 20 MB that most fleets do not need
+
         return OpenAIMember(
             worker.name,
             server,

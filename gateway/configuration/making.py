@@ -36,7 +36,7 @@ from gateway.routing.encoder_files import digest_of
 from gateway.routing.feedback import Feedback
 from gateway.routing.head import BadRouter
 from gateway.routing.labelled import BadLabels
-from gateway.routing.opening import Opened, fit_examples, open_fitted
+from gateway.routing.opening import Opened, fit_examples_apart, open_fitted
 from gateway.settings import Settings
 from gateway.walk import Walk
 from model_pool.pool import Pool
@@ -164,7 +164,7 @@ def _open_router(settings: Settings, files: NamedFiles) -> Opened:
     try:
         if routing.router is not None:
             return open_fitted(routing.router, files.fitted)
-        return fit_examples(files.examples, routing.encoder)
+        return fit_examples_apart(files.examples, routing.encoder)
     except (BadRouter, BadLabels, OSError) as error:
         place = "routing.encoder" if routing.router is None else "routing.router"
         raise SettingsError(f"{place}: {error}") from error
