@@ -128,7 +128,7 @@ class Breakers:
 
     def of(self, member: Member) -> Breaker:
         """The breaker of the life that the member told of last."""
-        incarnation = member.last_word.incarnation if member.last_word else ""
+        incarnation = member.incarnation
         held = self._held.get(member)
         if held is not None and held[0] == incarnation:
             return held[1]
