@@ -119,13 +119,16 @@ class Attempt:
             f"worker {self.worker} {what}", retry_after_s=RETRY_AFTER_S, worker=self.worker
         )
 
+    @property
+    def may_owe(self) -> bool:
+        """Whether it may have used something that it can tell."""
+        return not self.did_nothing and not self.member.is_silent
+
     async def settle(
         self, request: worker_pb2.RunRequest, told: worker_pb2.RunResponse
     ) -> Spent | None:
         """All that it used beyond what it told; None where nobody can say any more."""
-        if self.did_nothing or self.member.is_silent:
-            return None
-        used = await self.member.settle(request)
+        used = await self.member.settle(request) if self.may_owe else None
         if used is None:
             return None
         return Spent(

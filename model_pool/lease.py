@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Collection
 from typing import Protocol
 
@@ -15,6 +16,8 @@ from model_pool.waits import Wait
 
 # Why a request moved to another worker, as the metric tells it.
 RETRY_REASONS = ("draining", "lost", "saturated", "silent")
+OTHERS_LIMIT_S = 2.0  # a step that computes is not interrupted; a worker may have stopped, too
+log = logging.getLogger(__name__)
 
 
 class Places(Protocol):
@@ -64,6 +67,7 @@ class Lease:
         self._is_hedged = False
         self._attempt = places.take(model, key)
         self._attempts = [self._attempt]
+        self._given_up: dict[str, asyncio.Task[Spent | None]] = {}  # by worker: what it used
 
     @property
     def worker(self) -> str:
@@ -104,23 +108,34 @@ class Lease:
         """What its runs used beyond told, the last word that was passed on of the answer.
 
         That is runs that were given up for others and, where told is not its end, the answer's own.
+        Who has the whole answer waits no longer than a moment for a worker that does not say.
         """
-        latest = {one.worker: one for one in [*self._attempts, self._attempt]}
-        if told.finish_reason:
-            del latest[self.worker]
-        nothing = worker_pb2.RunResponse()
-        spent = await asyncio.gather(
-            *(
-                one.settle(request, told if one is self._attempt else nothing)
-                for one in latest.values()
-            )
-        )
-        return [one for one in spent if one is not None]
+        is_whole = bool(told.finish_reason)
+        tasks = [*self._given_up.values(), *([] if is_whole else self._ask_rest(request, told))]
+        if not tasks:
+            return []
+        done, late = await asyncio.wait(tasks, timeout=OTHERS_LIMIT_S if is_whole else None)
+        for task in late:
+            task.cancel()
+            extra = {"request_id": request.request_id, "status": "LATE"}
+            log.info("run_not_settled", extra=extra)
+        return [spent for task in done if (spent := task.result()) is not None]
+
+    def _ask_rest(
+        self, request: worker_pb2.RunRequest, told: worker_pb2.RunResponse
+    ) -> list[asyncio.Task[Spent | None]]:
+        """Of the answer's own run, and of another that was under way beside it."""
+        nothing, latest = worker_pb2.RunResponse(), [*self._attempts, self._attempt]
+        by_worker = {one.worker: one for one in latest if one.worker not in self._given_up}
+        return [
+            asyncio.create_task(one.settle(request, told if one is self._attempt else nothing))
+            for one in by_worker.values()
+        ]
 
     @property
     def has_others(self) -> bool:
-        """Whether the request was given to more than one worker."""
-        return len(self._attempts) > 1
+        """Whether a run was given up for another."""
+        return bool(self._given_up)
 
     async def _begin(self, request: worker_pb2.RunRequest, limit: _Limit) -> None:
         """Up to a first word, on the worker that it was leased or on another."""
@@ -129,12 +144,13 @@ class Lease:
             try:
                 return await self._first_word(attempt, request, limit)
             except (Draining, PoolSaturated, WorkerLost) as error:
-                attempt.release()
                 if not isinstance(error, PoolSaturated):
                     attempt.member.suspect()
                 if not self._may_follow(error):
                     raise
-                await self._move(_reason(error, attempt))
+                self._places.count_retry(_reason(error, attempt))
+                await self._give_up(attempt, request)
+                await self._move()
 
     async def _first_word(
         self, attempt: Attempt, request: worker_pb2.RunRequest, limit: _Limit
@@ -154,11 +170,20 @@ class Lease:
         self._may_move = False
         return True
 
-    async def _move(self, reason: str) -> None:
-        self._places.count_retry(reason)
+    async def _give_up(self, attempt: Attempt, request: worker_pb2.RunRequest) -> None:
+        """For another; what it used is asked while that one answers."""
+        await attempt.close()
+        attempt.release()
+        if attempt.may_owe:
+            asked = attempt.settle(request, worker_pb2.RunResponse())
+            self._given_up[attempt.worker] = asyncio.create_task(asked)
+
+    async def _move(self) -> None:
         await self._places.wait_until_ready(self._model)
         self._attempt = self._places.take(self._model, self._key, self._tried)
         self._attempts.append(self._attempt)
+        if task := self._given_up.pop(self.worker, None):
+            task.cancel()  # a worker tells the last run of a request alone
 
     @property
     def _tried(self) -> set[str]:
@@ -175,9 +200,8 @@ class Lease:
         ):
             self._attempt = self._attempts[-1]
         for attempt in self._attempts:
-            if attempt is not self._attempt:
-                await attempt.close()
-                attempt.release()
+            if attempt is not self._attempt and attempt.has_place:
+                await self._give_up(attempt, request)
 
     def _take_second(self) -> bool:
         if not self._attempt.has_place or not self._places.has_room(self._model, self._tried):
