@@ -109,6 +109,7 @@ class Gateway:
             wait_s=pool_settings.worker_wait_s,
             on_change=self._changed.set,
             groups={name: group.serves for name, group in pool_settings.discovery.items()},
+            choice=pool_settings,
         )
         local.start()
         stack.push_async_callback(local.stop)

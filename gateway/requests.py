@@ -16,6 +16,7 @@ LONGEST_REQUEST_ID_CHARACTER_COUNT = 128  # as the door takes them
 LARGEST_OUTPUT_TOKEN_COUNT = 1_000_000
 LARGEST_STOP_COUNT = 16
 LONGEST_STOP_CHARACTER_COUNT = 256
+LONGEST_SESSION_CHARACTER_COUNT = 128
 LARGEST_SEED = 2**63 - 1
 
 
@@ -114,6 +115,8 @@ def check_sampling(request: inference_pb2.GenerateRequest) -> None:
         raise _invalid("stop", f"at most {LARGEST_STOP_COUNT}, not {len(request.stop)}")
     if any(not 1 <= len(text) <= LONGEST_STOP_CHARACTER_COUNT for text in request.stop):
         raise _invalid("stop", f"each 1 to {LONGEST_STOP_CHARACTER_COUNT} characters")
+    if len(request.session) > LONGEST_SESSION_CHARACTER_COUNT:
+        raise _invalid("session", f"at most {LONGEST_SESSION_CHARACTER_COUNT} characters")
     if request.priority not in inference_pb2.Priority.values():
         raise _invalid("priority", f"not one of ours: {request.priority}")
     if request.model and request.HasField("constraints"):

@@ -147,7 +147,9 @@ class Walk:
         async with self._ledger.entry(
             call.request_id, route, conversation.texts, caller=call.caller.name
         ) as entry:
-            steps = self._answering.answer(route, run, entry.settle)
+            steps = self._answering.answer(
+                route, run, entry.settle, session=request.session, may_hedge=call.is_unary
+            )
             async with contextlib.aclosing(steps):
                 async for step in steps:
                     if isinstance(step, Route):

@@ -171,8 +171,44 @@ class Switching(Section):
     drain_s: float = Field(5, ge=0)  # what runs may go on so long rather than be computed again
 
 
-class Pool(Section):
-    """How the workers run."""
+class Breaker(Section):
+    """When a worker whose requests fail is left alone for a while; see `breaker.py`."""
+
+    failures: int = Field(5, ge=1)  # so many in a row
+    pause_s: float = Field(1, gt=0)  # the first; twice as long each time that it was in vain
+    longest_pause_s: float = Field(30, gt=0)
+
+    @model_validator(mode="after")
+    def _pauses_grow(self) -> Self:
+        if self.longest_pause_s < self.pause_s:
+            raise ValueError("longest_pause_s is shorter than pause_s")
+        return self
+
+
+class Affinity(Section):
+    """Which requests prefer the same worker, for what its cache has; see `affinity.py`."""
+
+    prefix_character_count: int = Field(256, ge=0)  # the same beginning; 0: only sessions count
+    load_factor: float = Field(1.25, ge=1)  # a preferred worker has at most so many times the mean
+
+
+class Hedging(Section):
+    """When a slow unary request is given to a second worker, too; see `hedging.py`."""
+
+    after_s: float = Field(gt=0)  # without a first word
+    most_share: float = Field(0.05, gt=0, le=1)  # of the requests that may be
+
+
+class Choice(Section):
+    """Which worker a request goes to."""
+
+    breaker: Breaker = Breaker()
+    affinity: Affinity = Affinity()
+    hedging: Hedging | None = None  # default: no request runs twice
+
+
+class Pool(Choice):
+    """How the workers run, and are chosen."""
 
     engine: Literal["transformers", "vllm"] = "transformers"
     vllm: VllmOptions | None = None  # passed to vLLM

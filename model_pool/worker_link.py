@@ -16,6 +16,7 @@ from model_pool.rpc import HARD_LIMIT_BYTES, responses_of, to_failure
 from model_pool.tracing import trace_metadata
 
 RECONNECT_PAUSE_S = 0.1
+SILENCE_LIMIT_S = 6.0  # a worker tells its status every two: a stopped one leaves its stream open
 SETTLE_LIMIT_S = 5.0  # a step that computes is not interrupted
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", HARD_LIMIT_BYTES),
@@ -32,18 +33,36 @@ log = logging.getLogger(__name__)
 
 
 class WorkerLink:
-    """See Member. address: host:port or unix:PATH. serves: None for all models of the fleet."""
+    """See Member.
 
-    def __init__(self, name: str, address: str, serves: frozenset[str] | None = None) -> None:
+    address: host:port or unix:PATH. serves: None for all models of the fleet. silence_limit_s: who
+    says nothing for so long is out of reach.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        serves: frozenset[str] | None = None,
+        *,
+        silence_limit_s: float = SILENCE_LIMIT_S,
+    ) -> None:
         self.name = name
         self.serves = serves
         self.status: Status | None = None
         self.last_word: Status | None = None
         self.descriptions: Mapping[str, worker_pb2.ModelDescription] = {}
         self.in_flight_count = 0
+        self.is_silent = False
+        self._silence_limit_s = silence_limit_s
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def incarnation(self) -> str:
+        """See Member."""
+        return self.last_word.incarnation if self.last_word else ""
 
     @property
     def is_ready(self) -> bool:
@@ -105,10 +124,10 @@ class WorkerLink:
             try:
                 await self._listen(on_change)
             except grpc.aio.AioRpcError as error:
-                if self.status is not None:
-                    log.warning(
-                        "worker_lost", extra={"worker": self.name, "status": error.code().name}
-                    )
+                self._tell_lost(error.code().name)
+            except TimeoutError:
+                self.is_silent = self.last_word is not None
+                self._tell_lost("SILENT")
             self.status = None
             on_change()
             await asyncio.sleep(RECONNECT_PAUSE_S)
@@ -117,13 +136,23 @@ class WorkerLink:
         incarnation = ""
         call = self._stub.WatchStatus(worker_pb2.WatchStatusRequest(), wait_for_ready=True)
         async with contextlib.aclosing(responses_of(call)) as statuses:
-            async for status in statuses:
+            while status := await self._next(statuses):
                 is_ready = status.state == worker_pb2.WORKER_STATE_READY
                 if is_ready and status.incarnation != incarnation:
                     await self._describe()
                     incarnation = status.incarnation
                 self.status = self.last_word = status
+                self.is_silent = False
                 on_change()
+
+    async def _next(self, statuses: AsyncGenerator[Status, None]) -> Status | None:
+        """None at the end. Raises TimeoutError where none comes."""
+        async with asyncio.timeout(self._silence_limit_s):
+            return await anext(statuses, None)
+
+    def _tell_lost(self, status: str) -> None:
+        if self.status is not None:
+            log.warning("worker_lost", extra={"worker": self.name, "status": status})
 
     async def _describe(self) -> None:
         answer = await self._stub.DescribeModels(worker_pb2.DescribeModelsRequest(), timeout=30)

@@ -89,6 +89,12 @@ WRONG = {
         {"pool": {"switching": {"amortisation": 0}}},
         "pool.switching.amortisation",
     ),
+    "a breaker that waits less and less": (
+        {"pool": {"breaker": {"pause_s": 2, "longest_pause_s": 1}}},
+        "longest_pause_s is shorter",
+    ),
+    "a load below the mean": ({"pool": {"affinity": {"load_factor": 0.9}}}, "affinity.load_factor"),
+    "a second run of nothing": ({"pool": {"hedging": {"most_share": 0.1}}}, "hedging.after_s"),
     "a quality that nobody asks for": ({"routing": {"quality": "q"}}, "say min_quality too"),
     "a caller's quality above 1": ({"callers": {"app": {"min_quality": 2}}}, "callers.app.min_q"),
     "a caller's budget below 0": ({"callers": {"app": {"max_cost_usd": -1}}}, "callers.app.max_c"),
