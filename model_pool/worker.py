@@ -278,6 +278,7 @@ def _to_job(request: worker_pb2.RunRequest, left_s: float | None) -> Job:
         priority=PRIORITIES.get(request.priority, Priority.STANDARD),
         time_left_s=math.inf if left_s is None else left_s,
         wants_log_probability=request.wants_logprob,
+        caller=request.caller,
     )
 
 
