@@ -206,15 +206,18 @@ class FairLine(Generic[Key]):
         self._charge(place.ask, -max(0.0, place.paid_count - place.output_count))
         flow = self._flows[place.ask.priority][place.ask.caller]
         flow.place_count -= 1
-        known = self._typical_count
-        known = place.output_count if known is None else known
-        self._typical_count = known + NEWEST_SHARE * (place.output_count - known)
+        if place.output_count:
+            self._learn(place.output_count)
         self._forget(place.ask)
 
     def work_of(self, caller: str, priority: Priority) -> float:
         """The caller's counter; 0 where it is not remembered."""
         flow = self._flows[priority].get(caller)
         return flow.work if flow else 0.0
+
+    def _learn(self, output_count: int) -> None:
+        known = output_count if self._typical_count is None else self._typical_count
+        self._typical_count = known + NEWEST_SHARE * (output_count - known)
 
     def _charge(self, ask: Ask, output_count: float) -> None:
         self._flows[ask.priority][ask.caller].work += ANSWER_WEIGHT * output_count
@@ -226,7 +229,8 @@ class FairLine(Generic[Key]):
         return min(ask.output_limit_count, self._typical_count)
 
     def _work(self, ask: Ask) -> float:
-        return ask.prompt_token_count + ANSWER_WEIGHT * self._paid_count(ask)
+        """At least that of a token: who costs nothing would be due at once."""
+        return max(1.0, ask.prompt_token_count + ANSWER_WEIGHT * self._paid_count(ask))
 
     def _waiting(self, priority: Priority) -> list[_Flow[Key]]:
         return [flow for flow in self._flows[priority].values() if flow.lanes]

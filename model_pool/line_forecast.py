@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from model_pool.errors import PoolSaturated
+
 LEARNING_RATE = 0.1  # of the newest: about the last ten count
+# Forecasts are of the middle: of those that would just be in time, half would be late.
+CAUTION = 1.5
+RETRY_AFTER_S = 1.0  # at least
 
 
 class LineForecast:
@@ -28,6 +33,17 @@ class LineForecast:
         quickest_s = min(self._place_s.values(), default=0.0)
         place_s = self._place_s.get(line, quickest_s)
         return (ahead_count + 1) * place_s + self._run_s.get(model, 0.0)
+
+    def check(self, line: str, model: str, ahead_count: int, time_left_s: float) -> None:
+        """Raises PoolSaturated where so many ahead leave a request too little time."""
+        needed_s = CAUTION * self.total_s(line, model, ahead_count)
+        if needed_s > time_left_s:
+            raise PoolSaturated(
+                f"{ahead_count} requests go before this one, so that the answer would come too "
+                "late",
+                retry_after_s=max(RETRY_AFTER_S, needed_s - time_left_s),
+                queued_count=ahead_count,
+            )
 
     def started(self, line: str, ahead_count: int, waited_s: float) -> None:
         """One has left the line, where so many were ahead of it when it came."""

@@ -31,8 +31,6 @@ from model_pool.token_work import TokenWork
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # When a full queue may have room again: an answer takes about as long.
 RETRY_AFTER_S = 1.0
-# Forecasts are of the middle: of those that would just be in time, half would be late.
-CAUTION = 1.5
 
 
 class TransformersEngine:
@@ -235,13 +233,7 @@ class TransformersEngine:
         """How many go before it. Raises PoolSaturated where they leave it too little time."""
         waiting = [one.ask for one in self._jobs if not one.is_running]
         count = count_ahead(waiting, Ask(caller=job.caller, priority=job.priority))
-        needed_s = CAUTION * self._line.total_s(job.priority.name, job.model, count)
-        if needed_s > job.time_left_s:
-            raise PoolSaturated(
-                f"{count} requests go before this one, so that the answer would come too late",
-                retry_after_s=max(RETRY_AFTER_S, needed_s - job.time_left_s),
-                queued_count=count,
-            )
+        self._line.check(job.priority.name, job.model, count, job.time_left_s)
         return count
 
     async def _read(self, active: ActiveJob) -> None:
