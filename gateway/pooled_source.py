@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 
-from deltafleet.v1 import worker_pb2
+from deltafleet.v1 import inference_pb2, worker_pb2
 from gateway.answer import AnswerPiece
 from gateway.pricing import time_cost_nano_usd
+from model_pool.admission import ask_of
 from model_pool.call import time_left_s
 from model_pool.errors import PoolSaturated
 from model_pool.pool import Lease, Pool
+
+NOTHING_YET = AnswerPiece("", 0, 0, 0, inference_pb2.FINISH_REASON_UNSPECIFIED)
 
 
 class PooledSource:
@@ -24,15 +28,21 @@ class PooledSource:
         self._settle = settle
 
     async def generate(self, request: worker_pb2.RunRequest) -> AsyncGenerator[AnswerPiece, None]:
-        """See Source. Raises what Pool.lease raises."""
+        """See Source. Raises what Pool.admitted and Pool.lease raise, then an empty piece comes."""
         lease, last = None, worker_pb2.RunResponse()
+        left_s = time_left_s()
         try:
-            async with (
-                self._pool.lease(request.model) as lease,
-                contextlib.aclosing(lease.generate(request, time_left_s())) as responses,
-            ):
-                async for last in responses:
-                    yield _piece(lease, last)
+            with self._pool.admitted(
+                ask_of(request), math.inf if left_s is None else left_s
+            ) as stay:
+                async with (
+                    self._pool.lease(request.model) as lease,
+                    contextlib.aclosing(lease.generate(request, time_left_s())) as responses,
+                ):
+                    yield NOTHING_YET
+                    async for last in responses:
+                        self._pool.admission.begin(stay)
+                        yield _piece(lease, last)
         except PoolSaturated:
             lease = None  # nothing of it ran, so that there is no rest
             raise

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 
 from deltafleet.v1 import worker_pb2
+from model_pool.admission import Admission, Stay
 from model_pool.errors import (
     Draining,
     NoWorkerReady,
@@ -14,6 +16,7 @@ from model_pool.errors import (
     SpecialistUnloadable,
     WorkerLost,
 )
+from model_pool.fair_line import Ask
 from model_pool.member import RETRY_AFTER_S, Member, Status
 from model_pool.placement import Candidate, choose_worker
 from model_pool.waits import Wait, Waits
@@ -96,7 +99,9 @@ class Pool:
         wait_s: float,
         on_change: Callable[[], None],
         groups: Mapping[str, frozenset[str] | None] | None = None,
+        admission: Admission | None = None,
     ) -> None:
+        self.admission = admission or Admission()
         self.members = {member.name: member for member in members}
         self.departed: list[Status] = []
         self.waits = Waits()
@@ -166,6 +171,27 @@ class Pool:
             raise NoWorkerReady(
                 f"no worker that serves {model} is ready", retry_after_s=RETRY_AFTER_S
             ) from None
+
+    def admitted(
+        self, ask: Ask, time_left_s: float = math.inf
+    ) -> contextlib.AbstractContextManager[Stay]:
+        """See Admission.enter: whether the request may come in, before anything is sent."""
+        model = str(ask.lane)
+        ready = [one for one in self.members.values() if one.is_ready]
+        serving = [one for one in ready if one.serves is None or model in one.serves]
+        return self.admission.enter(
+            ask,
+            free_count=self._free_count(ready),
+            free_for_model_count=self._free_count(serving),
+            queued_count=sum(one.status.queued_count for one in serving if one.status),
+            time_left_s=time_left_s,
+        )
+
+    def _free_count(self, ready: Sequence[Member]) -> int:
+        """Where no worker is up, as many may wait for one as all of them would take."""
+        if not ready:
+            return max(1, len(self.members)) * self._limit_count - self.admission.count
+        return sum(max(0, self._limit_count - one.in_flight_count) for one in ready)
 
     @contextlib.asynccontextmanager
     async def lease(self, model: str) -> AsyncIterator[Lease]:

@@ -26,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from model_pool.admission import Thresholds
 from model_pool.vllm.options import VllmOptions
 
 ENVIRONMENT_PREFIX = "DELTAFLEET_"
@@ -171,6 +172,24 @@ class Switching(Section):
     drain_s: float = Field(5, ge=0)  # what runs may go on so long rather than be computed again
 
 
+class Admission(Section):
+    """How much of the places that are free now a caller may have, in requests; see `admission.py`.
+
+    A caller with as many requests as this times the free places is refused. Alone, with 8, it gets
+    eight of nine places.
+    """
+
+    interactive: float = Field(16, gt=0)
+    standard: float = Field(8, gt=0)
+    batch: float = Field(2, gt=0)
+    specialist: float = Field(32, gt=0)  # of all callers' requests for one specialist
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """As they are applied."""
+        return Thresholds((self.interactive, self.standard, self.batch), self.specialist)
+
+
 class Pool(Section):
     """How the workers run."""
 
@@ -185,6 +204,7 @@ class Pool(Section):
     max_queued_count: int = Field(256, ge=0)  # requests that wait, per worker
     context_token_count: int | None = Field(None, ge=2)  # default: the base's own
     thread_count: int | None = Field(None, ge=1)  # of the engine; default: torch's own
+    admission: Admission = Admission()
     worker_wait_s: float = Field(30, ge=0)  # how long a request waits for a worker to be up
     preload: tuple[Name, ...] = ()  # built at start, in this order
     drain_limit_s: float = Field(30, ge=0)  # what a stopping worker runs may take so long to end
