@@ -13,7 +13,7 @@ from gateway.answer import AnswerPiece
 from gateway.pricing import time_cost_nano_usd
 from model_pool.admission import ask_of
 from model_pool.call import time_left_s
-from model_pool.errors import PoolSaturated
+from model_pool.errors import CallerSaturated, PoolSaturated
 from model_pool.pool import Lease, Pool
 
 NOTHING_YET = AnswerPiece("", 0, 0, 0, inference_pb2.FINISH_REASON_UNSPECIFIED)
@@ -43,7 +43,7 @@ class PooledSource:
                     async for last in responses:
                         self._pool.admission.begin(stay)
                         yield _piece(lease, last)
-        except PoolSaturated:
+        except (PoolSaturated, CallerSaturated):
             lease = None  # nothing of it ran, so that there is no rest
             raise
         finally:  # its place is free by now

@@ -189,9 +189,10 @@ class Pool:
 
     def _free_count(self, ready: Sequence[Member]) -> int:
         """Where no worker is up, as many may wait for one as all of them would take."""
-        if not ready:
-            return max(1, len(self.members)) * self._limit_count - self.admission.count
-        return sum(max(0, self._limit_count - one.in_flight_count) for one in ready)
+        if ready:
+            return sum(max(0, self._limit_count - one.in_flight_count) for one in ready)
+        placed_count = sum(one.in_flight_count for one in self.members.values())
+        return max(1, len(self.members)) * self._limit_count - self.admission.count + placed_count
 
     @contextlib.asynccontextmanager
     async def lease(self, model: str) -> AsyncIterator[Lease]:

@@ -173,16 +173,14 @@ class Switching(Section):
 
 
 class Admission(Section):
-    """How much of the places that are free now a caller may have, in requests; see `admission.py`.
-
-    A caller with as many requests as this times the free places is refused. Alone, with 8, it gets
-    eight of nine places.
+    """Who comes in where places are scarce; see `admission.py`. Alone, with 8, a caller gets eight
+    of nine places.
     """
 
-    interactive: float = Field(16, gt=0)
-    standard: float = Field(8, gt=0)
-    batch: float = Field(2, gt=0)
-    specialist: float = Field(32, gt=0)  # of all callers' requests for one specialist
+    interactive: float = Field(16, gt=0)  # a caller's requests, at most, for each free place
+    standard: float = Field(8, gt=0)  # these and interactive ones
+    batch: float = Field(2, gt=0)  # all of them
+    specialist: float = Field(32, gt=0)  # the same for a specialist, of all callers
 
     @property
     def thresholds(self) -> Thresholds:
@@ -204,7 +202,7 @@ class Pool(Section):
     max_queued_count: int = Field(256, ge=0)  # requests that wait, per worker
     context_token_count: int | None = Field(None, ge=2)  # default: the base's own
     thread_count: int | None = Field(None, ge=1)  # of the engine; default: torch's own
-    admission: Admission = Admission()
+    admission: Admission = Admission()  # shares of the places
     worker_wait_s: float = Field(30, ge=0)  # how long a request waits for a worker to be up
     preload: tuple[Name, ...] = ()  # built at start, in this order
     drain_limit_s: float = Field(30, ge=0)  # what a stopping worker runs may take so long to end

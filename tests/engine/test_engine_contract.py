@@ -13,7 +13,13 @@ from engine.tiny_models import CONTEXT_TOKEN_COUNT
 
 from merge_on_load.errors import MergeError
 from model_pool.engine import FinishReason, Job, Message, Role, Sampling, Usage
-from model_pool.errors import EngineFailed, InvalidParameter, PromptTooLong, UnknownModel
+from model_pool.errors import (
+    EngineFailed,
+    InvalidParameter,
+    PoolSaturated,
+    PromptTooLong,
+    UnknownModel,
+)
 from model_pool.switching import Priority
 
 PROMPTS = tuple(f"{'the price of tea, ' * (i % 7)}number {i}" for i in range(40))
@@ -312,6 +318,30 @@ async def test_the_urgent_pass_those_that_wait(start_engine: StartEngine) -> Non
     # As above, one may have got the place before the others were there.
     later = [Priority[name] for name in order[1:]]
     assert later == sorted(later)
+
+
+async def test_who_would_be_late_is_told_before_anything_is_computed(
+    start_engine: StartEngine,
+) -> None:
+    hurried = replace(job("hurry"), time_left_s=1e-9)
+    ends: list[Usage] = []
+    async with start_engine(max_running_count=1) as engine:
+        await asyncio.gather(*(pieces_of(engine, job("learn")) for _ in range(3)))
+        async with aclosing(engine.generate(job("hold on", **LONG))) as stream:
+            await anext(stream)
+            tasks = [asyncio.create_task(pieces_of(engine, job(f"{i}"))) for i in range(3)]
+            await asyncio.sleep(0)
+            with pytest.raises(PoolSaturated, match="too late") as refusal:
+                async with aclosing(engine.generate(hurried, ends.append)) as late:
+                    await anext(late)
+            # Nobody goes before the urgent one: nothing is foretold.
+            urgent = replace(hurried, priority=Priority.INTERACTIVE)
+            assert (await pieces_of(engine, urgent))[-1].finish_reason
+        await asyncio.gather(*tasks)
+
+        assert await pieces_of(engine, hurried), "nobody waits any more"
+    assert (refusal.value.retry_after_s or 0) > 0
+    assert ends == [Usage(0, 0, 0.0)]
 
 
 async def test_drain_returns_when_the_last_job_has_ended(start_engine: StartEngine) -> None:
