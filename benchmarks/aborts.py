@@ -57,21 +57,23 @@ def main() -> int:
     chosen = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="deltafleet-aborts-"))
     try:
-        aborts, dropped_s = asyncio.run(_measure(home, chosen.count, chosen.crowd))
+        aborts, left_s, dropped_s = asyncio.run(_measure(home, chosen.count, chosen.crowd))
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    delays_s = [
-        dropped_s[name] - at_s for name, at_s in aborts.cancelled_s.items() if name in dropped_s
-    ]
-    text = render(aborts, sorted(delays_s), chosen.crowd)
+    seen = [one for one in aborts.cancelled_s.items() if one[0] in dropped_s]
+    delays_s = sorted(dropped_s[name] - at_s for name, at_s in seen)
+    ways_s = sorted(left_s[name] - at_s for name, at_s in seen if name in left_s)
+    text = render(aborts, delays_s, ways_s, chosen.crowd)
     say(text)
     if chosen.count >= 1000:
         REPORT.write_text(text)
     return 0 if max(delays_s) <= LIMIT_S else 1
 
 
-async def _measure(home: Path, count: int, crowd: int) -> tuple[Aborts, Mapping[str, float]]:
-    """When the engine dropped each. Raises RuntimeError where it has not."""
+async def _measure(
+    home: Path, count: int, crowd: int
+) -> tuple[Aborts, Mapping[str, float], Mapping[str, float]]:
+    """When each had reached the engine, and was dropped by it. Raises RuntimeError where not."""
     async with _fleet(home) as (inference, notes):
         long, aborts = _long_requests(), Aborts()
         await asyncio.gather(*map(inference.Generate, long))
@@ -80,11 +82,11 @@ async def _measure(home: Path, count: int, crowd: int) -> tuple[Aborts, Mapping[
             *(_abort_many(inference, long, aborts, count, one) for one in range(crowd))
         )
         await asyncio.sleep(TOLD_S)
-        begun_s, dropped_s = _read(notes, "begun"), _read(notes, "dropped")
+        begun_s, left_s, dropped_s = (_read(notes, one) for one in ("begun", "left", "dropped"))
     stuck = begun_s.keys() - dropped_s.keys()
     if stuck:
         raise RuntimeError(f"the engine has not dropped {len(stuck)} requests")
-    return aborts, dropped_s
+    return aborts, left_s, dropped_s
 
 
 @contextlib.asynccontextmanager
@@ -161,13 +163,11 @@ def _read(notes: Path, what: str) -> dict[str, float]:
     return {one[1]: float(one[2]) for one in fields if one[0] == what}
 
 
-def render(aborts: Aborts, delays_s: Sequence[float], crowd: int) -> str:
-    """Markdown. delays_s: ascending."""
+def render(aborts: Aborts, delays_s: Sequence[float], ways_s: Sequence[float], crowd: int) -> str:
+    """Markdown. delays_s: from cancel to drop; ways_s: of it, to the engine. Both ascending."""
     count = len(delays_s)
     unreached_count = len(aborts.cancelled_s) - count
-    shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
-    figures = {name: delays_s[min(count - 1, int(share * count))] for name, share in shares.items()}
-    figures["greatest"] = delays_s[-1]
+    shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "greatest": 1.0}
     machine = ", ".join(f"{key}: {value}" for key, value in facts(("grpcio", "torch")).items())
     return "\n".join(
         [
@@ -180,16 +180,29 @@ def render(aborts: Aborts, delays_s: Sequence[float], crowd: int) -> str:
             f"word was waited for. {unreached_count} more never reached the engine, and",
             f"{aborts.whole_count} answers ended before they were cancelled.",
             "",
-            "| | |",
-            "| --- | ---: |",
-            *(f"| {name} | {value * 1e3:.1f} ms |" for name, value in figures.items()),
-            f"| within {GOAL_S * 1e3:.0f} ms (goal: all) | {_within(delays_s, GOAL_S)} |",
-            f"| within {LIMIT_S * 1e3:.0f} ms (promised: all) | {_within(delays_s, LIMIT_S)} |",
+            "| | to the drop | of it, to the engine |",
+            "| --- | ---: | ---: |",
+            *(
+                f"| {name} | {_at(delays_s, share)} | {_at(ways_s, share)} |"
+                for name, share in shares.items()
+            ),
+            *(
+                f"| within {limit_s * 1e3:.0f} ms | {_within(delays_s, limit_s)} | "
+                f"{_within(ways_s, limit_s)} |"
+                for limit_s in (GOAL_S, LIMIT_S)
+            ),
             "",
+            f"The goal is all within {GOAL_S * 1e3:.0f} ms, the promise all within "
+            f"{LIMIT_S * 1e3:.0f} ms.",
             f"The machine, shared by all of them: {machine}.",
             "",
         ]
     )
+
+
+def _at(sorted_s: Sequence[float], share: float) -> str:
+    place = min(len(sorted_s) - 1, int(share * len(sorted_s)))
+    return f"{sorted_s[place] * 1e3:.1f} ms"
 
 
 def _within(delays_s: Sequence[float], limit_s: float) -> str:

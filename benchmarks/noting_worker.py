@@ -1,14 +1,15 @@
 """A worker of the embedded engine that notes when nothing of a request computes any more.
 
-python -m benchmarks.noting_worker FLEET.yaml --listen ADDRESS --notes FILE. Two lines for
-each request: begun or dropped, its id, and time.monotonic(), one clock for all processes of
-a machine.
+python -m benchmarks.noting_worker FLEET.yaml --listen ADDRESS --notes FILE. Each line is of
+a request: begun, left (its caller has gone) or dropped; its id; and time.monotonic(), one clock for
+all processes of a machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -28,18 +29,27 @@ class NotingEngine(TransformersEngine):
 
     notes: TextIO
 
-    def generate(
+    async def generate(
         self, job: Job, on_end: Callable[[Usage], None] | None = None
     ) -> AsyncGenerator[Piece, None]:
         """See Engine."""
 
         def ended(usage: Usage) -> None:
-            self.notes.write(f"dropped {job.request_id} {time.monotonic()}\n")
+            self._note("dropped", job)
             if on_end is not None:
                 on_end(usage)
 
-        self.notes.write(f"begun {job.request_id} {time.monotonic()}\n")
-        return super().generate(job, ended)
+        self._note("begun", job)
+        async with contextlib.aclosing(super().generate(job, ended)) as pieces:
+            try:
+                async for piece in pieces:
+                    yield piece
+            except BaseException:
+                self._note("left", job)
+                raise
+
+    def _note(self, what: str, job: Job) -> None:
+        self.notes.write(f"{what} {job.request_id} {time.monotonic()}\n")
 
 
 def main() -> None:
