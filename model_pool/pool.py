@@ -183,7 +183,7 @@ class Pool:
             ask,
             free_count=self._free_count(ready),
             free_for_model_count=self._free_count(serving),
-            queued_count=sum(one.status.queued_count for one in serving if one.status),
+            queued_count=sum(status.queued_count for one in serving if (status := one.status)),
             time_left_s=time_left_s,
         )
 

@@ -8,11 +8,14 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pool.in_process_worker import free_port
 
 from model_pool.admission import Admission, Room, Stay, Thresholds, refusal
 from model_pool.errors import CallerSaturated, FleetError, PoolSaturated
 from model_pool.fair_line import Ask
+from model_pool.pool import Pool
 from model_pool.switching import Priority
+from model_pool.worker_link import WorkerLink
 
 INTERACTIVE, STANDARD, BATCH = Priority
 LIMIT_COUNT = 288
@@ -201,3 +204,18 @@ def test_a_line_that_reaches_nobody_is_learnt_too() -> None:
             admission.enter(ask, time_left_s=5.0, **more),
         ):
             pass
+
+
+async def test_those_who_wait_for_a_worker_to_be_up_are_bounded_too() -> None:
+    links = [WorkerLink(name, f"127.0.0.1:{free_port()}") for name in ("one", "two")]
+    pool = Pool(links, limit_count=2, wait_s=60, on_change=lambda: None)
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(4):
+                stack.enter_context(pool.admitted(Ask(lane="sql")))
+            with pytest.raises(PoolSaturated):
+                stack.enter_context(pool.admitted(Ask(lane="sql")))
+        with pool.admitted(Ask(lane="sql")):
+            pass
+    finally:
+        await pool.stop()
