@@ -14,7 +14,7 @@ POSTGRES := build/postgres/bin/postgres
 FAKETIME := build/faketime/libfaketime.so.1
 CHROMIUM := build/chromium/bin/chromium
 
-.PHONY: help install demo serve test images test-images monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs soak-costs kill-ledger chaos load load-compare load-results page-screenshot vendor-page clean
+.PHONY: help install demo serve test images test-images monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs soak-costs bench-aborts kill-ledger chaos load load-compare load-results page-screenshot vendor-page clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -113,6 +113,9 @@ SOAK_MINUTES ?= 20
 soak-costs: $(INSTALLED) vllm-env ## send traffic of all kinds for twice SOAK_MINUTES (20), on both engines, add the costs up; writes gateway/COSTS_SOAK.md
 	$(BIN)/python -m benchmarks.cost_soak --minutes $(SOAK_MINUTES)
 	$(VLLM_VENV)/bin/python -m benchmarks.cost_soak --minutes $(SOAK_MINUTES) --engine vllm
+
+bench-aborts: $(INSTALLED) ## measure how long a request goes on computing after its caller has left; writes gateway/ABORTS.md
+	$(BIN)/python -m benchmarks.aborts
 
 kill-ledger: $(INSTALLED) $(POSTGRES) ## kill the ledger's writers and server, count what is lost; writes gateway/LEDGER.md
 	$(BIN)/python -m benchmarks.ledger_kills

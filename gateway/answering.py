@@ -76,10 +76,16 @@ class Answering:
                 yield step
 
     async def _plain(self, route: Route, request: worker_pb2.RunRequest, pooled: Source) -> Steps:
+        """The route is told with the first piece: what is refused was not begun for the caller,
+        whose gRPC library may then ask again by itself.
+        """
+        is_told = False
         with self._source(request, pooled) as source:
-            yield route
             async with contextlib.aclosing(source.generate(request)) as pieces:
                 async for piece in pieces:
+                    if not is_told:
+                        is_told = True
+                        yield route
                     yield piece
 
     async def _mixture(

@@ -49,6 +49,7 @@ from gateway.spending_metrics import SpendingCollector
 from gateway.wait_metrics import WaitCollector
 from gateway.worker_lives import LifeRecorder
 from gateway.worker_metrics import WorkerCollector
+from model_pool.admission import Admission
 from model_pool.discovery import Discovery
 from model_pool.local_workers import LocalWorkers
 from model_pool.member import Member
@@ -110,6 +111,7 @@ class Gateway:
             on_change=self._changed.set,
             groups={name: group.serves for name, group in pool_settings.discovery.items()},
             choice=pool_settings,
+            admission=Admission(pool_settings.admission.thresholds),
         )
         local.start()
         stack.push_async_callback(local.stop)

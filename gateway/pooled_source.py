@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
-from deltafleet.v1 import worker_pb2
+from deltafleet.v1 import inference_pb2, worker_pb2
 from gateway.answer import AnswerPiece
 from gateway.pricing import time_cost_nano_usd
+from model_pool.admission import ask_of
 from model_pool.attempt import Spent
 from model_pool.call import time_left_s
 from model_pool.lease import Lease
 from model_pool.pool import Pool
+
+NOTHING_YET = AnswerPiece("", 0, 0, 0, inference_pb2.FINISH_REASON_UNSPECIFIED)
 
 
 class PooledSource:
@@ -43,20 +47,26 @@ class PooledSource:
         self._may_hedge = may_hedge
 
     async def generate(self, request: worker_pb2.RunRequest) -> AsyncGenerator[AnswerPiece, None]:
-        """See Source. Raises what Pool.lease raises."""
+        """See Source. Raises what Pool.admitted and Pool.lease raise, then an empty piece comes."""
         lease, told = None, worker_pb2.RunResponse()
         key = self._pool.affinity_key(request, self._session)
+        left_s = time_left_s()
         try:
-            async with (
-                self._pool.lease(request.model, key=key, may_hedge=self._may_hedge) as lease,
-                contextlib.aclosing(lease.generate(request, time_left_s())) as responses,
-            ):
-                async for response in responses:
-                    piece = _piece(lease, response)
-                    if response.finish_reason and lease.has_others:
-                        piece = _besides(piece, await lease.settle(request, response))
-                    told = response
-                    yield piece
+            with self._pool.admitted(
+                ask_of(request), math.inf if left_s is None else left_s
+            ) as stay:
+                async with (
+                    self._pool.lease(request.model, key=key, may_hedge=self._may_hedge) as lease,
+                    contextlib.aclosing(lease.generate(request, time_left_s())) as responses,
+                ):
+                    yield NOTHING_YET
+                    async for response in responses:
+                        self._pool.admission.begin(stay)
+                        piece = _piece(lease, response)
+                        if response.finish_reason and lease.has_others:
+                            piece = _besides(piece, await lease.settle(request, response))
+                        told = response
+                        yield piece
         finally:  # its place is free by now
             if lease is not None and not told.finish_reason:
                 await _to_its_end(self._tell_rest(lease, request, told))

@@ -130,6 +130,7 @@ def to_run(
     request_id: str,
     model: str,
     default_output_token_count: int,
+    caller: str = "",
 ) -> worker_pb2.RunRequest:
     """The same request as a worker takes it."""
     return worker_pb2.RunRequest(
@@ -142,6 +143,7 @@ def to_run(
         stop=request.stop,
         seed=request.seed if request.HasField("seed") else None,
         priority=request.priority,
+        caller=caller,
     )
 
 

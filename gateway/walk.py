@@ -143,6 +143,7 @@ class Walk:
             request_id=call.request_id,
             model=route.target.name,
             default_output_token_count=self._default_output_token_count,
+            caller=call.caller.name,
         )
         async with self._ledger.entry(
             call.request_id, route, conversation.texts, caller=call.caller.name

@@ -78,6 +78,7 @@ async def _serve_until(
         monotonic=time.monotonic,
         wall=time.time,
         tracing=tracing,
+        thresholds=settings.pool.admission.thresholds,
     )
     door = WorkerDoor(servicer, options.listen)
     await door.open()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 
 from deltafleet.v1 import worker_pb2
+from model_pool.admission import Admission, Stay
 from model_pool.affinity import affinity_key
 from model_pool.attempt import Attempt
 from model_pool.breaker import Breakers, BreakerState
 from model_pool.errors import NoWorkerReady, PoolSaturated, SpecialistUnloadable
+from model_pool.fair_line import Ask
 from model_pool.hedging import Hedging
 from model_pool.lease import Lease
 from model_pool.member import RETRY_AFTER_S, Member, Status
@@ -41,8 +44,10 @@ class Pool:
         on_change: Callable[[], None],
         groups: Mapping[str, frozenset[str] | None] | None = None,
         choice: Choice | None = None,
+        admission: Admission | None = None,
     ) -> None:
         choice = choice or Choice()
+        self.admission = admission or Admission()
         self.members = {member.name: member for member in members}
         self.departed: list[Status] = []
         self.waits = Waits()
@@ -133,6 +138,28 @@ class Pool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._heard.wait()
+
+    def admitted(
+        self, ask: Ask, time_left_s: float = math.inf
+    ) -> contextlib.AbstractContextManager[Stay]:
+        """See Admission.enter: whether the request may come in, before anything is sent."""
+        model = str(ask.lane)
+        ready = [one for one in self.members.values() if one.is_ready]
+        serving = [one for one in ready if one.serves is None or model in one.serves]
+        return self.admission.enter(
+            ask,
+            free_count=self._free_count(ready),
+            free_for_model_count=self._free_count(serving),
+            queued_count=sum(status.queued_count for one in serving if (status := one.status)),
+            time_left_s=time_left_s,
+        )
+
+    def _free_count(self, ready: Sequence[Member]) -> int:
+        """Where no worker is up, as many may wait for one as all of them would take."""
+        if ready:
+            return sum(max(0, self._limit_count - one.in_flight_count) for one in ready)
+        placed_count = sum(one.in_flight_count for one in self.members.values())
+        return max(1, len(self.members)) * self._limit_count - self.admission.count + placed_count
 
     @contextlib.asynccontextmanager
     async def lease(

@@ -62,6 +62,7 @@ STATUS_OF: dict[ErrorReason.ValueType, grpc.StatusCode] = {
     ErrorReason.ERROR_REASON_LEDGER_UNAVAILABLE: Code.UNAVAILABLE,
     ErrorReason.ERROR_REASON_BUDGET_SPENT: Code.RESOURCE_EXHAUSTED,
     ErrorReason.ERROR_REASON_REQUEST_ID_REUSED: Code.ALREADY_EXISTS,
+    ErrorReason.ERROR_REASON_CALLER_SATURATED: Code.RESOURCE_EXHAUSTED,
 }
 
 REASON_NAMES = {ErrorReason.Name(reason) for reason in STATUS_OF}

@@ -26,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from model_pool.admission import Thresholds
 from model_pool.vllm.options import VllmOptions
 
 ENVIRONMENT_PREFIX = "DELTAFLEET_"
@@ -207,6 +208,22 @@ class Choice(Section):
     hedging: Hedging | None = None  # default: no request runs twice
 
 
+class Admission(Section):
+    """Who comes in where places are scarce; see `admission.py`. Alone, with 8, a caller gets eight
+    of nine places.
+    """
+
+    interactive: float = Field(16, gt=0)  # a caller's requests, at most, for each free place
+    standard: float = Field(8, gt=0)  # these and interactive ones
+    batch: float = Field(2, gt=0)  # all of them
+    specialist: float = Field(32, gt=0)  # the same for a specialist, of all callers
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """As they are applied."""
+        return Thresholds((self.interactive, self.standard, self.batch), self.specialist)
+
+
 class Pool(Choice):
     """How the workers run, and are chosen."""
 
@@ -221,6 +238,7 @@ class Pool(Choice):
     max_queued_count: int = Field(256, ge=0)  # requests that wait, per worker
     context_token_count: int | None = Field(None, ge=2)  # default: the base's own
     thread_count: int | None = Field(None, ge=1)  # of the engine; default: torch's own
+    admission: Admission = Admission()  # shares of the places
     worker_wait_s: float = Field(30, ge=0)  # how long a request waits for a worker to be up
     preload: tuple[Name, ...] = ()  # built at start, in this order
     drain_limit_s: float = Field(30, ge=0)  # what a stopping worker runs may take so long to end

@@ -83,6 +83,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ALREADY_EXISTS: the caller gave another request this x-request-id, and it runs or was answered
     of late. Metadata: request_id.
     """
+    ERROR_REASON_CALLER_SATURATED: _ErrorReason.ValueType  # 27
+    """RESOURCE_EXHAUSTED: the caller has more requests under way than its share of what the fleet has
+    room for while others use it too. RetryInfo says when to come back.
+    Metadata: caller_count, free_count.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason for which a call can fail. A failed call carries one google.rpc.ErrorInfo whose
@@ -150,5 +155,10 @@ Metadata: closed_api, limit_nano_usd.
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 26
 """ALREADY_EXISTS: the caller gave another request this x-request-id, and it runs or was answered
 of late. Metadata: request_id.
+"""
+ERROR_REASON_CALLER_SATURATED: ErrorReason.ValueType  # 27
+"""RESOURCE_EXHAUSTED: the caller has more requests under way than its share of what the fleet has
+room for while others use it too. RetryInfo says when to come back.
+Metadata: caller_count, free_count.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
