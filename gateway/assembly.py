@@ -20,7 +20,6 @@ from deltafleet.v1 import (
     inference_pb2_grpc,
     routing_pb2_grpc,
 )
-from gateway.caller import admit_anybody
 from gateway.configuration.configured import Configured
 from gateway.configuration.current import Current, CurrentWalk
 from gateway.configuration.making import Maker
@@ -31,6 +30,7 @@ from gateway.fleet_files import ledger_url
 from gateway.fleet_models import weighed_models
 from gateway.fleet_service import FleetServicer
 from gateway.grpc_door import GrpcDoor
+from gateway.identity.opening import admission, open_identity
 from gateway.ledger_store import BadLedger, LedgerStore
 from gateway.loop_lag import loop_lag_measured
 from gateway.metrics import Metrics
@@ -145,7 +145,9 @@ class Gateway:
         routing = RoutingServicer(walk, feedback, self._metrics)
         models = FleetServicer(current, pool)
         costs = CostServicer(store, lambda: current.now.baselines)
-        door = GrpcDoor(settings.server, admit_anybody, self._metrics.call_ended)
+        identity = await open_identity(stack, settings.identity)
+        admit = admission(identity, [settings.server.listen])
+        door = GrpcDoor(settings.server, admit, self._metrics.call_ended)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, door.server)
         routing_pb2_grpc.add_RoutingServiceServicer_to_server(routing, door.server)
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(models, door.server)

@@ -119,7 +119,8 @@ class Route:
     """Where a request goes and why.
 
     task: empty where the prompt is out of scope. decided_by, note, row: see Classification.
-    contributions: other answers that the caller's was made after, or from.
+    contributions: other answers that the caller's was made after, or from. allowed: the models that
+    may answer the caller; None: all.
     """
 
     target: Target
@@ -132,6 +133,7 @@ class Route:
     note: str = ""
     row: Floats | None = field(default=None, compare=False, repr=False)
     contributions: tuple[Contribution, ...] = ()
+    allowed: frozenset[str] | None = None
 
 
 class Router:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from pydantic import Field, model_validator
 
 from gateway.closed_apis.configuration import ClosedApi
+from gateway.identity.settings import Identity
 from gateway.mixture import ANSWERS, QUESTION, VOTE
 from gateway.verifier import ANSWER
 from model_pool.settings import (
@@ -215,12 +216,14 @@ class Settings(PoolSettings):
 
     server: Server = Server()
     routing: Routing = Routing()
-    callers: dict[Name, Caller] = {}  # by what they say in the metadata deltafleet-caller
+    # By the name that was proven (identity), else by what the metadata deltafleet-caller says.
+    callers: dict[Name, Caller] = {}
     baselines: dict[str, Baseline] = {}
     prices: Prices = Prices()
     closed_apis: dict[Name, ClosedApi] = {}
     mixtures: dict[Name, MixtureSettings] = {}
     ledger: Ledger = Ledger()
+    identity: Identity | None = None  # default: anybody who reaches a door may call
 
     @model_validator(mode="after")
     def _fallback_exists(self) -> Self:

@@ -32,6 +32,7 @@ ENVIRONMENT_PREFIX = "DELTAFLEET_"
 # A worker ignores these: they are the gateway's. A test holds the two lists together.
 GATEWAY_SECTIONS = (
     *("server", "routing", "callers", "baselines", "prices", "closed_apis", "mixtures", "ledger"),
+    "identity",
 )
 BASE_MODEL = "base"
 
@@ -361,7 +362,7 @@ def _override(document: dict[str, Any], environment: Mapping[str, str]) -> None:
 
 
 # Secrets come from the environment only and are never part of fleet.yaml.
-SECRETS = frozenset({"DELTAFLEET_LEDGER_URL", "DELTAFLEET_TRACING_HEADERS"})
+SECRETS = frozenset({"DELTAFLEET_LEDGER_URL", "DELTAFLEET_TRACING_HEADERS", "DELTAFLEET_API_KEY"})
 CLOSED_API_KEY_PREFIX = "DELTAFLEET_CLOSED_API_KEY_"
 MEMBER_KEY_PREFIX = "DELTAFLEET_MEMBER_KEY_"
 

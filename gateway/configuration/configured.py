@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gateway.closed_apis.apis import ClosedApis
 from gateway.configuration.named_files import NamedFiles
+from gateway.identity.models import AllowedModels
 from gateway.in_use import InUse
 from gateway.price_list import PricedBaseline
 from gateway.router import Target
@@ -19,8 +20,8 @@ from gateway.walk import Walk
 class Configured:
     """A configuration and what goes by it. digest: SHA-256 in hex.
 
-    targets, descriptions: of every model, by name. opened: the router. in_use: by requests that
-    walk. close: ends what it opened.
+    targets, descriptions: of every model, by name. allowed_models: says which may answer a caller.
+    opened: the router. in_use: by requests that walk. close: ends what it opened.
     """
 
     settings: Settings
@@ -28,6 +29,7 @@ class Configured:
     digest: str
     targets: Mapping[str, Target]
     descriptions: Mapping[str, str]
+    allowed_models: AllowedModels
     opened: Opened
     closed_apis: ClosedApis
     walk: Walk
