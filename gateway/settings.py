@@ -23,11 +23,21 @@ from model_pool.settings import (
 )
 
 
+class ServerTls(Section):
+    """TLS of the doors. The files are PEM, and read again when they change."""
+
+    certificate: FleetPath  # and whatever leads from it to an authority that callers know
+    key: FleetPath
+    client_ca: FleetPath | None = None  # then every caller must show a certificate of it
+
+
 class Server(Section):
     """The gRPC door, and the port of the page and /metrics."""
 
     listen: str = "127.0.0.1:7070"
-    metrics: str = "127.0.0.1:9090"
+    metrics: str = "127.0.0.1:9090"  # always plain: keep it where only you reach it
+    tls: ServerTls | None = None  # default: plain text
+    health_listen: str | None = None  # gRPC health alone, always plain, for probes; default: none
     max_message_bytes: int = Field(2**20, ge=1024, le=32 * 2**20)
     default_deadline_s: float = Field(120, gt=0)  # and the longest
     default_output_token_count: int = Field(256, ge=1)
@@ -224,6 +234,13 @@ class Settings(PoolSettings):
     mixtures: dict[Name, MixtureSettings] = {}
     ledger: Ledger = Ledger()
     identity: Identity | None = None  # default: anybody who reaches a door may call
+
+    @model_validator(mode="after")
+    def _certificates_are_asked_for(self) -> Self:
+        are_shown = self.server.tls is not None and self.server.tls.client_ca is not None
+        if self.identity and self.identity.certificates and not are_shown:
+            raise ValueError("identity.certificates: nobody asks for one: server.tls.client_ca")
+        return self
 
     @model_validator(mode="after")
     def _fallback_exists(self) -> Self:

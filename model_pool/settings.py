@@ -172,6 +172,19 @@ class Switching(Section):
     drain_s: float = Field(5, ge=0)  # what runs may go on so long rather than be computed again
 
 
+class PoolTls(Section):
+    """Mutual TLS between gateways and workers that are reached over a network.
+
+    Both ends read this section, and only take certificates of `ca`: let it sign nothing else. The
+    files are PEM, and read again when they change.
+    """
+
+    ca: FleetPath
+    certificate: FleetPath  # for server and client authentication where both ends have the same
+    key: FleetPath
+    server_name: str | None = None  # in workers' certificates; default: the worker's address
+
+
 class Pool(Section):
     """How the workers run."""
 
@@ -189,6 +202,7 @@ class Pool(Section):
     worker_wait_s: float = Field(30, ge=0)  # how long a request waits for a worker to be up
     preload: tuple[Name, ...] = ()  # built at start, in this order
     drain_limit_s: float = Field(30, ge=0)  # what a stopping worker runs may take so long to end
+    tls: PoolTls | None = None  # default: plain text, for a private network
 
     @model_validator(mode="before")
     @classmethod

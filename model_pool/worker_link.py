@@ -13,9 +13,11 @@ from deltafleet.v1 import worker_pb2, worker_pb2_grpc
 from model_pool.errors import DeadlineExceeded, FleetError, WorkerLost
 from model_pool.member import RETRY_AFTER_S, Status
 from model_pool.rpc import HARD_LIMIT_BYTES, responses_of, to_failure
+from model_pool.tls import Connector, PlainConnector
 from model_pool.tracing import trace_metadata
 
 RECONNECT_PAUSE_S = 0.1
+CERTIFICATE_LOOK_S = 5.0  # between two looks while there is no connection
 SETTLE_LIMIT_S = 5.0  # a step that computes is not interrupted
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", HARD_LIMIT_BYTES),
@@ -28,21 +30,29 @@ CHANNEL_OPTIONS = [
     # Two pools in one process do not share connections.
     ("grpc.use_local_subchannel_pool", 1),
 ]
+PLAIN = PlainConnector()
 log = logging.getLogger(__name__)
 
 
 class WorkerLink:
     """See Member. address: host:port or unix:PATH. serves: None for all models of the fleet."""
 
-    def __init__(self, name: str, address: str, serves: frozenset[str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        serves: frozenset[str] | None = None,
+        connector: Connector = PLAIN,
+    ) -> None:
         self.name = name
         self.serves = serves
         self.status: Status | None = None
         self.last_word: Status | None = None
         self.descriptions: Mapping[str, worker_pb2.ModelDescription] = {}
         self.in_flight_count = 0
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self._stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
+        self._address = address
+        self._connector = connector
+        self._connect()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -60,6 +70,24 @@ class WorkerLink:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self._channel.close()
+
+    def _connect(self) -> None:
+        self._version = self._connector.version
+        self._channel = self._connector.open(self._address, CHANNEL_OPTIONS)
+        self._stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
+
+    async def _until_connected(self) -> None:
+        """Where the certificates are other ones by now, over a new channel: one has the same for
+        its whole life.
+        """
+        while self._version is not None:
+            if self._connector.version != self._version:
+                await self._channel.close()
+                self._connect()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CERTIFICATE_LOOK_S):
+                    await self._channel.channel_ready()
+                    return
 
     def suspect(self) -> None:
         """See Member."""
@@ -103,6 +131,7 @@ class WorkerLink:
     async def _watch(self, on_change: Callable[[], None]) -> None:
         while True:
             try:
+                await self._until_connected()
                 await self._listen(on_change)
             except grpc.aio.AioRpcError as error:
                 if self.status is not None:

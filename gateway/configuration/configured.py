@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from gateway.closed_apis.apis import ClosedApis
 from gateway.configuration.named_files import NamedFiles
@@ -18,7 +19,7 @@ from gateway.walk import Walk
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """A configuration and what goes by it. digest: SHA-256 in hex.
+    """A configuration and what goes by it. digest: SHA-256 in hex. loaded: when, in UTC.
 
     targets, descriptions: of every model, by name. allowed_models: says which may answer a caller.
     opened: the router. in_use: by requests that walk. close: ends what it opened.
@@ -27,6 +28,7 @@ class Configured:
     settings: Settings
     files: NamedFiles
     digest: str
+    loaded: datetime
     targets: Mapping[str, Target]
     descriptions: Mapping[str, str]
     allowed_models: AllowedModels

@@ -80,6 +80,7 @@ class Maker:
                 settings=settings,
                 files=files,
                 digest=hashlib.sha256(settings.model_dump_json().encode()).hexdigest(),
+                loaded=datetime.now(UTC),
                 targets=make_targets(settings),
                 descriptions=descriptions(settings),
                 allowed_models=make_allowed_models(settings),
