@@ -47,7 +47,7 @@ class Tokens:
         """Whose token it is. Raises Unauthenticated."""
         digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
         known = self._checked.get(digest)
-        if known and known.key_version == self._keys.version and self._now() < known.expires_at:
+        if known and self._holds(known):
             return known.caller
         claims = await self._claims(token)
         caller = to_caller(claims, self._settings)
@@ -57,6 +57,9 @@ class Tokens:
         if len(self._checked) > REMEMBERED_COUNT:
             self._checked.popitem(last=False)
         return caller
+
+    def _holds(self, known: _Checked) -> bool:
+        return known.key_version == self._keys.version and self._now() < known.expires_at
 
     async def _claims(self, token: str) -> dict[str, Any]:
         settings = self._settings
