@@ -199,8 +199,11 @@ class Router:
         if first.refusal:
             base = (one for one in candidates if one.target.kind is ModelKind.BASE)
             first = next(base, first)
+        if first.qualifies and not is_in_scope:
+            return first, RouteReason.OUT_OF_SCOPE
         if first.qualifies:
-            return first, RouteReason.CLASSIFIED if is_in_scope else RouteReason.OUT_OF_SCOPE
+            is_own = first.target.name == name
+            return first, RouteReason.CLASSIFIED if is_own else RouteReason.CONSTRAINED
         able = [one for one in candidates if one.qualifies]
         if able:
             cheapest = min(able, key=lambda one: (one.expected_cost_nano_usd, -one.quality))

@@ -12,6 +12,7 @@ import yaml
 from pydantic import SecretStr
 
 from gateway.configuration.configured import Configured
+from gateway.settings import Settings
 
 SET = "(set)"
 # Fields of these names hold secrets or hashes of them, wherever they are; *_file and *_env do not.
@@ -32,9 +33,13 @@ class EffectiveConfig:
 
 def effective_config(configured: Configured) -> EffectiveConfig:
     """What may be told of a configuration."""
-    plain = without_secrets(configured.settings.model_dump(mode="python"))
-    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-    return EffectiveConfig(text, configured.digest, configured.loaded)
+    return EffectiveConfig(to_yaml(configured.settings), configured.digest, configured.loaded)
+
+
+def to_yaml(settings: Settings) -> str:
+    """Every value that holds, also the defaults, in the form of fleet.yaml; no secret."""
+    plain = without_secrets(settings.model_dump(mode="python", by_alias=True))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
 def without_secrets(value: Any) -> Any:
