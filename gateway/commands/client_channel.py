@@ -11,7 +11,7 @@ import click
 import grpc
 from pydantic import SecretStr
 
-from gateway.identity.opening import is_private
+from gateway.identity.settings import is_private
 
 Options = Callable[..., Any]
 

@@ -12,10 +12,12 @@ from typing import Any
 from gateway.caller import Admission, Caller, admit_anybody
 from gateway.identity.identity import Identity
 from gateway.identity.keys import KeyRing, read_keys
-from gateway.identity.settings import LOOPBACK, Jwt
 from gateway.identity.settings import Identity as IdentitySettings
+from gateway.identity.settings import Jwt, is_private
 from gateway.identity.watched_file import WatchedFile
+from gateway.settings import Settings
 from model_pool.settings import SettingsError
+from model_pool.tls import CertificateFiles, CertificateStore, make_connector
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,19 @@ async def open_identity(
     return Identity(keys, tokens, certificates)
 
 
+def check_identity(settings: Settings) -> None:
+    """See that the files of keys and certificates are good. Raises SettingsError."""
+    identity, tls = settings.identity, settings.server.tls
+    if identity is not None and identity.keys_file is not None:
+        try:
+            read_keys(identity.keys_file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"identity.keys_file: {identity.keys_file}: {error}") from None
+    if tls is not None:
+        CertificateStore(CertificateFiles(tls.certificate, tls.key, tls.client_ca))
+    make_connector(settings.pool.tls)
+
+
 def admission(identity: Identity | None, listens: Collection[str]) -> Admission:
     """Who may call; without identity anybody, which is said where others can reach a door.
 
@@ -49,11 +64,6 @@ def admission(identity: Identity | None, listens: Collection[str]) -> Admission:
         if not is_private(listen):
             log.warning("anybody_may_call", extra={"listen": listen, "missing": "identity"})
     return admit_anybody
-
-
-def is_private(listen: str) -> bool:
-    """Whether only this machine reaches it. listen: host:port or unix:PATH."""
-    return listen.startswith("unix:") or listen.rpartition(":")[0] in LOOPBACK
 
 
 async def _open_keys(

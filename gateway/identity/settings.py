@@ -111,6 +111,11 @@ class Identity(Section):
         return self
 
 
+def is_private(listen: str) -> bool:
+    """Whether only this machine reaches it. listen: host:port or unix:PATH."""
+    return listen.startswith("unix:") or listen.rpartition(":")[0] in LOOPBACK
+
+
 def own_api_key() -> SecretStr | None:
     """The key that commands send, from the environment only."""
     key = os.environ.get(API_KEY_VARIABLE, "").strip()

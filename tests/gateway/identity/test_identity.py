@@ -9,17 +9,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gateway.caller import Caller, Credentials, Scope, admit_anybody
 from gateway.errors import PermissionDenied, Unauthenticated
 from gateway.identity.identity import Identity, bearer, peer_names, read_metadata
 from gateway.identity.keys import KeyRecord, KeyRing, NewKey, make_key
 from gateway.identity.models import AllowedModels
-from gateway.identity.opening import admission, is_private, open_identity
+from gateway.identity.opening import admission, check_identity, open_identity
 from gateway.identity.scopes import require, require_for
 from gateway.identity.settings import Identity as Settings
+from gateway.identity.settings import is_private
 from gateway.identity.watched_file import WatchedFile
+from gateway.settings import Settings as FleetSettings
 from model_pool.settings import SettingsError
+from support.certificates import make_authority
+from support.fleet import DEMO
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 BATCH = Caller("batch", is_proven=True)
@@ -135,6 +140,23 @@ async def test_an_open_door_is_told_of(
     warned = [one.levelno for one in caplog.records if one.getMessage() == "anybody_may_call"]
     assert warned == ([] if is_ours_alone else [logging.WARNING])
     assert is_private(listen) is is_ours_alone
+
+
+def test_files_are_checked_before_anything_starts(tmp_path: Path) -> None:
+    files = make_authority().write(tmp_path, "gateway")
+    tls = {"certificate": str(files.certificate), "key": str(files.key), "ca": str(files.ca)}
+    keys = tmp_path / "keys.yaml"
+    keys.write_text("")
+    document = yaml.safe_load(DEMO.read_text())
+    document["identity"] = {"keys_file": str(keys)}
+    document["server"] = {"tls": {key: tls[key] for key in ("certificate", "key")}}
+    document["pool"] |= {"tls": tls}
+    check_identity(FleetSettings.model_validate(document))
+    for path in (keys, files.key):
+        path.write_text("wrong")
+        with pytest.raises(SettingsError):
+            check_identity(FleetSettings.model_validate(document))
+        path.write_text("")
 
 
 async def test_a_keys_file_that_is_wrong_refuses_to_start(tmp_path: Path) -> None:
