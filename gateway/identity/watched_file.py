@@ -18,7 +18,7 @@ class WatchedFile(Generic[Value]):
     value: Value
 
     def __init__(self, path: Path, read: Callable[[bytes], Value]) -> None:
-        """read: raises ValueError, or an exception that is one, where the content is wrong."""
+        """read: in a thread; raises ValueError, or one that is one, where the content is wrong."""
         self._path = path
         self._read = read
         self._seen: tuple[int, ...] = ()
@@ -26,7 +26,7 @@ class WatchedFile(Generic[Value]):
     async def open(self) -> None:
         """Read it. Raises OSError, ValueError."""
         self._seen, data = await asyncio.to_thread(self._load)
-        self.value = self._read(data)
+        self.value = await asyncio.to_thread(self._read, data)
 
     async def follow(self, interval_s: float) -> None:
         """Look again and again. Never returns."""
@@ -41,7 +41,7 @@ class WatchedFile(Generic[Value]):
             if await asyncio.to_thread(self._signature) == self._seen:
                 return
             self._seen, data = await asyncio.to_thread(self._load)
-            self.value = self._read(data)
+            self.value = await asyncio.to_thread(self._read, data)
         except OSError as error:
             if self._seen:  # told once
                 log.error("file_unreadable", extra=known | {"reason": error.strerror})
