@@ -236,6 +236,15 @@ class Settings(PoolSettings):
     identity: Identity | None = None  # default: anybody who reaches a door may call
 
     @model_validator(mode="after")
+    def _granted_models_exist(self) -> Self:
+        grants = self.identity.certificates if self.identity else {}
+        others = {*self.closed_apis, *self.mixtures}
+        for name, one in grants.items():
+            named = sorted((one.models or frozenset()) - others)
+            self.check_names(f"identity.certificates.{name}.models", named)
+        return self
+
+    @model_validator(mode="after")
     def _certificates_are_asked_for(self) -> Self:
         are_shown = self.server.tls is not None and self.server.tls.client_ca is not None
         if self.identity and self.identity.certificates and not are_shown:

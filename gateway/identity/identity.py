@@ -111,9 +111,10 @@ def read_metadata(metadata: Metadata | None) -> dict[str, str]:
 
 
 def peer_names(auth_context: Mapping[str, list[bytes]]) -> tuple[str, ...]:
-    """The names in a verified certificate, its alternative names first; none without one."""
-    return tuple(
-        name.decode("utf-8", "replace")
-        for key in PEER_NAME_KEYS
-        for name in auth_context.get(key, ())
-    )
+    """The names in a verified certificate; none without one.
+
+    Its common name counts only where it has no alternative names, as RFC 6125 has it: authorities
+    may check the others alone.
+    """
+    found = next((auth_context[key] for key in PEER_NAME_KEYS if auth_context.get(key)), ())
+    return tuple(name.decode("utf-8", "replace") for name in found)

@@ -119,7 +119,7 @@ class KeySet:
             async with asyncio.timeout(FETCH_LIMIT_S):
                 data = await self._fetch()
             keys = read_key_set(data)
-        except (httpx2.HTTPError, OSError, ValueError, TimeoutError) as error:
+        except Exception as error:  # whatever somebody else answers, those that are known go on
             kind = type(error).__name__
             log.warning("key_set_not_fetched", extra={"reason": f"{kind}: {error}"})
             return False

@@ -32,7 +32,10 @@ class WatchedFile(Generic[Value]):
         """Look again and again. Never returns."""
         while True:
             await asyncio.sleep(interval_s)
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # or nobody would look again
+                log.exception("file_not_followed", extra={"path": str(self._path)})
 
     async def look(self) -> None:
         """Read it if it is another than the one that was seen last."""

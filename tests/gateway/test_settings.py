@@ -204,5 +204,8 @@ def test_certificates_of_callers_need_somebody_who_asks_for_them(tmp_path: Path)
         path = changed(tmp_path, identity=identity, server=tls)
         with pytest.raises(SettingsError, match="client_ca"):
             load(Settings, path, environment={})
+    identity = {"certificates": {"a.internal": {"caller": "a", "models": ["sql", "poetry"]}}}
+    with pytest.raises(SettingsError, match="poetry"):
+        load(Settings, changed(tmp_path, identity=identity), environment={})
     with pytest.raises(SettingsError, match="nobody could call"):
         load(Settings, changed(tmp_path, identity={}), environment={})

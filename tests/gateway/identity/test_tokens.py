@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from gateway.caller import Caller, Limits, Scope
 from gateway.errors import Unauthenticated
-from gateway.identity.key_set import KeySet, from_file, from_url
+from gateway.identity.key_set import LARGEST_BYTE_COUNT, KeySet, from_file, from_url
 from gateway.identity.settings import Jwt
 from gateway.identity.tokens import Tokens
 from support.issuer import AUDIENCE, Issuer
@@ -194,6 +194,34 @@ async def test_while_the_issuer_is_away_known_keys_are_good(issuer: Issuer) -> N
     issuer.status = 200
     clock.s += 31
     assert (await tokens.caller(issuer.token("second"))).name == "robot"
+
+
+async def test_an_issuer_that_answers_nonsense_changes_nothing() -> None:
+    clock, issuer = Clock(), Issuer()
+    issuer.add_key("first", "RS256")
+    good = json.dumps(issuer.key_set()).encode()
+    issuer.close()
+    answers = [good, b"", b"[]", b"{}", b'{"keys": 3}', b'{"keys": [{"kty": "oct", "k": "YQ"}]}']
+    answers += [b"[" * 100_000, b"\xff"]
+    left = iter(answers)
+
+    async def fetch() -> bytes:
+        return next(left)
+
+    keys = KeySet(fetch, max_age_s=3600, retry_s=30, monotonic=clock)
+    for _ in answers:
+        assert await keys.find("never") is None
+        assert await keys.find("first") is not None
+        clock.s += 31
+    assert next(left, None) is None, "each was asked for"
+    assert keys.version == 1
+
+
+async def test_an_issuer_that_answers_too_much_is_not_read_to_its_end(issuer: Issuer) -> None:
+    issuer.padding = "x" * (2 * LARGEST_BYTE_COUNT)
+    keys = KeySet(from_url(issuer.jwks_url), max_age_s=3600, retry_s=30, monotonic=Clock())
+    assert await keys.find("first") is None
+    assert issuer.asked_count == 1
 
 
 async def test_a_token_is_checked_once(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
