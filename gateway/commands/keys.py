@@ -46,7 +46,7 @@ class Span(click.ParamType[timedelta | None]):
         return timedelta(seconds=int(found[1]) * UNIT_S[found[2]])
 
 
-@click.group()
+@click.group(epilog="Example: deltafleet keys create nightly --expires 90d")
 def keys() -> None:
     """Make, list, revoke and replace the keys that callers show.
 
