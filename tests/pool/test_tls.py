@@ -13,8 +13,10 @@ from pool.in_process_worker import free_port, running_worker
 
 from gateway.commands.client_channel import ClientTls
 from model_pool import worker_link
+from model_pool.discovery import GroupFinder
 from model_pool.health_door import HealthDoor
-from model_pool.settings import PoolTls, SettingsError
+from model_pool.pool import Pool
+from model_pool.settings import PoolTls, SettingsError, WorkerGroup
 from model_pool.tls import (
     CertificateFiles,
     CertificateStore,
@@ -169,3 +171,20 @@ def test_certificates_that_are_wrong_refuse_to_start(tmp_path: Path, fault: str)
             files.ca.write_text("authority")
     with pytest.raises(SettingsError, match=r"^tls: "):
         CertificateStore(CertificateFiles(files.certificate, files.key, files.ca))
+
+
+async def test_workers_that_dns_finds_are_asked_over_tls(tmp_path: Path) -> None:
+    port = free_port()
+    tls = pool_tls(make_authority().write(tmp_path, "fleet"))
+    pool = Pool([], limit_count=8, wait_s=20, on_change=lambda: None, groups={"small": None})
+    group = WorkerGroup(dns=f"localhost:{port}")
+    finder = GroupFinder("small", group, pool, connector=make_connector(tls))
+
+    async def is_found() -> bool:
+        await finder.look()
+        return any(one.is_ready for one in pool.members.values())
+
+    async with running_worker("pod-0", f"127.0.0.1:{port}", tls):
+        await until(is_found)
+        assert set(pool.members) == {"pod-0"}
+        await finder.stop()
