@@ -15,14 +15,16 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from deltafleet.v1 import (
+    admin_pb2_grpc,
     cost_pb2_grpc,
     fleet_pb2_grpc,
     inference_pb2_grpc,
     routing_pb2_grpc,
 )
-from gateway.caller import admit_anybody
+from gateway.admin_service import AdminServicer
 from gateway.configuration.configured import Configured
 from gateway.configuration.current import Current, CurrentWalk
+from gateway.configuration.effective_config import effective_config
 from gateway.configuration.making import Maker
 from gateway.configuration.named_files import read_named_files
 from gateway.cost_service import CostServicer
@@ -31,6 +33,7 @@ from gateway.fleet_files import ledger_url
 from gateway.fleet_models import weighed_models
 from gateway.fleet_service import FleetServicer
 from gateway.grpc_door import GrpcDoor
+from gateway.identity.opening import admission, open_identity
 from gateway.ledger_store import BadLedger, LedgerStore
 from gateway.loop_lag import loop_lag_measured
 from gateway.metrics import Metrics
@@ -55,6 +58,7 @@ from model_pool.local_workers import LocalWorkers
 from model_pool.member import Member
 from model_pool.pool import Pool
 from model_pool.settings import SettingsError, Worker, member_key
+from model_pool.tls import make_connector
 from model_pool.tracing import open_tracing
 from model_pool.worker_link import WorkerLink
 
@@ -71,6 +75,7 @@ class Gateway:
         self._settings = settings
         self._files = read_named_files(settings)
         self._changed = asyncio.Event()
+        self._connector = make_connector(settings.pool.tls)
         self._metrics = Metrics()
         self._finished = FinishedRequests()
         self.page_address = ""
@@ -117,7 +122,7 @@ class Gateway:
         stack.push_async_callback(local.stop)
         pool.start()
         stack.push_async_callback(pool.stop)
-        discovery = Discovery(pool_settings.discovery, pool)
+        discovery = Discovery(pool_settings.discovery, pool, connector=self._connector)
         discovery.start()
         stack.push_async_callback(discovery.stop)
         return pool
@@ -125,7 +130,8 @@ class Gateway:
     def _member(self, worker: Worker, local: LocalWorkers) -> Member:
         server = worker.openai
         if server is None:
-            return WorkerLink(worker.name, worker.address or local.address(worker.name))
+            address = worker.address or local.address(worker.name)
+            return WorkerLink(worker.name, address, connector=self._connector)
         from model_pool.openai_member import OpenAIMember  # 20 MB that most fleets do not need
 
         return OpenAIMember(
@@ -148,11 +154,15 @@ class Gateway:
         routing = RoutingServicer(walk, feedback, self._metrics)
         models = FleetServicer(current, pool)
         costs = CostServicer(store, lambda: current.now.baselines)
-        door = GrpcDoor(settings.server, admit_anybody, self._metrics.call_ended)
+        identity = await open_identity(stack, settings.identity)
+        admit = admission(identity, [settings.server.listen])
+        door = GrpcDoor(settings.server, admit, self._metrics.call_ended)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, door.server)
         routing_pb2_grpc.add_RoutingServiceServicer_to_server(routing, door.server)
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(models, door.server)
         cost_pb2_grpc.add_CostServiceServicer_to_server(costs, door.server)
+        admin = AdminServicer(lambda: effective_config(current.now))
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, door.server)
         sources = Sources(current, pool, models, self._finished, LedgerBooks(store))
         self.page_address = open_metrics_port(stack, settings, self._metrics.registry, sources)
         address = await door.start()

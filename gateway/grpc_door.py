@@ -9,18 +9,21 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from deltafleet.v1 import cost_pb2, fleet_pb2, inference_pb2, routing_pb2
+from deltafleet.v1 import admin_pb2, cost_pb2, fleet_pb2, inference_pb2, routing_pb2
 from gateway.caller import Admission
 from gateway.settings import Server
+from model_pool.health_door import HealthDoor
 from model_pool.pool import Pool
 from model_pool.rpc import HARD_LIMIT_BYTES, Door
 from model_pool.settings import SettingsError
+from model_pool.tls import CertificateFiles, server_credentials
 
 SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"],
     routing_pb2.DESCRIPTOR.services_by_name["RoutingService"],
     fleet_pb2.DESCRIPTOR.services_by_name["FleetService"],
     cost_pb2.DESCRIPTOR.services_by_name["CostService"],
+    admin_pb2.DESCRIPTOR.services_by_name["AdminService"],
     health_pb2.DESCRIPTOR.services_by_name["Health"],
 )
 
@@ -34,6 +37,7 @@ class GrpcDoor:
         """admit: finds out who calls. It and on_call_end: see model_pool.rpc.Door."""
         self._settings = settings
         self._health = health.aio.HealthServicer()
+        self._probes: HealthDoor | None = None
         self.server = grpc.aio.server(
             interceptors=[
                 Door(
@@ -59,19 +63,39 @@ class GrpcDoor:
         """
         listen = self._settings.listen
         try:
-            port = self.server.add_insecure_port(listen)
+            port = self._add_port(listen)
         except RuntimeError as error:
             raise SettingsError(f"server.listen: cannot listen on {listen}: {error}") from None
+        self._probes = self._open_probes()
         await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self.server.start()
+        if self._probes:
+            await self._probes.start()
         if listen.startswith("unix:"):
             return listen
         return f"{listen.rpartition(':')[0]}:{port}"
+
+    def _add_port(self, listen: str) -> int:
+        tls = self._settings.tls
+        if tls is None:
+            return self.server.add_insecure_port(listen)
+        files = CertificateFiles(tls.certificate, tls.key, tls.client_ca)
+        return self.server.add_secure_port(listen, server_credentials(files))
+
+    def _open_probes(self) -> HealthDoor | None:
+        listen = self._settings.health_listen
+        try:
+            return HealthDoor(self._health, listen) if listen else None
+        except RuntimeError as error:
+            text = f"server.health_listen: cannot listen on {listen}: {error}"
+            raise SettingsError(text) from None
 
     async def stop(self) -> None:
         """Not serving at once; calls that run have drain_limit_s to end."""
         await self._health.enter_graceful_shutdown()
         await self.server.stop(self._settings.drain_limit_s)
+        if self._probes:
+            await self._probes.stop()
 
     async def follow(self, pool: Pool, changed: asyncio.Event) -> None:
         """Let health say whether a worker is ready, again after each change. Never returns."""

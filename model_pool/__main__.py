@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("fleet", type=Path, help="the fleet.yaml")
     parser.add_argument("--worker", default="worker-0", help="its name (default: worker-0)")
     parser.add_argument("--listen", required=True, help="host:port or unix:PATH")
+    parser.add_argument("--health-listen", help="host:port for health alone, without TLS")
     parser.add_argument("--group", help="the group of pool.discovery that it belongs to")
     parser.add_argument(
         "--with-parent", action="store_true", help="stop when standard input is closed"
@@ -80,7 +81,7 @@ async def _serve_until(
         tracing=tracing,
         thresholds=settings.pool.admission.thresholds,
     )
-    door = WorkerDoor(servicer, options.listen)
+    door = WorkerDoor(servicer, options.listen, settings.pool.tls, options.health_listen)
     await door.open()
     stop = asyncio.create_task(stopping.wait(), name="stop signal")
     fault = None

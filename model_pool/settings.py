@@ -33,6 +33,7 @@ ENVIRONMENT_PREFIX = "DELTAFLEET_"
 # A worker ignores these: they are the gateway's. A test holds the two lists together.
 GATEWAY_SECTIONS = (
     *("server", "routing", "callers", "baselines", "prices", "closed_apis", "mixtures", "ledger"),
+    "identity",
 )
 BASE_MODEL = "base"
 
@@ -224,6 +225,19 @@ class Admission(Section):
         return Thresholds((self.interactive, self.standard, self.batch), self.specialist)
 
 
+class PoolTls(Section):
+    """Mutual TLS between gateways and workers that are reached over a network.
+
+    Both ends read this section, and only take certificates of `ca`: let it sign nothing else. The
+    files are PEM, and read again when they change.
+    """
+
+    ca: FleetPath
+    certificate: FleetPath  # for server and client authentication where both ends have the same
+    key: FleetPath
+    server_name: str | None = None  # in workers' certificates; default: the worker's address
+
+
 class Pool(Choice):
     """How the workers run, and are chosen."""
 
@@ -242,6 +256,7 @@ class Pool(Choice):
     worker_wait_s: float = Field(30, ge=0)  # how long a request waits for a worker to be up
     preload: tuple[Name, ...] = ()  # built at start, in this order
     drain_limit_s: float = Field(30, ge=0)  # what a stopping worker runs may take so long to end
+    tls: PoolTls | None = None  # default: plain text, for a private network
 
     @model_validator(mode="before")
     @classmethod
@@ -415,7 +430,7 @@ def _override(document: dict[str, Any], environment: Mapping[str, str]) -> None:
 
 
 # Secrets come from the environment only and are never part of fleet.yaml.
-SECRETS = frozenset({"DELTAFLEET_LEDGER_URL", "DELTAFLEET_TRACING_HEADERS"})
+SECRETS = frozenset({"DELTAFLEET_LEDGER_URL", "DELTAFLEET_TRACING_HEADERS", "DELTAFLEET_API_KEY"})
 CLOSED_API_KEY_PREFIX = "DELTAFLEET_CLOSED_API_KEY_"
 MEMBER_KEY_PREFIX = "DELTAFLEET_MEMBER_KEY_"
 

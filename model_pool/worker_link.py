@@ -13,10 +13,12 @@ from deltafleet.v1 import worker_pb2, worker_pb2_grpc
 from model_pool.errors import DeadlineExceeded, FleetError, WorkerLost
 from model_pool.member import RETRY_AFTER_S, Status
 from model_pool.rpc import HARD_LIMIT_BYTES, responses_of, to_failure
+from model_pool.tls import Connector, PlainConnector
 from model_pool.tracing import trace_metadata
 
 RECONNECT_PAUSE_S = 0.1
 SILENCE_LIMIT_S = 6.0  # a worker tells its status every two: a stopped one leaves its stream open
+CERTIFICATE_LOOK_S = 5.0  # between two looks while there is no connection
 SETTLE_LIMIT_S = 5.0  # a step that computes is not interrupted
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", HARD_LIMIT_BYTES),
@@ -29,6 +31,7 @@ CHANNEL_OPTIONS = [
     # Two pools in one process do not share connections.
     ("grpc.use_local_subchannel_pool", 1),
 ]
+PLAIN = PlainConnector()
 log = logging.getLogger(__name__)
 
 
@@ -44,6 +47,7 @@ class WorkerLink:
         name: str,
         address: str,
         serves: frozenset[str] | None = None,
+        connector: Connector = PLAIN,
         *,
         silence_limit_s: float = SILENCE_LIMIT_S,
     ) -> None:
@@ -55,8 +59,9 @@ class WorkerLink:
         self.in_flight_count = 0
         self.is_silent = False
         self._silence_limit_s = silence_limit_s
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self._stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
+        self._address = address
+        self._connector = connector
+        self._connect()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -79,6 +84,24 @@ class WorkerLink:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self._channel.close()
+
+    def _connect(self) -> None:
+        self._version = self._connector.version
+        self._channel = self._connector.open(self._address, CHANNEL_OPTIONS)
+        self._stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
+
+    async def _until_connected(self) -> None:
+        """Where the certificates are other ones by now, over a new channel: one has the same for
+        its whole life.
+        """
+        while self._version is not None:
+            if self._connector.version != self._version:
+                await self._channel.close()
+                self._connect()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CERTIFICATE_LOOK_S):
+                    await self._channel.channel_ready()
+                    return
 
     def suspect(self) -> None:
         """See Member."""
@@ -122,6 +145,7 @@ class WorkerLink:
     async def _watch(self, on_change: Callable[[], None]) -> None:
         while True:
             try:
+                await self._until_connected()
                 await self._listen(on_change)
             except grpc.aio.AioRpcError as error:
                 self._tell_lost(error.code().name)

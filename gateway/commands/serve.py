@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from gateway.fleet_files import check_paths, ledger_url, load_examples, load_quality, load_router
+from gateway.identity.opening import check_identity
 from gateway.price_list import load_prices
 from gateway.settings import Server, Settings, load_settings
 from model_pool.settings import SettingsError
@@ -86,6 +87,7 @@ def _load(fleet: Path) -> Settings:
         load_router(settings)
         load_quality(settings)
         check_paths(settings)
+        check_identity(settings)
     except SettingsError as error:
         raise click.ClickException(str(error)) from None
     return settings

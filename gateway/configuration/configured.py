@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from gateway.closed_apis.apis import ClosedApis
 from gateway.configuration.named_files import NamedFiles
+from gateway.identity.models import AllowedModels
 from gateway.in_use import InUse
 from gateway.price_list import PricedBaseline
 from gateway.router import Target
@@ -17,17 +19,19 @@ from gateway.walk import Walk
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """A configuration and what goes by it. digest: SHA-256 in hex.
+    """A configuration and what goes by it. digest: SHA-256 in hex. loaded: when, in UTC.
 
-    targets, descriptions: of every model, by name. opened: the router. in_use: by requests that
-    walk. close: ends what it opened.
+    targets, descriptions: of every model, by name. allowed_models: says which may answer a caller.
+    opened: the router. in_use: by requests that walk. close: ends what it opened.
     """
 
     settings: Settings
     files: NamedFiles
     digest: str
+    loaded: datetime
     targets: Mapping[str, Target]
     descriptions: Mapping[str, str]
+    allowed_models: AllowedModels
     opened: Opened
     closed_apis: ClosedApis
     walk: Walk

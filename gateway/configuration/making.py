@@ -16,6 +16,7 @@ from gateway.configuration.encoders import Encoders
 from gateway.configuration.named_files import NamedFiles
 from gateway.fleet_models import (
     descriptions,
+    make_allowed_models,
     make_escalation,
     make_habits,
     make_mixtures,
@@ -79,8 +80,10 @@ class Maker:
                 settings=settings,
                 files=files,
                 digest=hashlib.sha256(settings.model_dump_json().encode()).hexdigest(),
+                loaded=datetime.now(UTC),
                 targets=make_targets(settings),
                 descriptions=descriptions(settings),
+                allowed_models=make_allowed_models(settings),
                 opened=opened,
                 closed_apis=closed_apis,
                 walk=self._make_walk(settings, files, classifier, closed_apis, in_use),
@@ -127,6 +130,7 @@ class Maker:
             make_habits(settings),
             metrics,
             closed_apis.refusal,
+            make_allowed_models(settings),
         )
         answering = Answering(
             self._pool,

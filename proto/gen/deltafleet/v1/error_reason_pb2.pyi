@@ -79,6 +79,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     closed API's budget of today. RetryInfo says when the next UTC day begins.
     Metadata: closed_api, limit_nano_usd.
     """
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 21
+    """UNAUTHENTICATED: no key, token or certificate came with the call, or one that is not known, has
+    expired or was revoked.
+    """
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 22
+    """PERMISSION_DENIED: the caller is known, but may not call this method or be answered by this
+    model. Metadata: scope or model.
+    """
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 26
     """ALREADY_EXISTS: the caller gave another request this x-request-id, and it runs or was answered
     of late. Metadata: request_id.
@@ -151,6 +159,14 @@ ERROR_REASON_BUDGET_SPENT: ErrorReason.ValueType  # 20
 """RESOURCE_EXHAUSTED: what the request may cost at most does not fit into what is left of the
 closed API's budget of today. RetryInfo says when the next UTC day begins.
 Metadata: closed_api, limit_nano_usd.
+"""
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 21
+"""UNAUTHENTICATED: no key, token or certificate came with the call, or one that is not known, has
+expired or was revoked.
+"""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 22
+"""PERMISSION_DENIED: the caller is known, but may not call this method or be answered by this
+model. Metadata: scope or model.
 """
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 26
 """ALREADY_EXISTS: the caller gave another request this x-request-id, and it runs or was answered
