@@ -13,7 +13,7 @@ K8S_SCHEMAS := tests/k8s/node_modules/.installed
 POSTGRES := build/postgres/bin/postgres
 CHROMIUM := build/chromium/bin/chromium
 
-.PHONY: help install demo serve test images test-images monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs soak-costs kill-ledger load load-compare load-results page-screenshot vendor-page clean
+.PHONY: help install demo serve test images test-images monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs soak-costs kill-ledger fuzz load load-compare load-results page-screenshot vendor-page clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -115,6 +115,9 @@ soak-costs: $(INSTALLED) vllm-env ## send traffic of all kinds for twice SOAK_MI
 
 kill-ledger: $(INSTALLED) $(POSTGRES) ## kill the ledger's writers and server, count what is lost; writes gateway/LEDGER.md
 	$(BIN)/python -m benchmarks.ledger_kills
+
+fuzz: $(INSTALLED) ## send 200,000 malformed calls and connections, known attacks and 10,000 idle connections (15 minutes); writes gateway/FUZZ.md
+	$(BIN)/python -m benchmarks.fuzz
 
 # SCENARIO: a file of loadtests/scenarios by its name. LOCUST_WORKERS: processes that send; default:
 # one, without a master. HOST: the gRPC address of gateways that run already, METRICS: of their pages.

@@ -33,6 +33,8 @@ from benchmarks.fuzz.frames import (
     read_frames,
     settings,
 )
+from benchmarks.fuzz.http1 import exchanges, judge_answers
+from benchmarks.fuzz.wire import delimited
 from deltafleet.v1 import fleet_pb2, inference_pb2, routing_pb2
 from support.fleet import Fleet, refusal, running_fleet
 
@@ -179,12 +181,15 @@ async def test_half_a_million_messages_do_not_hold_others_up(fleet: Fleet) -> No
     assert failure.message == "messages: at most 256, not 500000"
 
 
-async def test_an_unknown_field_deep_in_a_long_list_is_found(fleet: Fleet) -> None:
-    message_data = b"\x12\x04\x10\x02\x12\x00" * 300 + b"\x12\x03\xa2\x06\x00"
-    call = fleet.channel.unary_unary("/deltafleet.v1.RoutingService/Route")
-    failure = await refusal(call(message_data))
+@pytest.mark.parametrize(("count", "field"), [(0, "messages.100"), (5, "messages.100"), (300, "?")])
+async def test_an_unknown_field_is_found_wherever_it_is(
+    fleet: Fleet, count: int, field: str
+) -> None:
+    route = fleet.channel.unary_unary("/deltafleet.v1.RoutingService/Route")
+    failure = await refusal(route(delimited(2, b"") * count + delimited(2, b"\xa2\x06\x00")))
 
-    assert failure.reason in ("ERROR_REASON_UNKNOWN_FIELD", "ERROR_REASON_MALFORMED_MESSAGE")
+    assert failure.reason == "ERROR_REASON_UNKNOWN_FIELD"
+    assert failure.metadata["field"] == field
 
 
 async def test_a_request_that_never_comes_is_not_waited_for(strict: Fleet) -> None:
@@ -205,6 +210,63 @@ async def test_idle_connections_are_closed_and_too_many_not_taken(strict: Fleet)
     greeted = [reply for reply in replies if reply.content]
     assert 0 < len(greeted) <= 50
     assert await strict.models.ListModels(fleet_pb2.ListModelsRequest())
+
+
+async def test_broken_requests_to_the_metrics_port(fleet: Fleet) -> None:
+    chosen = itertools.islice(exchanges(random.Random(8), ("/", "/metrics", "/x")), 1000)
+    replies = await send_each(fleet.metrics, chosen, judge_answers, concurrency=20)
+
+    assert not replies.faults, replies.samples
+    assert replies.kinds["status 200"] and replies.kinds["status 400"]
+
+
+@pytest.mark.parametrize(
+    "header", [b"Accept-Encoding: \xff", b"Accept: \xfe\xff", b"X: " + b"y" * 5000]
+)
+async def test_the_metrics_are_told_whatever_the_headers(fleet: Fleet, header: bytes) -> None:
+    request = b"GET /metrics HTTP/1.1\r\nHost: a\r\n%s\r\nConnection: close\r\n\r\n" % header
+    reply = await exchange(fleet.metrics, request, quiet_s=60.0)
+
+    assert reply.content.startswith(b"HTTP/1.1 200")
+    assert b"deltafleet_" in reply.content
+
+
+async def test_nonsense_after_a_request_does_not_break_its_answer(fleet: Fleet) -> None:
+    request = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n\x00nonsense\r\n\r\n"
+    replies = await asyncio.gather(*(exchange(fleet.metrics, request) for _ in range(20)))
+
+    assert all(reply.ended for reply in replies)
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", b"GET /metrics HTTP/1.1\r\nHost: a\r\n"])
+async def test_the_metrics_port_does_not_wait_for_ever(fleet: Fleet, sent: bytes) -> None:
+    host, _, port = fleet.metrics.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(sent)
+    try:
+        assert await reader.read() == b""  # the other side ended it
+    except ConnectionResetError:
+        pass
+    finally:
+        writer.close()
+
+
+async def test_old_connections_are_replaced_and_no_call_is_lost(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    directory = tmp_path_factory.mktemp("aged")
+    async with running_fleet(
+        directory, awaits_workers=False, server__connection_age_s=1
+    ) as running:
+        own = asyncio.create_task(exchange(running.address, PREFACE + settings(), quiet_s=60.0))
+        count = 0
+        while not own.done():
+            await running.models.ListModels(fleet_pb2.ListModelsRequest())
+            count += 1
+
+    reply = await own
+    assert reply.ended and read_frames(reply.content).went_away
+    assert count
 
 
 async def test_nothing_of_it_was_a_fault_of_ours(fleet: Fleet) -> None:
