@@ -49,11 +49,12 @@ def read_conversation(
     """Raises EmptyPrompt, InvalidParameter."""
     if request.prompt and request.messages:
         raise _invalid("prompt", "give a prompt or messages, not both")
+    count = len(request.messages)
+    if count > LARGEST_MESSAGE_COUNT:  # half a million are not even looked at
+        raise _invalid("messages", f"at most {LARGEST_MESSAGE_COUNT}, not {count}")
     messages = tuple(request.messages)
     if not messages:
         messages = (routing_pb2.ChatMessage(role=routing_pb2.ROLE_USER, content=request.prompt),)
-    if len(messages) > LARGEST_MESSAGE_COUNT:
-        raise _invalid("messages", f"at most {LARGEST_MESSAGE_COUNT}, not {len(messages)}")
     _check_messages(messages)
     return Conversation(messages)
 

@@ -40,6 +40,12 @@ class Server(Section):
     health_listen: str | None = None  # gRPC health alone, always plain, for probes; default: none
     max_message_bytes: int = Field(2**20, ge=1024, le=32 * 2**20)
     default_deadline_s: float = Field(120, gt=0)  # and the longest
+    receive_limit_s: float = Field(30, gt=0)  # until a request has arrived whole
+    connection_limit: int = Field(16_384, ge=1)  # callers' connections; more are closed at once
+    stream_limit: int = Field(1024, ge=1)  # calls at a time on a connection; more wait for it
+    idle_limit_s: float = Field(900, ge=1, le=10**6)  # a connection without calls is closed
+    # A connection is replaced after it, calls on it end first: so callers find new gateways.
+    connection_age_s: float = Field(1800, ge=1, le=10**6)
     default_output_token_count: int = Field(256, ge=1)
     drain_limit_s: float = Field(30, ge=0)
     repeat_keep_s: float = Field(600, ge=0)  # that an answer can be heard again by its x-request-id

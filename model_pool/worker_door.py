@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from deltafleet.v1 import worker_pb2, worker_pb2_grpc
+from model_pool.grpc_server import make_server
 from model_pool.health_door import HealthDoor
 from model_pool.rpc import HARD_LIMIT_BYTES, Door
 from model_pool.settings import PoolTls
@@ -35,7 +35,7 @@ class WorkerDoor:
         """
         self._servicer = servicer
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(
+        self._server = make_server(
             interceptors=[Door(max_message_bytes=HARD_LIMIT_BYTES, default_deadline_s=None)],
             options=[
                 ("grpc.max_receive_message_length", HARD_LIMIT_BYTES),
