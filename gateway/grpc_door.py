@@ -9,7 +9,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from deltafleet.v1 import cost_pb2, fleet_pb2, inference_pb2, routing_pb2
+from deltafleet.v1 import admin_pb2, cost_pb2, fleet_pb2, inference_pb2, routing_pb2
 from gateway.caller import Admission
 from gateway.settings import Server
 from model_pool.pool import Pool
@@ -21,6 +21,7 @@ SERVICES = (
     routing_pb2.DESCRIPTOR.services_by_name["RoutingService"],
     fleet_pb2.DESCRIPTOR.services_by_name["FleetService"],
     cost_pb2.DESCRIPTOR.services_by_name["CostService"],
+    admin_pb2.DESCRIPTOR.services_by_name["AdminService"],
     health_pb2.DESCRIPTOR.services_by_name["Health"],
 )
 
@@ -34,15 +35,14 @@ class GrpcDoor:
         """admit: finds out who calls. It and on_call_end: see model_pool.rpc.Door."""
         self._settings = settings
         self._health = health.aio.HealthServicer()
+        self._frame = Door(
+            max_message_bytes=settings.max_message_bytes,
+            default_deadline_s=settings.default_deadline_s,
+            on_begin=admit,
+            on_end=on_call_end,
+        )
         self.server = grpc.aio.server(
-            interceptors=[
-                Door(
-                    max_message_bytes=settings.max_message_bytes,
-                    default_deadline_s=settings.default_deadline_s,
-                    on_begin=admit,
-                    on_end=on_call_end,
-                )
-            ],
+            interceptors=[self._frame],
             options=[
                 ("grpc.max_receive_message_length", HARD_LIMIT_BYTES),
                 ("grpc.so_reuseport", 0),  # a second gateway on the same port is a mistake
@@ -67,6 +67,11 @@ class GrpcDoor:
         if listen.startswith("unix:"):
             return listen
         return f"{listen.rpartition(':')[0]}:{port}"
+
+    def change(self, settings: Server) -> None:
+        """Other limits from now on; the addresses stay."""
+        self._settings = settings
+        self._frame.limit(settings.max_message_bytes, settings.default_deadline_s)
 
     async def stop(self) -> None:
         """Not serving at once; calls that run have drain_limit_s to end."""

@@ -32,11 +32,13 @@ log = logging.getLogger(__name__)
 
 
 class WorkerLink:
-    """See Member. address: host:port or unix:PATH. serves: None for all models of the fleet."""
+    """See Member. address: host:port or unix:PATH. allowed: of what it says that it serves; None
+    for all of it.
+    """
 
-    def __init__(self, name: str, address: str, serves: frozenset[str] | None = None) -> None:
+    def __init__(self, name: str, address: str, allowed: frozenset[str] | None = None) -> None:
         self.name = name
-        self.serves = serves
+        self.allowed = allowed
         self.status: Status | None = None
         self.last_word: Status | None = None
         self.descriptions: Mapping[str, worker_pb2.ModelDescription] = {}
@@ -49,6 +51,16 @@ class WorkerLink:
     def is_ready(self) -> bool:
         """See Member."""
         return self.status is not None and self.status.state == worker_pb2.WORKER_STATE_READY
+
+    @property
+    def serves(self) -> frozenset[str]:
+        """See Member: what its own fleet.yaml has, which may be read sooner or later than ours."""
+        described = frozenset(self.descriptions)
+        return described if self.allowed is None else described & self.allowed
+
+    def may_come_to_serve(self, model: str) -> bool:
+        """See Member."""
+        return model not in self.descriptions and (self.allowed is None or model in self.allowed)
 
     def start(self, on_change: Callable[[], None]) -> None:
         """See Member."""
@@ -74,6 +86,16 @@ class WorkerLink:
             async with contextlib.aclosing(responses_of(call)) as responses:
                 async for response in responses:
                     yield response
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(error) from error
+
+    async def reload_catalog(self, *, validate_only: bool = False, timeout_s: float) -> None:
+        """Let the worker read its specialists again. Raises its ConfigRefused, WorkerLost where it
+        cannot be asked.
+        """
+        asked = worker_pb2.ReloadCatalogRequest(validate_only=validate_only)
+        try:
+            await self._stub.ReloadCatalog(asked, timeout=timeout_s, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
             raise self._failure(error) from error
 
@@ -114,14 +136,15 @@ class WorkerLink:
             await asyncio.sleep(RECONNECT_PAUSE_S)
 
     async def _listen(self, on_change: Callable[[], None]) -> None:
-        incarnation = ""
+        described = ("", "")
         call = self._stub.WatchStatus(worker_pb2.WatchStatusRequest(), wait_for_ready=True)
         async with contextlib.aclosing(responses_of(call)) as statuses:
             async for status in statuses:
                 is_ready = status.state == worker_pb2.WORKER_STATE_READY
-                if is_ready and status.incarnation != incarnation:
+                catalog = status.incarnation, status.catalog_digest
+                if is_ready and catalog != described:
                     await self._describe()
-                    incarnation = status.incarnation
+                    described = catalog
                 self.status = self.last_word = status
                 on_change()
 

@@ -17,7 +17,9 @@ from gateway.walk import Walk
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """A configuration and what goes by it. digest: SHA-256 in hex.
+    """A configuration and what goes by it.
+
+    content: names what the files hold that it names; digest: that and the settings; SHA-256 in hex.
 
     targets, descriptions: of every model, by name. opened: the router. in_use: by requests that
     walk. close: ends what it opened.
@@ -25,6 +27,7 @@ class Configured:
 
     settings: Settings
     files: NamedFiles
+    content: str
     digest: str
     targets: Mapping[str, Target]
     descriptions: Mapping[str, str]

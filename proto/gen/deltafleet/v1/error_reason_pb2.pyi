@@ -83,6 +83,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ALREADY_EXISTS: the caller gave another request this x-request-id, and it runs or was answered
     of late. Metadata: request_id.
     """
+    ERROR_REASON_CONFIG_REFUSED: _ErrorReason.ValueType  # 28
+    """FAILED_PRECONDITION: fleet.yaml, or a file that it names, is wrong, or changes what only a start
+    can change. The configuration from before stays in force. The message says where and why.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason for which a call can fail. A failed call carries one google.rpc.ErrorInfo whose
@@ -150,5 +154,9 @@ Metadata: closed_api, limit_nano_usd.
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 26
 """ALREADY_EXISTS: the caller gave another request this x-request-id, and it runs or was answered
 of late. Metadata: request_id.
+"""
+ERROR_REASON_CONFIG_REFUSED: ErrorReason.ValueType  # 28
+"""FAILED_PRECONDITION: fleet.yaml, or a file that it names, is wrong, or changes what only a start
+can change. The configuration from before stays in force. The message says where and why.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
