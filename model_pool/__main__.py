@@ -123,7 +123,8 @@ def _watch_files(
 ) -> FileWatch:
     """Reload when asked, on SIGHUP and, unless a gateway tells, when files have changed."""
     read = partial(_read_settings, options)
-    reloader = CatalogReloader(read, settings, servicer.served, servicer.notify)
+    name, served = options.worker, servicer.served
+    reloader = CatalogReloader(read, settings, name, served, servicer.notify)
     servicer.reload_by(reloader.reload)
 
     async def reload() -> None:

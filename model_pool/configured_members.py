@@ -97,6 +97,7 @@ class ConfiguredMembers:
             await self._tell(self._local_links(), validate_only=True)
         finally:
             self._local.write(before)
+            self._tell_those_who_start()
 
     async def reload(self, text: str) -> None:
         """Let the workers of this machine go by this text, all of them or none. Raises
@@ -110,10 +111,8 @@ class ConfiguredMembers:
             self._local.write(before)
             await self._tell(self._local_links(), validate_only=False)
             raise
-        for link in self._local_links():
-            if not link.is_ready:
-                # It may have read the text from before, and say so only when it is up.
-                self._later(self._tell_later(link), f"tell {link.name}")
+        finally:
+            self._tell_those_who_start()
 
     async def _tell(self, links: Iterable[WorkerLink], *, validate_only: bool) -> None:
         async def tell(link: WorkerLink) -> None:
@@ -126,6 +125,12 @@ class ConfiguredMembers:
         for failure in await asyncio.gather(*told, return_exceptions=True):
             if failure is not None:
                 raise failure
+
+    def _tell_those_who_start(self) -> None:
+        """They may have read another text than what is in force; told once they are up."""
+        for link in self._local_links():
+            if not link.is_ready:
+                self._later(self._tell_later(link), f"tell {link.name}")
 
     async def _tell_later(self, link: WorkerLink) -> None:
         while link in self.members:

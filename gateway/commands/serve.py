@@ -44,8 +44,8 @@ async def _serve(fleet: Path, server: dict[str, str]) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stopping.set)
     gateway = Gateway(FleetFile(fleet, server))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.read_again)
     async with gateway.serving() as address:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.read_again)
         click.echo(f"deltafleet listens on {address}")
         click.echo(f"its page: http://{gateway.page_address}/")
         await stopping.wait()

@@ -8,6 +8,7 @@ import dataclasses
 import os
 import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import yaml
 
 from deltafleet.v1 import fleet_pb2, inference_pb2, routing_pb2
 from merge_on_load import manifest
-from support.fleet import DEMO, first_text, refusal, rest, until
+from support.fleet import DEMO, REPO, first_text, refusal, rest, until
 from support.live_fleet import Document, LiveFleet, live_fleet, small_fleet, write_whole
 
 SUM = "What is 3 plus 4?"
@@ -122,7 +123,10 @@ async def test_what_is_wrong_is_refused_whole(restored: LiveFleet, name: str) ->
 
     live.write(change)
     told = await refusal(live.reload())
+    by_command = await _reload_command(live)
 
+    assert by_command[0] == 1
+    assert told.message in by_command[1]
     assert told.code is grpc.StatusCode.FAILED_PRECONDITION
     assert told.reason == "ERROR_REASON_CONFIG_REFUSED"
     assert WRONG[name][1] in told.message
@@ -155,6 +159,10 @@ async def test_the_file_is_read_again_when_it_has_changed_and_on_sighup(
     count = len(live.logged("config_applied"))
     live.fleet.process.send_signal(signal.SIGHUP)
     await live.until_logged("config_applied", count + 1)
+
+    code, told = await _reload_command(live)
+    assert code == 0
+    assert told.removeprefix("in force: ").strip() in _info(live)[0]
 
 
 async def test_a_prices_file_counts_too(restored: LiveFleet) -> None:
@@ -260,6 +268,18 @@ async def test_a_worker_that_dies_starts_on_what_is_in_force(restored: LiveFleet
     answer = await live.fleet.ask(WORDS, model="translation")
     assert "casa" in answer.text
     assert live.fleet.worker_pids() != [worker]
+
+
+async def _reload_command(live: LiveFleet) -> tuple[int, str]:
+    """The exit code, and all that was said."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", "reload", "--server", live.fleet.address),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=REPO,
+    )
+    told, _ = await process.communicate()
+    return process.returncode or 0, told.decode()
 
 
 def _info(live: LiveFleet) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import sys
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from typing import Any
 import yaml
 
 from deltafleet.v1 import admin_pb2, admin_pb2_grpc
-from support.fleet import DEMO, Fleet, running_fleet, until
+from support.fleet import DEMO, REPO, Fleet, running_fleet, until
 
 Document = dict[str, Any]
 
@@ -70,13 +72,7 @@ class LiveFleet:
 
     def logged(self, event: str) -> list[dict[str, Any]]:
         """Its log lines of that name so far, workers' included."""
-        found = []
-        for line in self.fleet.lines:
-            with contextlib.suppress(ValueError):
-                told = json.loads(line)
-                if told.get("event") == event:
-                    found.append(told)
-        return found
+        return events_of(self.fleet.lines, event)
 
     async def until_logged(self, event: str, count: int) -> dict[str, Any]:
         """The last of them, once there are so many."""
@@ -104,3 +100,39 @@ async def live_fleet(
     path.write_text(yaml.safe_dump(document))
     async with running_fleet(directory, path, **overrides) as fleet:
         yield LiveFleet(fleet, path, document)
+
+
+@contextlib.asynccontextmanager
+async def worker_of(
+    path: Path, name: str, address: str, lines: list[str]
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A worker that nobody but us started, of the fleet.yaml at `path`. lines: what it logs."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "model_pool", str(path), "--worker", name, "--listen", address),
+        stderr=asyncio.subprocess.PIPE,
+        cwd=REPO,
+    )
+    reading = asyncio.create_task(_read(process, lines))
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        await reading
+
+
+async def _read(process: asyncio.subprocess.Process, lines: list[str]) -> None:
+    while line := await process.stderr.readline():
+        lines.append(line.decode())
+
+
+def events_of(lines: list[str], event: str) -> list[dict[str, Any]]:
+    """The log lines of that name."""
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            told = json.loads(line)
+            if told.get("event") == event:
+                found.append(told)
+    return found
