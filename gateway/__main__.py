@@ -9,6 +9,7 @@ import click
 MODULE_OF = {
     "up": "serve",
     "check": "serve",
+    "reload": "reload",
     "plan": "plan",
     "ask": "ask",
     "route": "ask",

@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -25,8 +24,10 @@ from gateway.admin_service import AdminServicer
 from gateway.configuration.configured import Configured
 from gateway.configuration.current import Current, CurrentWalk
 from gateway.configuration.effective_config import effective_config
+from gateway.configuration.fleet_file import FleetFile
 from gateway.configuration.making import Maker
-from gateway.configuration.named_files import read_named_files
+from gateway.configuration.reloading import Reloader
+from gateway.configuration.watched import watched_paths
 from gateway.cost_service import CostServicer
 from gateway.errors import LedgerUnavailable
 from gateway.fleet_files import ledger_url
@@ -47,35 +48,37 @@ from gateway.routing.feedback import Feedback, Opinions, RecentAnswers
 from gateway.routing.feedback_store import FeedbackStore
 from gateway.service import InferenceServicer, RoutingServicer
 from gateway.settings import Ledger as LedgerSettings
-from gateway.settings import Server, Settings
+from gateway.settings import Server
 from gateway.spending_metrics import SpendingCollector
 from gateway.wait_metrics import WaitCollector
 from gateway.worker_lives import LifeRecorder
 from gateway.worker_metrics import WorkerCollector
 from model_pool.admission import Admission
+from model_pool.configured_members import ConfiguredMembers
 from model_pool.discovery import Discovery
-from model_pool.local_workers import LocalWorkers
-from model_pool.member import Member
+from model_pool.file_watch import FileWatch, stamps_of
 from model_pool.pool import Pool
-from model_pool.settings import SettingsError, Worker, member_key
-from model_pool.tls import make_connector
+from model_pool.settings import Pool as PoolSection
+from model_pool.settings import SettingsError
+from model_pool.tls import Connector, make_connector
 from model_pool.tracing import open_tracing
-from model_pool.worker_link import WorkerLink
 
 
 class Gateway:
-    """One gateway and the workers that it started.
+    """One gateway and the workers that it started. `serving` is the whole life of it.
 
-    fleet: the file that settings came from; the workers read it too. `serving` is the whole life of
-    it. page_address: host:port of the page and of /metrics, once it serves.
+    page_address: host:port of the page and of /metrics, once it serves.
     """
 
-    def __init__(self, fleet: Path, settings: Settings) -> None:
+    def __init__(self, fleet: FleetFile) -> None:
+        """Reads it. Raises SettingsError."""
         self._fleet = fleet
-        self._settings = settings
-        self._files = read_named_files(settings)
+        self._reading = fleet.read()
+        self._settings = self._reading.settings
+        self._seen = stamps_of(watched_paths(fleet.path, [self._settings]))
+        self._watch: FileWatch | None = None
         self._changed = asyncio.Event()
-        self._connector = make_connector(settings.pool.tls)
+        self._connector = make_connector(self._settings.pool.tls)
         self._metrics = Metrics()
         self._finished = FinishedRequests()
         self.page_address = ""
@@ -92,7 +95,9 @@ class Gateway:
                 open_tracing(self._settings.tracing, "deltafleet-gateway")
             )
             await stack.enter_async_context(loop_lag_measured(self._metrics.loop_lag))
-            pool = await self._start_pool(stack)
+            members = self._make_members()
+            pool = await self._start_pool(stack, members)
+            discovery = await _start_discovery(stack, self._settings.pool, pool, self._connector)
             store = await _open_ledger(stack, self._settings.ledger)
             recorder = LifeRecorder(pool, store)
             recorder.start()
@@ -100,17 +105,60 @@ class Gateway:
             feedback = await self._start_feedback(stack)
             repeats = _make_repeats(self._settings.server, self._metrics)
             maker = Maker(pool, store, self._metrics, feedback, self._finished, repeats, tracing)
-            current = Current(await maker.make(self._settings, self._files))
+            current = Current(await maker.make(self._settings, self._reading.files))
+            maker.applied(current.now)
             stack.push_async_callback(current.stop)
             self._expect(current, pool)
-            yield await self._open_door(stack, pool, store, current, feedback)
+            door = await self._make_door(stack, pool, store, current, feedback)
+            change = partial(self._change, current, maker, members, pool, discovery, door)
+            reloader = Reloader(self._fleet, current, maker, members, self._metrics, change)
+            admin = AdminServicer(lambda: effective_config(current.now), reloader.reload)
+            admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, door.server)
+            self._open_page(stack, pool, store, current)
+            address = await self._open_door(stack, door, pool)
+            self._start_watch(stack, reloader)
+            yield address
 
-    async def _start_pool(self, stack: contextlib.AsyncExitStack) -> Pool:
+    def read_again(self) -> None:
+        """Read fleet.yaml again, soon."""
+        if self._watch is not None:
+            self._watch.look_now()
+
+    def _start_watch(self, stack: contextlib.AsyncExitStack, reloader: Reloader) -> None:
+        self._watch = FileWatch(reloader.paths, reloader.reload_quietly)
+        watching = asyncio.create_task(self._watch.run(self._seen), name="watch fleet.yaml")
+        stack.callback(watching.cancel)
+
+    def _change(
+        self,
+        current: Current,
+        maker: Maker,
+        members: ConfiguredMembers,
+        pool: Pool,
+        discovery: Discovery,
+        door: GrpcDoor,
+        configured: Configured,
+    ) -> None:
+        """Put a configuration in force, in one turn of the event loop."""
+        settings = configured.settings
+        current.replace(configured)
+        maker.applied(configured)
+        members.change(settings.pool, pool, current.left)
+        discovery.change(settings.pool.discovery)
+        pool.change(settings.pool)
+        door.change(settings.server)
+        show_configuration(self._metrics, configured)
+
+    def _make_members(self) -> ConfiguredMembers:
+        beside = self._fleet.path.resolve().parent
+        return ConfiguredMembers(self._settings.pool, self._reading.text, beside, self._connector)
+
+    async def _start_pool(
+        self, stack: contextlib.AsyncExitStack, members: ConfiguredMembers
+    ) -> Pool:
         pool_settings = self._settings.pool
-        local_names = [one.name for one in pool_settings.workers if one.is_local]
-        local = LocalWorkers(self._fleet, local_names, pool_settings.drain_limit_s)
         pool = Pool(
-            [self._member(one, local) for one in pool_settings.workers],
+            members.members,
             limit_count=pool_settings.max_running_count + pool_settings.max_queued_count,
             wait_s=pool_settings.worker_wait_s,
             on_change=self._changed.set,
@@ -118,38 +166,21 @@ class Gateway:
             choice=pool_settings,
             admission=Admission(pool_settings.admission.thresholds),
         )
-        local.start()
-        stack.push_async_callback(local.stop)
+        members.start()
+        stack.push_async_callback(members.stop)
         pool.start()
         stack.push_async_callback(pool.stop)
-        discovery = Discovery(pool_settings.discovery, pool, connector=self._connector)
-        discovery.start()
-        stack.push_async_callback(discovery.stop)
         return pool
 
-    def _member(self, worker: Worker, local: LocalWorkers) -> Member:
-        server = worker.openai
-        if server is None:
-            address = worker.address or local.address(worker.name)
-            return WorkerLink(worker.name, address, connector=self._connector)
-        from model_pool.openai_member import OpenAIMember  # 20 MB that most fleets do not need
-
-        return OpenAIMember(
-            worker.name,
-            server,
-            member_key(worker.name),
-            price_nano_usd_per_hour=self._settings.pool.hardware_of(worker.name).nano_usd_per_hour,
-        )
-
-    async def _open_door(
+    async def _make_door(
         self,
         stack: contextlib.AsyncExitStack,
         pool: Pool,
         store: LedgerStore,
         current: Current,
         feedback: Feedback | None,
-    ) -> str:
-        settings, walk = self._settings, CurrentWalk(current)
+    ) -> GrpcDoor:
+        walk, settings = CurrentWalk(current), self._settings
         inference = InferenceServicer(walk)
         routing = RoutingServicer(walk, feedback, self._metrics)
         models = FleetServicer(current, pool)
@@ -161,10 +192,21 @@ class Gateway:
         routing_pb2_grpc.add_RoutingServiceServicer_to_server(routing, door.server)
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(models, door.server)
         cost_pb2_grpc.add_CostServiceServicer_to_server(costs, door.server)
-        admin = AdminServicer(lambda: effective_config(current.now))
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, door.server)
+        return door
+
+    def _open_page(
+        self,
+        stack: contextlib.AsyncExitStack,
+        pool: Pool,
+        store: LedgerStore,
+        current: Current,
+    ) -> None:
+        models = FleetServicer(current, pool)
         sources = Sources(current, pool, models, self._finished, LedgerBooks(store))
-        self.page_address = open_metrics_port(stack, settings, self._metrics.registry, sources)
+        registry = self._metrics.registry
+        self.page_address = open_metrics_port(stack, self._settings, registry, sources)
+
+    async def _open_door(self, stack: contextlib.AsyncExitStack, door: GrpcDoor, pool: Pool) -> str:
         address = await door.start()
         stack.push_async_callback(door.stop)
         readiness = asyncio.create_task(door.follow(pool, self._changed), name="readiness")
@@ -201,6 +243,7 @@ def show_configuration(metrics: Metrics, configured: Configured) -> None:
     settings, baselines = configured.settings, configured.baselines
     metrics.expect(configured.targets, settings.baselines, weighed_models(settings))
     metrics.describe(configured.digest)
+    metrics.price_age.clear()
     for name, one in baselines.items():
         metrics.price_age.labels(name).set_function(partial(_age_s, one))
 
@@ -211,6 +254,15 @@ def _make_repeats(server: Server, metrics: Metrics) -> Repeats:
         server.repeat_memory_mib * 2**20,
         on_repeat=lambda state: metrics.repeats.labels(state).inc(),
     )
+
+
+async def _start_discovery(
+    stack: contextlib.AsyncExitStack, section: PoolSection, pool: Pool, connector: Connector
+) -> Discovery:
+    discovery = Discovery(section.discovery, pool, connector=connector)
+    discovery.start()
+    stack.push_async_callback(discovery.stop)
+    return discovery
 
 
 async def _open_ledger(stack: contextlib.AsyncExitStack, ledger: LedgerSettings) -> LedgerStore:

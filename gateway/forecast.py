@@ -36,11 +36,12 @@ class CostForecast:
         self,
         closed: Mapping[str, TokenPrice],
         mixtures: Mapping[str, Collection[str]] | None = None,
+        means: dict[str, float] | None = None,
     ) -> None:
-        """mixtures: the members of each."""
+        """mixtures: the members of each. means: what was learned before, and is learned on."""
         self._closed = closed
         self._mixtures = mixtures or {}
-        self._means: dict[str, float] = {}
+        self._means = {} if means is None else means
 
     def learn(self, model: str, cost_nano_usd: int) -> None:
         """Take one finished answer into account."""

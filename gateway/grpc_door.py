@@ -73,16 +73,15 @@ class GrpcDoor:
         self._settings = settings
         self._health = health.aio.HealthServicer()
         self._probes: HealthDoor | None = None
+        self._frame = Door(
+            max_message_bytes=settings.max_message_bytes,
+            default_deadline_s=settings.default_deadline_s,
+            receive_limit_s=settings.receive_limit_s,
+            on_begin=admit,
+            on_end=on_call_end,
+        )
         self.server = make_server(
-            interceptors=[
-                Door(
-                    max_message_bytes=settings.max_message_bytes,
-                    default_deadline_s=settings.default_deadline_s,
-                    receive_limit_s=settings.receive_limit_s,
-                    on_begin=admit,
-                    on_end=on_call_end,
-                )
-            ],
+            interceptors=[self._frame],
             options=to_options(settings),
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
@@ -122,6 +121,11 @@ class GrpcDoor:
         except RuntimeError as error:
             text = f"server.health_listen: cannot listen on {listen}: {error}"
             raise SettingsError(text) from None
+
+    def change(self, settings: Server) -> None:
+        """Other limits from now on; the addresses stay."""
+        self._settings = settings
+        self._frame.limit(settings.max_message_bytes, settings.default_deadline_s)
 
     async def stop(self) -> None:
         """Not serving at once; calls that run have drain_limit_s to end."""

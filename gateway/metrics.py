@@ -48,6 +48,17 @@ class Metrics:
         self._config = Info(
             "deltafleet_config", "The configuration in force.", registry=self.registry
         )
+        self._reloads = self._counter(
+            "config_reloads", "Readings of a changed fleet.yaml, by what became of them.", "outcome"
+        )
+        for outcome in ("applied", "refused"):
+            self._reloads.labels(outcome)
+        self._reload_time = Gauge(
+            "deltafleet_config_last_reload_timestamp_seconds",
+            "When the configuration in force was read, since the epoch.",
+            registry=self.registry,
+        )
+        self._reload_time.set_to_current_time()
         self._declare_traffic()
         self._declare_money()
         self._declare_times()
@@ -177,6 +188,12 @@ class Metrics:
             self.unweighed.labels(model)
         for method in ANSWERING:
             self._handled.labels("deltafleet.v1.InferenceService", method, "OK", "")
+
+    def reloaded(self, outcome: str) -> None:
+        """fleet.yaml was read again. outcome: "applied" or "refused"."""
+        self._reloads.labels(outcome).inc()
+        if outcome == "applied":
+            self._reload_time.set_to_current_time()
 
     def describe(self, config_digest: str) -> None:
         """Which configuration is in force. config_digest: SHA-256 in hex."""

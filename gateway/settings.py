@@ -294,6 +294,8 @@ class Settings(PoolSettings):
         return self
 
 
-def load_settings(path: Path) -> Settings:
-    """Read fleet.yaml. Raises SettingsError that says where and why."""
-    return load(Settings, path)
+def load_settings(path: Path, text: str | None = None) -> Settings:
+    """Read fleet.yaml. text: see model_pool.settings.load. Raises SettingsError that says where and
+    why.
+    """
+    return load(Settings, path, text=text)

@@ -1,26 +1,32 @@
 """Start one worker: python -m model_pool FLEET.yaml --worker NAME --listen ADDRESS.
 
 Once its engine runs and pool.preload is loaded, gRPC health says SERVING. SIGTERM: NOT_SERVING, new
-requests are refused, those that run have pool.drain_limit_s to end; then it exits with 0.
+requests are refused, those that run have pool.drain_limit_s to end; then it exits with 0. SIGHUP,
+or a change of the file or of a specialist's: specialists are read again, and taken over or refused
+as a whole.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import importlib.util
 import logging
 import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from merge_on_load.errors import MergeError
 from model_pool.catalog import read_catalog
+from model_pool.catalog_reloader import CatalogReloader
 from model_pool.engine import Engine
-from model_pool.errors import FleetError
+from model_pool.errors import ConfigRefused, FleetError
+from model_pool.file_watch import FileWatch, Stamps, stamps_of
 from model_pool.logs import start_logging
 from model_pool.settings import GATEWAY_SECTIONS, PoolSettings, SettingsError, load
 from model_pool.switching import Policy
@@ -42,20 +48,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--with-parent", action="store_true", help="stop when standard input is closed"
     )
+    parser.add_argument(
+        "--beside", type=Path, help="where paths in the file start from (default: where it lies)"
+    )
     options = parser.parse_args(arguments)
     start_logging()
     try:
-        settings = load(PoolSettings, options.fleet, ignored=GATEWAY_SECTIONS)
-        if options.group is not None:
-            settings = settings.of_group(options.group)
-        asyncio.run(_serve(settings, options))
+        settings = _read_settings(options)
+        seen = stamps_of(_watched(settings, options))
+        asyncio.run(_serve(settings, options, seen))
     except (SettingsError, MergeError, FleetError, OSError, RuntimeError) as error:
         log.error("worker_failed", extra={"worker": options.worker, "reason": str(error)})
         return 1
     return 0
 
 
-async def _serve(settings: PoolSettings, options: argparse.Namespace) -> None:
+def _read_settings(options: argparse.Namespace) -> PoolSettings:
+    settings = load(PoolSettings, options.fleet, ignored=GATEWAY_SECTIONS, beside=options.beside)
+    return settings if options.group is None else settings.of_group(options.group)
+
+
+async def _serve(settings: PoolSettings, options: argparse.Namespace, seen: Stamps) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -63,12 +76,13 @@ async def _serve(settings: PoolSettings, options: argparse.Namespace) -> None:
     if options.with_parent:
         loop.add_reader(sys.stdin.fileno(), _stop_at_end, stopping)
     async with open_tracing(settings.tracing, "deltafleet-worker") as tracing:
-        await _serve_until(settings, options, stopping, tracing)
+        await _serve_until(settings, options, seen, stopping, tracing)
 
 
 async def _serve_until(
     settings: PoolSettings,
     options: argparse.Namespace,
+    seen: Stamps,
     stopping: asyncio.Event,
     tracing: Tracing,
 ) -> None:
@@ -80,7 +94,11 @@ async def _serve_until(
         wall=time.time,
         tracing=tracing,
         thresholds=settings.pool.admission.thresholds,
+        linger_s=settings.pool.linger_s,
     )
+    watch = _watch_files(settings, options, servicer)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, watch.look_now)
+    watching = asyncio.create_task(watch.run(seen), name="watch files")
     door = WorkerDoor(servicer, options.listen, settings.pool.tls, options.health_listen)
     await door.open()
     stop = asyncio.create_task(stopping.wait(), name="stop signal")
@@ -89,10 +107,34 @@ async def _serve_until(
         await door.serve()
         log.info("worker_ready", extra={"worker": options.worker, "pid": os.getpid()})
         fault = await _fault_or_end(door, engine, stop, settings.pool.drain_limit_s)
+    watching.cancel()
     await door.close()
     await engine.stop()
     if fault is not None:
         raise RuntimeError(fault)
+
+
+def _watched(settings: PoolSettings, options: argparse.Namespace) -> list[Path]:
+    if options.with_parent:  # a gateway, which tells
+        return []
+    return [options.fleet, *(one.source for one in settings.specialists.values())]
+
+
+def _watch_files(
+    settings: PoolSettings, options: argparse.Namespace, servicer: WorkerServicer
+) -> FileWatch:
+    """Reload when asked, on SIGHUP and, unless a gateway tells, when files have changed."""
+    read = partial(_read_settings, options)
+    name, served = options.worker, servicer.served
+    reloader = CatalogReloader(read, settings, name, served, servicer.notify)
+    servicer.reload_by(reloader.reload)
+
+    async def reload() -> None:
+        await servicer.until_started()
+        with contextlib.suppress(ConfigRefused):  # logged
+            await reloader.reload()
+
+    return FileWatch(lambda: _watched(reloader.read, options), reload)
 
 
 async def _started(

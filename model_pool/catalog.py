@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +38,10 @@ class ModelFiles:
 class Catalog:
     """The base and the specialists of one fleet, by name."""
 
-    def __init__(self, models: list[ModelFiles]) -> None:
+    def __init__(self, models: list[ModelFiles], base: Checkpoint | None = None) -> None:
+        """base: its checkpoint, so that it need not be hashed again."""
         self._models = {files.model: files for files in models}
+        self.base = base
 
     def models(self) -> list[ModelFiles]:
         """All of them, the base first."""
@@ -56,6 +59,29 @@ class Catalog:
         return files.weights
 
     @property
+    def digest(self) -> str:
+        """Names all of it (SHA-256)."""
+        told = [repr(files) for files in self.models()]
+        return hashlib.sha256("\n".join(sorted(told)).encode()).hexdigest()
+
+    def faults_since(self, before: Catalog) -> list[str]:
+        """What is wrong with specialists that `before` has not, or not with that fault."""
+        known = {(files.model, files.fault) for files in before.models()}
+        return [
+            f"specialists.{files.model}: {files.fault}"
+            for files in self.models()
+            if files.fault and (files.model, files.fault) not in known
+        ]
+
+    def digests(self) -> dict[str, str]:
+        """What names each model's weights."""
+        return {files.model: files.weights.digest for files in self.models()}
+
+    def without(self, other: Catalog) -> list[ModelFiles]:
+        """The models that `other` has not."""
+        return [files for files in self.models() if files.model not in other._models]
+
+    @property
     def lora_rank(self) -> int:
         """The largest of all LoRA adapters that can be served; 0 without any."""
         return max((files.lora_rank for files in self._healthy_loras()), default=0)
@@ -69,16 +95,16 @@ class Catalog:
         return [files for files in self.models() if files.weights.lora and not files.fault]
 
 
-def read_catalog(settings: PoolSettings) -> Catalog:
+def read_catalog(settings: PoolSettings, base: Checkpoint | None = None) -> Catalog:
     """Open the base, every delta's manifest, every adapter and recipe. Blocking: it hashes the base
-    and what recipes merge.
+    and what recipes merge. base: already open, from an earlier catalog.
 
     Raises MergeError where the base cannot be read; a specialist that cannot be is kept with its
     fault, so that the others serve.
     """
     from merge_on_load import Checkpoint  # here: torch is slow to import
 
-    base = Checkpoint.open(settings.base.path)
+    base = base or Checkpoint.open(settings.base.path)
     models = [
         ModelFiles(
             model=BASE_MODEL,
@@ -90,7 +116,7 @@ def read_catalog(settings: PoolSettings) -> Catalog:
     ]
     for name, specialist in settings.specialists.items():
         models.append(_read_specialist(name, specialist.source, base))
-    return Catalog(models)
+    return Catalog(models, base)
 
 
 def _read_specialist(name: str, path: Path, base: Checkpoint) -> ModelFiles:

@@ -86,6 +86,12 @@ class GroupFinder:
             if link.status is None and not link.in_flight_count:
                 await self._remove(address)
 
+    def change(self, group: WorkerGroup) -> None:
+        """Its workers may run other models from now on."""
+        self._group = group
+        for found in self._found.values():
+            found.link.allowed = group.serves
+
     async def stop(self) -> None:
         """Let go of all of them."""
         await asyncio.gather(*map(self._remove, tuple(self._found)))
@@ -141,6 +147,11 @@ class Discovery:
             asyncio.create_task(finder.run(), name=f"find {name}")
             for name, finder in self._finders.items()
         ]
+
+    def change(self, groups: Mapping[str, WorkerGroup]) -> None:
+        """See GroupFinder. groups: of the same names."""
+        for name, finder in self._finders.items():
+            finder.change(groups[name])
 
     async def stop(self) -> None:
         """Look no more, and let go of all."""

@@ -106,6 +106,12 @@ class DeadlineExceeded(FleetError):
     reason = ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED
 
 
+class ConfigRefused(FleetError):
+    """fleet.yaml is wrong, or changes what only a start can change; the old one stays in force."""
+
+    reason = ErrorReason.ERROR_REASON_CONFIG_REFUSED
+
+
 class EngineFailed(FleetError):
     """The engine's computing failed; its log has the traceback."""
 

@@ -50,6 +50,10 @@ class Member(Protocol):
         """The models that it can run, None for all of the fleet."""
         ...
 
+    def may_come_to_serve(self, model: str) -> bool:
+        """Whether it is to run the model once it has heard of it, and has not yet."""
+        ...
+
     @property
     def descriptions(self) -> Mapping[str, worker_pb2.ModelDescription]:
         """What it knows of models, by name."""

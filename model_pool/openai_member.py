@@ -127,6 +127,10 @@ class OpenAIMember:
         listed = self._life.listed if self._life else {}
         return frozenset(ours for ours, theirs in self._server.models.items() if theirs in listed)
 
+    def may_come_to_serve(self, model: str) -> bool:
+        """See Member: what it runs is said at its making."""
+        return False
+
     @property
     def status(self) -> Status | None:
         """See Member."""

@@ -20,6 +20,7 @@ from model_pool.lease import Lease
 from model_pool.member import RETRY_AFTER_S, Member, Status
 from model_pool.placement import Candidate, choose_worker
 from model_pool.settings import Choice
+from model_pool.settings import Pool as PoolSection
 from model_pool.waits import Waits
 
 
@@ -97,6 +98,23 @@ class Pool:
         self.members = self.members | {name: member}
         return True
 
+    def change(self, section: PoolSection) -> None:
+        """Wait so long, and for these groups, from now on."""
+        self._wait_s = section.worker_wait_s
+        self._groups = {name: group.serves for name, group in section.discovery.items()}
+        self.hear()
+
+    def enlist(self, member: Member) -> None:
+        """Take a member in that fleet.yaml names, and listen to it."""
+        self._configured |= {member.name}
+        self.members = self.members | {member.name: member}
+        member.start(self.hear)
+
+    def strike(self, member: Member) -> None:
+        """Let a member go that fleet.yaml names no more; what it runs goes on."""
+        self._configured -= {member.name}
+        self.dismiss(member)
+
     def dismiss(self, member: Member) -> None:
         """Let a member go; what it runs goes on. One that is not in is no fault."""
         if self.members.get(member.name) is not member:
@@ -129,6 +147,7 @@ class Pool:
                 raise _not_ready(model, min(pauses_s))
             return  # another one comes back, or a probe is under way
         may_come = any(served is None or model in served for served in self._groups.values())
+        may_come |= any(member.may_come_to_serve(model) for member in self.members.values())
         if are_up and not may_come:
             raise SpecialistUnloadable(f"no worker serves {model}", model=model)
 

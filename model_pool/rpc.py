@@ -60,6 +60,7 @@ STATUS_OF: dict[ErrorReason.ValueType, grpc.StatusCode] = {
     ErrorReason.ERROR_REASON_UNKNOWN_REQUEST: Code.NOT_FOUND,
     ErrorReason.ERROR_REASON_FEEDBACK_OFF: Code.FAILED_PRECONDITION,
     ErrorReason.ERROR_REASON_LEDGER_UNAVAILABLE: Code.UNAVAILABLE,
+    ErrorReason.ERROR_REASON_CONFIG_REFUSED: Code.FAILED_PRECONDITION,
     ErrorReason.ERROR_REASON_BUDGET_SPENT: Code.RESOURCE_EXHAUSTED,
     ErrorReason.ERROR_REASON_UNAUTHENTICATED: Code.UNAUTHENTICATED,
     ErrorReason.ERROR_REASON_PERMISSION_DENIED: Code.PERMISSION_DENIED,
@@ -100,6 +101,11 @@ class Door(grpc.aio.ServerInterceptor):
         self._default_deadline_s = default_deadline_s
         self._on_begin = on_begin
         self._on_end = on_end
+
+    def limit(self, max_message_bytes: int, default_deadline_s: float | None) -> None:
+        """Other limits for the calls that begin from now on."""
+        self._max_message_bytes = max_message_bytes
+        self._default_deadline_s = default_deadline_s
 
     async def intercept_service(
         self,

@@ -257,6 +257,8 @@ class Pool(Choice):
     preload: tuple[Name, ...] = ()  # built at start, in this order
     drain_limit_s: float = Field(30, ge=0)  # what a stopping worker runs may take so long to end
     tls: PoolTls | None = None  # default: plain text, for a private network
+    # What left fleet.yaml is run for so long, for gateways that have not read that yet.
+    linger_s: float = Field(120, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -371,18 +373,22 @@ def load(
     *,
     ignored: Iterable[str] = (),
     environment: Mapping[str, str] | None = None,
+    beside: Path | None = None,
+    text: str | None = None,
 ) -> Sections:
     """Read fleet.yaml as `kind`, leaving out the sections named in `ignored`.
 
-    environment: default os.environ. Raises SettingsError.
+    environment: default os.environ. beside: the directory that its paths start from; default: its
+    own. text: what it says, where it was read before. Raises SettingsError.
     """
     environment = os.environ if environment is None else environment
-    document = _read(path)
+    document = _parse(path, read_text(path) if text is None else text)
     _override(document, environment)
     for section in ignored:
         document.pop(section, None)
     try:
-        settings = kind.model_validate(document, context={"directory": path.resolve().parent})
+        directory = beside or path.resolve().parent
+        settings = kind.model_validate(document, context={"directory": directory})
     except ValidationError as error:
         raise SettingsError(f"{path}: {_in_words(error)}") from None
     _check_member_keys(settings.pool, environment)
@@ -401,12 +407,20 @@ def tracing_headers() -> dict[str, str]:
     return dict(pair.strip().split("=", 1) for pair in pairs if "=" in pair)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_text(path: Path) -> str:
+    """What fleet.yaml says. Raises SettingsError."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: not YAML: {error}") from None
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
         raise SettingsError(f"{path}: not YAML: {error}") from None
     if not isinstance(document, dict):
         raise SettingsError(f"{path}: expected a mapping of sections")

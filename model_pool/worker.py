@@ -8,7 +8,7 @@ import math
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from opentelemetry.trace import SpanKind
@@ -18,9 +18,10 @@ from model_pool.admission import PRIORITIES, Admission, Thresholds, ask_of
 from model_pool.call import current_trace, request_id, time_left_s
 from model_pool.catalog import Catalog
 from model_pool.engine import Engine, FinishReason, Job, Message, Piece, Role, Sampling
-from model_pool.errors import Draining
+from model_pool.errors import ConfigRefused, Draining
 from model_pool.residency import Residency
 from model_pool.run_ends import RunEnds, to_settled
+from model_pool.served_models import ServedModels
 from model_pool.switching import Priority
 from model_pool.traceparent import header_of
 from model_pool.tracing import Tracing, sampled_id
@@ -51,6 +52,14 @@ class WorkerIdentity:
     memory_budget_bytes: int
 
 
+class Reload(Protocol):
+    """See CatalogReloader."""
+
+    async def __call__(self, *, validate_only: bool = False) -> None:
+        """Raises ConfigRefused."""
+        ...
+
+
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     """Runs requests on an engine, holding their weights meanwhile.
 
@@ -67,7 +76,9 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         wall: Callable[[], float],
         tracing: Tracing | None = None,
         thresholds: Thresholds | None = None,
+        linger_s: float = 0.0,
     ) -> None:
+        """linger_s: see ServedModels."""
         self._tracing = tracing or Tracing()
         self._identity = identity
         self._engine = engine
@@ -75,7 +86,10 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self._before = engine.report().spent
         self._start_time = _timestamp(wall())
         self._incarnation = str(uuid.uuid4())
-        self._catalog = Catalog([])
+        self.served = ServedModels(linger_s, self._retire)
+        self._reload: Reload | None = None
+        self._is_started = asyncio.Event()
+        self._retiring: set[asyncio.Task[None]] = set()
         self._state = worker_pb2.WORKER_STATE_STARTING
         self._admission = Admission(thresholds)
         self._ends = RunEnds()
@@ -86,23 +100,32 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             engine,
             budget_bytes=identity.memory_budget_bytes,
             clock=wall,
-            on_change=self._notify,
+            on_change=self.notify,
         )
 
     async def start(self, catalog: Catalog, preload: tuple[str, ...]) -> None:
         """Start the engine, build the weights named in preload, then take requests."""
         await self._engine.start()
-        self._catalog = catalog
+        self.served.replace(catalog)
         for model in preload:
             async with self._residency.hold(catalog.weights(model)):
                 pass
         self._state = worker_pb2.WORKER_STATE_READY
-        self._notify()
+        self._is_started.set()
+        self.notify()
+
+    async def until_started(self) -> None:
+        """Return when it takes requests."""
+        await self._is_started.wait()
+
+    def reload_by(self, reload: Reload) -> None:
+        """What ReloadCatalog calls."""
+        self._reload = reload
 
     async def drain(self) -> None:
         """Take no more requests; return when the last one has ended."""
         self._state = worker_pb2.WORKER_STATE_DRAINING
-        self._notify()
+        self.notify()
         await self._idle.wait()
         await self._engine.drain()
 
@@ -111,7 +134,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     ) -> AsyncIterator[worker_pb2.RunResponse]:
         """Run one request on one model."""
         request_id.set(request.request_id)
-        weights = self._catalog.weights(request.model)
+        weights = self.served.weights(request.model)
         began_s = self._monotonic()
         with self._trace(request, context), self._admitted(request):
             async with self._residency.hold(weights):
@@ -165,7 +188,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.LoadModelRequest, context: Any
     ) -> worker_pb2.LoadModelResponse:
         """Build a model's weights ahead of its first request."""
-        weights = self._catalog.weights(request.model)
+        weights = self.served.weights(request.model)
         async with self._residency.hold(weights):
             return worker_pb2.LoadModelResponse(size_bytes=self._engine.size_bytes(weights))
 
@@ -184,9 +207,19 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                     lineage=files.lineage,
                     fault=files.fault,
                 )
-                for files in self._catalog.models()
+                for files in self.served.models()
             ]
         )
+
+    async def ReloadCatalog(
+        self, request: worker_pb2.ReloadCatalogRequest, context: Any
+    ) -> worker_pb2.ReloadCatalogResponse:
+        """Read the specialists again, once the worker has started."""
+        if self._reload is None:
+            raise ConfigRefused("this worker reads its catalog at its start alone")
+        await self.until_started()
+        await self._reload(validate_only=request.validate_only)
+        return worker_pb2.ReloadCatalogResponse(catalog_digest=self.served.digest)
 
     async def WatchStatus(
         self, request: worker_pb2.WatchStatusRequest, context: Any
@@ -216,9 +249,17 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             finally:
                 if self._admission.count == 1:  # this one, which leaves
                     self._idle.set()
-                self._notify()
+                self.notify()
 
-    def _notify(self) -> None:
+    def _retire(self, model: str) -> None:
+        """It is served no more; its weights go with its last request."""
+        task = asyncio.create_task(self._residency.retire(model), name=f"retire {model}")
+        self._retiring.add(task)  # a task that nothing refers to may be collected
+        task.add_done_callback(self._retiring.discard)
+        self.notify()
+
+    def notify(self) -> None:
+        """Let those who watch the status hear it anew."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -255,6 +296,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             prefill_token_count=report.work.prefill_token_count,
             decode_s=report.work.decode_s,
             decode_token_count=report.work.decode_token_count,
+            catalog_digest=self.served.digest if self._is_started.is_set() else "",
         )
 
 

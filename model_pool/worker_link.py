@@ -38,21 +38,21 @@ log = logging.getLogger(__name__)
 class WorkerLink:
     """See Member.
 
-    address: host:port or unix:PATH. serves: None for all models of the fleet. silence_limit_s: who
-    says nothing for so long is out of reach.
+    address: host:port or unix:PATH. allowed: of what it says that it serves; None for all of it.
+    silence_limit_s: who says nothing for so long is out of reach.
     """
 
     def __init__(
         self,
         name: str,
         address: str,
-        serves: frozenset[str] | None = None,
+        allowed: frozenset[str] | None = None,
         connector: Connector = PLAIN,
         *,
         silence_limit_s: float = SILENCE_LIMIT_S,
     ) -> None:
         self.name = name
-        self.serves = serves
+        self.allowed = allowed
         self.status: Status | None = None
         self.last_word: Status | None = None
         self.descriptions: Mapping[str, worker_pb2.ModelDescription] = {}
@@ -73,6 +73,16 @@ class WorkerLink:
     def is_ready(self) -> bool:
         """See Member."""
         return self.status is not None and self.status.state == worker_pb2.WORKER_STATE_READY
+
+    @property
+    def serves(self) -> frozenset[str]:
+        """See Member: what its own fleet.yaml has, which may be read sooner or later than ours."""
+        described = frozenset(self.descriptions)
+        return described if self.allowed is None else described & self.allowed
+
+    def may_come_to_serve(self, model: str) -> bool:
+        """See Member."""
+        return model not in self.descriptions and (self.allowed is None or model in self.allowed)
 
     def start(self, on_change: Callable[[], None]) -> None:
         """See Member."""
@@ -119,6 +129,16 @@ class WorkerLink:
         except grpc.aio.AioRpcError as error:
             raise self._failure(error) from error
 
+    async def reload_catalog(self, *, validate_only: bool = False, timeout_s: float) -> None:
+        """Let the worker read its specialists again. Raises its ConfigRefused, WorkerLost where it
+        cannot be asked.
+        """
+        asked = worker_pb2.ReloadCatalogRequest(validate_only=validate_only)
+        try:
+            await self._stub.ReloadCatalog(asked, timeout=timeout_s, wait_for_ready=True)
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(error) from error
+
     async def settle(self, request: worker_pb2.RunRequest) -> worker_pb2.SettleRunResponse | None:
         """See Member."""
         name = request.request_id
@@ -157,14 +177,15 @@ class WorkerLink:
             await asyncio.sleep(RECONNECT_PAUSE_S)
 
     async def _listen(self, on_change: Callable[[], None]) -> None:
-        incarnation = ""
+        described = ("", "")
         call = self._stub.WatchStatus(worker_pb2.WatchStatusRequest(), wait_for_ready=True)
         async with contextlib.aclosing(responses_of(call)) as statuses:
             while status := await self._next(statuses):
                 is_ready = status.state == worker_pb2.WORKER_STATE_READY
-                if is_ready and status.incarnation != incarnation:
+                catalog = status.incarnation, status.catalog_digest
+                if is_ready and catalog != described:
                     await self._describe()
-                    incarnation = status.incarnation
+                    described = catalog
                 self.status = self.last_word = status
                 self.is_silent = False
                 on_change()

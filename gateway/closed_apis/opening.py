@@ -14,13 +14,17 @@ from gateway.spending import Budget
 
 
 async def open_closed_apis(
-    settings: Settings, prices: Mapping[str, TokenPrice], store: LedgerStore
+    settings: Settings,
+    prices: Mapping[str, TokenPrice],
+    store: LedgerStore,
+    budgets: Mapping[str, Budget],
 ) -> ClosedApis:
     """Their budgets go on where the ledger says that today's spending is. Raises SettingsError.
 
-    prices: by the API's name.
+    prices: by the API's name. budgets: those that there were before, which go on as they are.
     """
-    spent = await spent_today(settings, store) if settings.closed_apis else {}
+    is_known = settings.closed_apis.keys() <= budgets.keys()
+    spent = {} if is_known else await spent_today(settings, store)
     clients = {}
     for name, one in settings.closed_apis.items():
         limit = to_nano_usd(one.daily_budget_usd)
@@ -29,7 +33,7 @@ async def open_closed_apis(
             one,
             closed_api_key(name, one).get_secret_value(),
             prices[name],
-            Budget(name, limit, spent_nano_usd=spent[name]),
+            budgets.get(name) or Budget(name, limit, spent_nano_usd=spent[name]),
         )
     longest = settings.server.default_output_token_count
     return ClosedApis(clients, default_output_token_count=longest)

@@ -12,7 +12,7 @@ import click
 from gateway.fleet_files import check_paths, ledger_url, load_examples, load_quality, load_router
 from gateway.identity.opening import check_identity
 from gateway.price_list import load_prices
-from gateway.settings import Server, Settings, load_settings
+from gateway.settings import Settings, load_settings
 from model_pool.settings import SettingsError
 
 FLEET = click.argument("fleet", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -23,21 +23,22 @@ FLEET = click.argument("fleet", type=click.Path(exists=True, dir_okay=False, pat
 @click.option("--listen", help="host:port or unix:PATH of the gRPC door.")
 @click.option("--metrics", help="host:port of the page and /metrics.")
 def up(fleet: Path, listen: str | None, metrics: str | None) -> None:
-    """Start the gateway and its workers, and serve until SIGTERM or ctrl-C."""
-    settings = _load(fleet)
+    """Start the gateway and its workers, and serve until SIGTERM or ctrl-C.
+
+    When FLEET or a file that it names changes, and on SIGHUP, it is read again.
+    """
+    _load(fleet)
     changes = {"listen": listen, "metrics": metrics}
-    server = settings.server.model_copy(
-        update={key: value for key, value in changes.items() if value}
-    )
-    Server.model_validate(server.model_dump())
+    server = {key: value for key, value in changes.items() if value}
     try:
-        asyncio.run(_serve(fleet, settings.model_copy(update={"server": server})))
+        asyncio.run(_serve(fleet, server))
     except SettingsError as error:
         raise click.ClickException(str(error)) from None
 
 
-async def _serve(fleet: Path, settings: Settings) -> None:
+async def _serve(fleet: Path, server: dict[str, str]) -> None:
     from gateway.assembly import Gateway
+    from gateway.configuration.fleet_file import FleetFile
     from model_pool.logs import start_logging
 
     start_logging()
@@ -47,7 +48,8 @@ async def _serve(fleet: Path, settings: Settings) -> None:
     stopping = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stopping.set)
-    gateway = Gateway(fleet, settings)
+    gateway = Gateway(FleetFile(fleet, server))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.read_again)
     async with gateway.serving() as address:
         click.echo(f"deltafleet listens on {address}")
         click.echo(f"its page: http://{gateway.page_address}/")

@@ -19,7 +19,10 @@ from gateway.walk import Walk
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """A configuration and what goes by it. digest: SHA-256 in hex. loaded: when, in UTC.
+    """A configuration and what goes by it.
+
+    content: names what the files hold that it names; digest: that and the settings; SHA-256 in hex.
+    loaded: when, in UTC.
 
     targets, descriptions: of every model, by name. allowed_models: says which may answer a caller.
     opened: the router. in_use: by requests that walk. close: ends what it opened.
@@ -27,6 +30,7 @@ class Configured:
 
     settings: Settings
     files: NamedFiles
+    content: str
     digest: str
     loaded: datetime
     targets: Mapping[str, Target]

@@ -14,6 +14,7 @@ from gateway.closed_apis.opening import open_closed_apis
 from gateway.configuration.configured import Configured
 from gateway.configuration.encoders import Encoders
 from gateway.configuration.named_files import NamedFiles
+from gateway.configuration.watched import content_digest, named_paths
 from gateway.fleet_models import (
     descriptions,
     make_allowed_models,
@@ -29,7 +30,7 @@ from gateway.ledger_store import LedgerStore
 from gateway.metrics import Metrics
 from gateway.page.finished import FinishedRequests
 from gateway.price_list import make_counter, stale_names
-from gateway.pricing import TokenPrice
+from gateway.pricing import TokenPrice, to_nano_usd
 from gateway.repeats import Repeats
 from gateway.route_planner import RoutePlanner
 from gateway.router import Router
@@ -39,6 +40,7 @@ from gateway.routing.head import BadRouter
 from gateway.routing.labelled import BadLabels
 from gateway.routing.opening import Opened, fit_examples_apart, open_fitted
 from gateway.settings import Settings
+from gateway.spending import Budget
 from gateway.walk import Walk
 from model_pool.pool import Pool
 from model_pool.settings import SettingsError
@@ -66,20 +68,29 @@ class Maker:
         self._repeats = repeats
         self._tracing = tracing
         self._encoders = Encoders()
+        self._budgets: dict[str, Budget] = {}  # of every closed API that there was
+        self._costs: dict[str, float] = {}  # what answers of each model cost, as forecasts have it
 
-    async def make(self, settings: Settings, files: NamedFiles) -> Configured:
-        """Whole, beside those that are in use. Raises SettingsError, and leaves nothing open."""
+    async def make(
+        self, settings: Settings, files: NamedFiles, before: Configured | None = None
+    ) -> Configured:
+        """Whole, beside those that are in use. before: the one in force, if any.
+
+        Raises SettingsError and what the ledger does, and leaves nothing open.
+        """
+        content = await asyncio.to_thread(_content, settings)
         async with contextlib.AsyncExitStack() as stack:
-            opened = await asyncio.to_thread(_open_router, settings, files)
+            opened = await self._open_router(settings, files, content, before)
             _check_quality(files, opened)
             classifier = await self._start_classifier(stack, settings, files, opened)
             prices, in_use = _closed_prices(settings, files), InUse()
-            closed_apis = await open_closed_apis(settings, prices, self._store)
+            closed_apis = await open_closed_apis(settings, prices, self._store, self._budgets)
             stack.push_async_callback(closed_apis.stop)
             return Configured(
                 settings=settings,
                 files=files,
-                digest=hashlib.sha256(settings.model_dump_json().encode()).hexdigest(),
+                content=content,
+                digest=_digest(settings, content),
                 loaded=datetime.now(UTC),
                 targets=make_targets(settings),
                 descriptions=descriptions(settings),
@@ -90,6 +101,23 @@ class Maker:
                 in_use=in_use,
                 close=stack.pop_all().aclose,
             )
+
+    def applied(self, configured: Configured) -> None:
+        """It is in force from now on."""
+        for name, budget in configured.closed_apis.budgets.items():
+            self._budgets[name] = budget
+            api = configured.settings.closed_apis[name]
+            budget.limit_nano_usd = to_nano_usd(api.daily_budget_usd)
+        for gone in self._costs.keys() - configured.targets.keys():
+            del self._costs[gone]
+
+    async def _open_router(
+        self, settings: Settings, files: NamedFiles, content: str, before: Configured | None
+    ) -> Opened:
+        """Fitting takes seconds: what was fitted before is taken where it would be the same."""
+        if before and _is_same_router(settings, files, content, before):
+            return before.opened
+        return await asyncio.to_thread(_open_router, settings, files)
 
     async def _start_classifier(
         self,
@@ -118,7 +146,7 @@ class Maker:
     ) -> Walk:
         metrics, targets = self._metrics, make_targets(settings)
         members = {name: one.specialists for name, one in settings.mixtures.items()}
-        forecast = CostForecast(_closed_prices(settings, files), members)
+        forecast = CostForecast(_closed_prices(settings, files), members, self._costs)
         planner = RoutePlanner(
             classifier,
             Router(
@@ -161,6 +189,28 @@ class Maker:
             make_counter(files.baselines),
             on_finish=self._finished.add,
         )
+
+
+def _content(settings: Settings) -> str:
+    try:
+        return content_digest(named_paths(settings))
+    except OSError as error:
+        raise SettingsError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+
+def _digest(settings: Settings, content: str) -> str:
+    return hashlib.sha256(f"{settings.model_dump_json()}{content}".encode()).hexdigest()
+
+
+def _is_same_router(
+    settings: Settings, files: NamedFiles, content: str, before: Configured
+) -> bool:
+    now, then = settings.routing, before.settings.routing
+    if (now.router, now.encoder) != (then.router, then.encoder):
+        return False
+    if now.router is not None:
+        return content == before.content
+    return files.examples == before.files.examples
 
 
 def _open_router(settings: Settings, files: NamedFiles) -> Opened:

@@ -16,6 +16,7 @@ SCOPE_OF: Mapping[str, Scope] = {
     "/deltafleet.v1.FleetService/GetModel": Scope.INFER,
     "/deltafleet.v1.CostService/GetCostReport": Scope.READ_COSTS,
     "/deltafleet.v1.AdminService/GetConfig": Scope.ADMINISTER,
+    "/deltafleet.v1.AdminService/ReloadConfig": Scope.ADMINISTER,
 }
 
 

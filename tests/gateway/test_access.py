@@ -34,6 +34,7 @@ METHODS = {
     "FleetService/GetModel": ("infer", fleet_pb2.GetModelRequest(model="sql")),
     "CostService/GetCostReport": ("read-costs", cost_pb2.GetCostReportRequest()),
     "AdminService/GetConfig": ("administer", admin_pb2.GetConfigRequest()),
+    "AdminService/ReloadConfig": ("administer", admin_pb2.ReloadConfigRequest()),
 }
 # None: nobody that is known. Else the scopes.
 CALLERS = {

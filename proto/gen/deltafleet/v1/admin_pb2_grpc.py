@@ -40,6 +40,11 @@ class AdminServiceStub:
                 request_serializer=deltafleet_dot_v1_dot_admin__pb2.GetConfigRequest.SerializeToString,
                 response_deserializer=deltafleet_dot_v1_dot_admin__pb2.GetConfigResponse.FromString,
                 _registered_method=True)
+        self.ReloadConfig = channel.unary_unary(
+                '/deltafleet.v1.AdminService/ReloadConfig',
+                request_serializer=deltafleet_dot_v1_dot_admin__pb2.ReloadConfigRequest.SerializeToString,
+                response_deserializer=deltafleet_dot_v1_dot_admin__pb2.ReloadConfigResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -53,6 +58,14 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReloadConfig(self, request, context):
+        """Read fleet.yaml and the files that it names again. Taken over whole, or refused whole with
+        CONFIG_REFUSED; then the configuration from before stays in force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +73,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetConfig,
                     request_deserializer=deltafleet_dot_v1_dot_admin__pb2.GetConfigRequest.FromString,
                     response_serializer=deltafleet_dot_v1_dot_admin__pb2.GetConfigResponse.SerializeToString,
+            ),
+            'ReloadConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReloadConfig,
+                    request_deserializer=deltafleet_dot_v1_dot_admin__pb2.ReloadConfigRequest.FromString,
+                    response_serializer=deltafleet_dot_v1_dot_admin__pb2.ReloadConfigResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +108,33 @@ class AdminService:
             '/deltafleet.v1.AdminService/GetConfig',
             deltafleet_dot_v1_dot_admin__pb2.GetConfigRequest.SerializeToString,
             deltafleet_dot_v1_dot_admin__pb2.GetConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReloadConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deltafleet.v1.AdminService/ReloadConfig',
+            deltafleet_dot_v1_dot_admin__pb2.ReloadConfigRequest.SerializeToString,
+            deltafleet_dot_v1_dot_admin__pb2.ReloadConfigResponse.FromString,
             options,
             channel_credentials,
             insecure,

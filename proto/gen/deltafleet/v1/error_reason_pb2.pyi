@@ -96,6 +96,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     room for while others use it too. RetryInfo says when to come back.
     Metadata: caller_count, free_count.
     """
+    ERROR_REASON_CONFIG_REFUSED: _ErrorReason.ValueType  # 28
+    """FAILED_PRECONDITION: fleet.yaml, or a file that it names, is wrong, or changes what only a start
+    can change. The configuration from before stays in force. The message says where and why.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason for which a call can fail. A failed call carries one google.rpc.ErrorInfo whose
@@ -176,5 +180,9 @@ ERROR_REASON_CALLER_SATURATED: ErrorReason.ValueType  # 27
 """RESOURCE_EXHAUSTED: the caller has more requests under way than its share of what the fleet has
 room for while others use it too. RetryInfo says when to come back.
 Metadata: caller_count, free_count.
+"""
+ERROR_REASON_CONFIG_REFUSED: ErrorReason.ValueType  # 28
+"""FAILED_PRECONDITION: fleet.yaml, or a file that it names, is wrong, or changes what only a start
+can change. The configuration from before stays in force. The message says where and why.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -368,6 +368,50 @@ class ModelDescription(_message.Message):
 Global___ModelDescription: _TypeAlias = ModelDescription  # noqa: Y015
 
 @_typing.final
+class ReloadCatalogRequest(_message.Message):
+    """How far to go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    validate_only: _builtins.bool
+    """Whether to change nothing, and only say whether it would be refused."""
+    def __init__(
+        self,
+        *,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReloadCatalogRequest: _TypeAlias = ReloadCatalogRequest  # noqa: Y015
+
+@_typing.final
+class ReloadCatalogResponse(_message.Message):
+    """It was not refused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CATALOG_DIGEST_FIELD_NUMBER: _builtins.int
+    catalog_digest: _builtins.str
+    """As in WatchStatusResponse."""
+    def __init__(
+        self,
+        *,
+        catalog_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalog_digest", b"catalog_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReloadCatalogResponse: _TypeAlias = ReloadCatalogResponse  # noqa: Y015
+
+@_typing.final
 class WatchStatusRequest(_message.Message):
     """Nothing to say."""
 
@@ -410,6 +454,7 @@ class WatchStatusResponse(_message.Message):
     PREFILL_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     DECODE_S_FIELD_NUMBER: _builtins.int
     DECODE_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    CATALOG_DIGEST_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """Name in fleet.yaml; its own, such as a pod's, where the gateway found it by DNS."""
     incarnation: _builtins.str
@@ -453,6 +498,10 @@ class WatchStatusResponse(_message.Message):
     """Tokens of answers that were computed, but for each answer's first: it comes out of reading its
     prompt.
     """
+    catalog_digest: _builtins.str
+    """Names what DescribeModels answers (SHA-256), so that it is asked again after a change. Empty
+    before the worker is ready.
+    """
     @_builtins.property
     def loaded(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoadedModel]:
         """Models whose weights are in memory."""
@@ -490,10 +539,11 @@ class WatchStatusResponse(_message.Message):
         prefill_token_count: _builtins.int = ...,
         decode_s: _builtins.float = ...,
         decode_token_count: _builtins.int = ...,
+        catalog_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time", "switches", b"switches"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_s", b"busy_s", "decode_s", b"decode_s", "decode_token_count", b"decode_token_count", "engine", b"engine", "incarnation", b"incarnation", "load_s", b"load_s", "loaded", b"loaded", "memory_budget_bytes", b"memory_budget_bytes", "prefill_s", b"prefill_s", "prefill_token_count", b"prefill_token_count", "price_nano_usd_per_hour", b"price_nano_usd_per_hour", "queued_count", b"queued_count", "running_count", b"running_count", "start_time", b"start_time", "state", b"state", "switch_count", b"switch_count", "switch_s", b"switch_s", "switches", b"switches", "uptime_s", b"uptime_s", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_s", b"busy_s", "catalog_digest", b"catalog_digest", "decode_s", b"decode_s", "decode_token_count", b"decode_token_count", "engine", b"engine", "incarnation", b"incarnation", "load_s", b"load_s", "loaded", b"loaded", "memory_budget_bytes", b"memory_budget_bytes", "prefill_s", b"prefill_s", "prefill_token_count", b"prefill_token_count", "price_nano_usd_per_hour", b"price_nano_usd_per_hour", "queued_count", b"queued_count", "running_count", b"running_count", "start_time", b"start_time", "state", b"state", "switch_count", b"switch_count", "switch_s", b"switch_s", "switches", b"switches", "uptime_s", b"uptime_s", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -55,6 +55,11 @@ class WorkerServiceStub:
                 request_serializer=deltafleet_dot_v1_dot_worker__pb2.DescribeModelsRequest.SerializeToString,
                 response_deserializer=deltafleet_dot_v1_dot_worker__pb2.DescribeModelsResponse.FromString,
                 _registered_method=True)
+        self.ReloadCatalog = channel.unary_unary(
+                '/deltafleet.v1.WorkerService/ReloadCatalog',
+                request_serializer=deltafleet_dot_v1_dot_worker__pb2.ReloadCatalogRequest.SerializeToString,
+                response_deserializer=deltafleet_dot_v1_dot_worker__pb2.ReloadCatalogResponse.FromString,
+                _registered_method=True)
         self.WatchStatus = channel.unary_stream(
                 '/deltafleet.v1.WorkerService/WatchStatus',
                 request_serializer=deltafleet_dot_v1_dot_worker__pb2.WatchStatusRequest.SerializeToString,
@@ -95,6 +100,15 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReloadCatalog(self, request, context):
+        """Read fleet.yaml and the specialists' files again. A gateway tells the workers that it started;
+        others see changes themselves. Refused as a whole where a specialist that is new or changed
+        cannot be served; then the catalog from before stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchStatus(self, request, context):
         """The status now and after each change, and at least every two seconds.
         """
@@ -124,6 +138,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.DescribeModels,
                     request_deserializer=deltafleet_dot_v1_dot_worker__pb2.DescribeModelsRequest.FromString,
                     response_serializer=deltafleet_dot_v1_dot_worker__pb2.DescribeModelsResponse.SerializeToString,
+            ),
+            'ReloadCatalog': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReloadCatalog,
+                    request_deserializer=deltafleet_dot_v1_dot_worker__pb2.ReloadCatalogRequest.FromString,
+                    response_serializer=deltafleet_dot_v1_dot_worker__pb2.ReloadCatalogResponse.SerializeToString,
             ),
             'WatchStatus': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchStatus,
@@ -240,6 +259,33 @@ class WorkerService:
             '/deltafleet.v1.WorkerService/DescribeModels',
             deltafleet_dot_v1_dot_worker__pb2.DescribeModelsRequest.SerializeToString,
             deltafleet_dot_v1_dot_worker__pb2.DescribeModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReloadCatalog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deltafleet.v1.WorkerService/ReloadCatalog',
+            deltafleet_dot_v1_dot_worker__pb2.ReloadCatalogRequest.SerializeToString,
+            deltafleet_dot_v1_dot_worker__pb2.ReloadCatalogResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,11 @@ class WorkerServiceStub:
     """Build a model's weights ahead of the first request."""
     DescribeModels: _grpc.UnaryUnaryMultiCallable[_worker_pb2.DescribeModelsRequest, _worker_pb2.DescribeModelsResponse]
     """What this worker can serve: its base and its specialists."""
+    ReloadCatalog: _grpc.UnaryUnaryMultiCallable[_worker_pb2.ReloadCatalogRequest, _worker_pb2.ReloadCatalogResponse]
+    """Read fleet.yaml and the specialists' files again. A gateway tells the workers that it started;
+    others see changes themselves. Refused as a whole where a specialist that is new or changed
+    cannot be served; then the catalog from before stays.
+    """
     WatchStatus: _grpc.UnaryStreamMultiCallable[_worker_pb2.WatchStatusRequest, _worker_pb2.WatchStatusResponse]
     """The status now and after each change, and at least every two seconds."""
 
@@ -61,6 +66,11 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """Build a model's weights ahead of the first request."""
     DescribeModels: _aio.UnaryUnaryMultiCallable[_worker_pb2.DescribeModelsRequest, _worker_pb2.DescribeModelsResponse]  # type: ignore[assignment]
     """What this worker can serve: its base and its specialists."""
+    ReloadCatalog: _aio.UnaryUnaryMultiCallable[_worker_pb2.ReloadCatalogRequest, _worker_pb2.ReloadCatalogResponse]  # type: ignore[assignment]
+    """Read fleet.yaml and the specialists' files again. A gateway tells the workers that it started;
+    others see changes themselves. Refused as a whole where a specialist that is new or changed
+    cannot be served; then the catalog from before stays.
+    """
     WatchStatus: _aio.UnaryStreamMultiCallable[_worker_pb2.WatchStatusRequest, _worker_pb2.WatchStatusResponse]  # type: ignore[assignment]
     """The status now and after each change, and at least every two seconds."""
 
@@ -100,6 +110,17 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.DescribeModelsResponse, _abc.Awaitable[_worker_pb2.DescribeModelsResponse]]:
         """What this worker can serve: its base and its specialists."""
+
+    @_abc_1.abstractmethod
+    def ReloadCatalog(
+        self,
+        request: _worker_pb2.ReloadCatalogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.ReloadCatalogResponse, _abc.Awaitable[_worker_pb2.ReloadCatalogResponse]]:
+        """Read fleet.yaml and the specialists' files again. A gateway tells the workers that it started;
+        others see changes themselves. Refused as a whole where a specialist that is new or changed
+        cannot be served; then the catalog from before stays.
+        """
 
     @_abc_1.abstractmethod
     def WatchStatus(
