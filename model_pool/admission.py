@@ -104,7 +104,8 @@ class Admission:
     """Who is in, and how long it takes. clock: seconds.
 
     Learns how quickly lines move from those that found others waiting: of a worker that starts, or
-    of weights that are built, it says nothing.
+    of weights that are built, it says nothing. How long an answer then takes is left to the
+    workers: here it would be as long as its caller reads.
     """
 
     def __init__(
@@ -149,8 +150,6 @@ class Admission:
         self._stays.add(stay)
         try:
             yield stay
-            if stay.has_begun:
-                self._forecast.ended(str(ask.lane), self._clock() - stay.since_s)
         finally:
             self._stays.remove(stay)
             self._count(ask, -1)
@@ -159,12 +158,12 @@ class Admission:
                 self._forecast.gave_up(_line(ask), stay.ahead_count, waited_s)
 
     def begin(self, stay: Stay) -> None:
-        """The request has its first word; its answer's time counts from here. Again: no fault."""
+        """The request has its first word. Told again, it is no fault."""
         if stay.has_begun:
             return
         stay.has_begun = True
-        waited_s, stay.since_s = self._clock() - stay.since_s, self._clock()
         if stay.ahead_count:
+            waited_s = self._clock() - stay.since_s
             self._forecast.started(_line(stay.ask), stay.ahead_count, waited_s)
 
     def _refusal(

@@ -204,6 +204,33 @@ async def test_the_urgent_go_first_within_a_model() -> None:
     assert order == sorted(order)
 
 
+async def test_callers_share_the_places_of_a_turn() -> None:
+    """However many one of them asks for, and whoever was there first."""
+    stage = Stage(limit_count=1)
+    order: list[str] = []
+
+    async def serve(caller: str) -> None:
+        async with stage.turns.place(claim := Claim(A, caller=caller, left_count=5)):
+            order.append(caller)
+            stage.turns.moved(claim, output_count=5)
+
+    await asyncio.gather(*map(serve, [*["noisy"] * 6, *["quiet"] * 2]))
+
+    assert [place for place, caller in enumerate(order) if caller == "quiet"] == [1, 3]
+
+
+async def test_places_are_ranked_and_the_urgent_pass_no_more_than_a_batch() -> None:
+    stage = Stage(limit_count=4)
+    claims = [Claim(A, priority=one) for one in (Priority.BATCH, *[Priority.INTERACTIVE] * 9)]
+    for claim in claims:
+        await stage.serve(claim)
+
+    batch, *urgent = [claim.rank for claim in claims]
+    assert urgent == sorted(urgent)
+    # Those of two batches pass it: it is two priorities below them.
+    assert sum(rank < batch for rank in urgent) <= 2 * 4
+
+
 async def test_a_cancelled_waiter_keeps_nobody_waiting() -> None:
     stage = Stage(limit_count=1)
     stage.gate.clear()
