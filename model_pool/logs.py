@@ -13,6 +13,7 @@ import sys
 from model_pool.call import current_trace, request_id
 
 # What every LogRecord has; the rest came through `extra`.
+_ENCODER = json.JSONEncoder(default=str)
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -34,7 +35,7 @@ class JsonFormatter(logging.Formatter):
         line |= {key: value for key, value in vars(record).items() if key not in _PLAIN}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return _ENCODER.encode(line)
 
 
 class WithoutCallersFaults(logging.Filter):
