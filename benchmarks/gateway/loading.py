@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from benchmarks.gateway.grpc_load import Call
@@ -43,7 +44,7 @@ class Subject(Protocol):
         """Requests, to be sent in turns."""
         ...
 
-    def is_text(self, message: bytes) -> bool:
+    def is_text(self, streams: bool, message: bytes) -> bool:
         """Whether a message of an answer has some of its text."""
         ...
 
@@ -60,7 +61,8 @@ class Asked:
 
 @dataclass(slots=True)
 class Sample:
-    """What one run gave. latencies_s, first_s: of calls that began and ended inside."""
+    """What one run gave. latencies_s: of calls that ended inside; first_s: until the first text, of
+    those that began inside."""
 
     seconds: float = 0.0
     cpu_s: float = 0.0
@@ -89,7 +91,7 @@ async def load(
     wanted = min(concurrency, LARGEST_CONNECTION_COUNT) if subject.is_shared else concurrency
     connections = [await subject.connect(asked.streams) for _ in range(wanted)]
     messages = subject.messages(asked.streams, asked.token_count, asked.pacing)
-    slots = _Slots(subject, connections, messages)
+    slots = _Slots(subject, connections, messages, asked.streams)
     loop = asyncio.get_running_loop()
     for place in range(concurrency):
         loop.call_later(spread_s * place / concurrency, slots.begin, place)
@@ -117,9 +119,14 @@ class _Slots:
     """Callers that never rest. Callbacks, no tasks: they cost less."""
 
     def __init__(
-        self, subject: Subject, connections: Sequence[Connection], messages: Sequence[bytes]
+        self,
+        subject: Subject,
+        connections: Sequence[Connection],
+        messages: Sequence[bytes],
+        streams: bool,
     ) -> None:
         self._subject = subject
+        self._streams = streams
         self._connections = connections
         self._messages = itertools.cycle(messages)
         self.sample = Sample()
@@ -127,11 +134,16 @@ class _Slots:
         self.is_over = False
         self.open_count = 0
 
+    @property
+    def is_counting(self) -> bool:
+        """Between warming up and the end."""
+        return not self.is_over and time.perf_counter() >= self.counts_from_s
+
     def begin(self, place: int) -> None:
         """One call of the caller at this place, and then the next."""
         if self.is_over:
             return
-        sample, is_text = self.sample, self._subject.is_text
+        sample, is_text = self.sample, partial(self._subject.is_text, self._streams)
         began_s = time.perf_counter()
         first_s: list[float] = []
 
@@ -139,14 +151,15 @@ class _Slots:
             sample.event_count += 1
             if not first_s and is_text(message):
                 first_s.append(time.perf_counter() - began_s)
+                if self.is_counting and began_s >= self.counts_from_s:
+                    sample.first_s.append(first_s[0])
 
         def ended(in_order: bool) -> None:
             self.open_count -= 1
             if not in_order or not first_s:
                 sample.failed_count += 1
-            elif began_s >= self.counts_from_s and not self.is_over:
+            elif self.is_counting:
                 sample.latencies_s.append(time.perf_counter() - began_s)
-                sample.first_s.append(first_s[0])
             self.begin(place)
 
         self.open_count += 1

@@ -70,7 +70,7 @@ async def aborts(gateway: Gateway, stub: Running) -> Figures:
             heard = asyncio.Event()
 
             def hear(message: bytes) -> None:
-                if gateway.is_text(message):
+                if gateway.is_text(True, message):
                     heard.set()
 
             call = Call(hear, lambda in_order: heard.set())

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
 START_LIMIT_S = 180.0
 SERVER_CORE, CLIENT_CORE = 0, 1
+QUOTA_PERIOD_US = 100_000  # the kernel's own
 
 
 class Running:
@@ -28,6 +29,11 @@ class Running:
         assert self._process.stdout is not None
         self._process.stdin.write(b"\n")
         return (await self._process.stdout.readline()).decode()
+
+    @property
+    def pid(self) -> int:
+        """Of the program itself: taskset becomes it."""
+        return self._process.pid
 
     @property
     def cpu_s(self) -> float:
@@ -80,3 +86,22 @@ async def running(
         except TimeoutError:
             process.kill()
             await process.wait()
+
+
+@contextlib.contextmanager
+def limited(processes: Sequence[Running], share: float) -> Iterator[None]:
+    """Each of them to this share of one core, wherever it runs (control groups; needs root)."""
+    groups = []
+    try:
+        for one in processes:
+            group = Path("/sys/fs/cgroup/cpu") / f"deltafleet-bench-{one.pid}"
+            group.mkdir()
+            groups.append(group)
+            (group / "cpu.cfs_quota_us").write_text(str(int(share * QUOTA_PERIOD_US)))
+            (group / "cgroup.procs").write_text(str(one.pid))
+        yield
+    finally:
+        for group in groups:
+            for pid in (group / "cgroup.procs").read_text().split():
+                (group.parent / "cgroup.procs").write_text(pid)
+            group.rmdir()

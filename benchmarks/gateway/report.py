@@ -8,10 +8,12 @@ from typing import Any
 
 from benchmarks.figures import Goal, middle, table
 from benchmarks.gateway.measuring import EVENT_TOKEN_COUNT, GAP_S, STREAM_COUNT
+from benchmarks.gateway.running import PROCESS_SHARE
 
 REPORT = Path("gateway/BENCHMARK.md")
 DIRECT, DIRECT_HTTP, LITELLM = "direct", "direct, HTTP", "LiteLLM"
 OURS, BARE = "gateway, grpc.aio, uvloop", "bare proxy, grpc.aio, uvloop"
+NATIVE = "gateway, pygrpc-native, uvloop"
 
 Figures = dict[str, Any]
 
@@ -35,6 +37,8 @@ def render(results: Figures) -> str:
         stream_count=STREAM_COUNT,
         gap_ms=GAP_S * 1e3,
         event_token_count=EVENT_TOKEN_COUNT,
+        process_share=f"{PROCESS_SHARE:.0%}",
+        processes=_processes(figures["processes"]),
         memory=_memory(figures["memory"]),
         aborts=_aborts(figures["aborts"]),
         scrapes=_scrapes(figures["scrapes"]),
@@ -61,9 +65,12 @@ def _goals(figures: Figures) -> Iterator[Goal]:
     yield Goal(
         "beside the bare proxy, as the goal is to its trial: 107%", f"{share:.0%}", share >= 1.07
     )
+    native = _mid(busy[NATIVE], "rate")
+    yield Goal("the same on pygrpc-native: 12,000", f"{native:,.0f}", native >= 12_000)
     if LITELLM in busy:
-        times = rate / _mid(busy[LITELLM], "rate")
-        yield Goal("25 times LiteLLM's", f"{times:.0f} times", times >= 25)
+        theirs = _mid(busy[LITELLM], "rate")
+        measured = f"{rate / theirs:.0f} times" if theirs else "LiteLLM answered none in time"
+        yield Goal("25 times LiteLLM's", measured, 0 < 25 * theirs <= rate)
     for key, quantile, most_s in (("p50_s", "p50", 0.0006), ("p99_s", "p99", 0.0015)):
         added_s = _added_s(alone, OURS, key)
         what = f"unary, one at a time: added {quantile} {most_s * 1e3:g} ms at most"
@@ -78,7 +85,8 @@ def _stream_goals(figures: Figures) -> Iterator[Goal]:
     yield Goal("60 µs of CPU at most per paced token", f"{cpu_us:.0f} µs", cpu_us <= 60)
     added_s = _added_s(paced, OURS, "first_p50_s")
     what = f"first token at {STREAM_COUNT} streams: 3 ms added at most"
-    yield Goal(what, f"{added_s * 1e3:.1f} ms", added_s <= 0.003)
+    is_known = bool(_mid(paced[OURS], "first_p50_s"))
+    yield Goal(what, f"{added_s * 1e3:.1f} ms", is_known and added_s <= 0.003)
     tokens = _mid(bursts[OURS], "tokens_per_cpu_s")
     what = f"{EVENT_TOKEN_COUNT} tokens an event: 75,000 tokens a second and core"
     yield Goal(what, f"{tokens:,.0f}", tokens >= 75_000)
@@ -92,6 +100,10 @@ def _other_goals(figures: Figures) -> Iterator[Goal]:
     what = "aborts at the worker within 50 ms: 1,000 of 1,000"
     measured = f"{aborts['within_50_ms']:,} of 1,000"
     yield Goal(what, measured, aborts["within_50_ms"] == 1000)
+    one, two = (
+        _mid(figures["processes"][name], "rate") for name in ("one process", "two processes")
+    )
+    yield Goal("two processes at least 1.8 times one", f"{two / one:.2f} times", two / one >= 1.8)
     own = max(one["resident_bytes"] for one in figures["memory"].values())
     yield Goal("120 MB at most", f"{own / 1e6:.0f} MB", own <= 120e6)
 
@@ -149,6 +161,14 @@ def _bursts(found: Figures) -> str:
             if name != DIRECT
         ],
     )
+
+
+def _processes(found: Figures) -> str:
+    rows = [
+        (name, f"{_mid(runs, 'rate'):,.0f}", _us(_mid(runs, "cpu_us")))
+        for name, runs in found.items()
+    ]
+    return table(("", "answers/s", "CPU each"), rows)
 
 
 def _memory(found: Figures) -> str:

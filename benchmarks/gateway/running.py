@@ -16,12 +16,17 @@ from benchmarks.gateway import measuring
 from benchmarks.gateway.fleet import LITELLM_KEY, specialists, write_fleet, write_litellm
 from benchmarks.gateway.loading import Subject
 from benchmarks.gateway.measuring import CONCURRENCIES, Figures
-from benchmarks.gateway.processes import CLIENT_CORE, SERVER_CORE, Running, running
+from benchmarks.gateway.processes import CLIENT_CORE, SERVER_CORE, Running, limited, running
 from benchmarks.gateway.subjects import Gateway, OpenAI, Worker, static_prompts
 from benchmarks.timing import say
 
 LITELLM_START_S = 120
-KINDS = {"grpc.aio": ("asyncio", "grpcio"), "grpc.aio, uvloop": ("uvloop", "grpcio")}
+KINDS = {
+    "grpc.aio": ("asyncio", "grpcio"),
+    "grpc.aio, uvloop": ("uvloop", "grpcio"),
+    "pygrpc-native, uvloop": ("uvloop", "native"),
+}
+PROCESS_SHARE = 0.35  # of a core
 OURS = "grpc.aio, uvloop"  # what is measured beyond the first table
 
 
@@ -137,7 +142,26 @@ async def _figures(stage: Stage, round_count: int, seconds: float) -> Figures:
     found["aborts"] = await measuring.aborts(gateway, stage.worker)
     found["scrapes"] = await measuring.scrapes(gateway, served)
     memory["in the end"] = _memory(served)
+    found["processes"] = await _processes(stage, round_count, seconds * 2)
     return found | {"memory": memory}
+
+
+async def _processes(stage: Stage, round_count: int, seconds: float) -> Figures:
+    """One process and two, each limited to so little that cores are left for client and stub."""
+    _, first = stage.gateways[OURS]
+    fleet = str(stage.directory / "fleet-1.yaml")
+    second = await stage.start("served", fleet, "--loop", KINDS[OURS][0], core=CLIENT_CORE)
+    both = [first.addresses[0], second.addresses[0]]
+    await static_prompts(second.addresses[0])  # until it serves
+    subjects = {
+        "one process": Gateway("one process", both[:1], stage.prompts, lambda: first.cpu_s),
+        "two processes": Gateway(
+            "two processes", both, stage.prompts, lambda: first.cpu_s + second.cpu_s
+        ),
+    }
+    work = functools.partial(measuring.at_once, streams=False, concurrency=32)
+    with limited([first, second], PROCESS_SHARE):
+        return await _in_turns(list(subjects.values()), work, round_count, seconds)
 
 
 async def _at_once(stage: Stage, round_count: int, seconds: float) -> Figures:

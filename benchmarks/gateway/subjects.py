@@ -64,7 +64,7 @@ class Worker:
         )
         return [request.SerializeToString()]
 
-    def is_text(self, message: bytes) -> bool:
+    def is_text(self, streams: bool, message: bytes) -> bool:
         """See Subject."""
         return True
 
@@ -111,9 +111,9 @@ class Gateway:
             for prompt in self._prompts
         ]
 
-    def is_text(self, message: bytes) -> bool:
-        """See Subject. A unary answer begins with its text, field 1."""
-        return message[0] in (TEXT_TAG, 1 << 3 | 2)
+    def is_text(self, streams: bool, message: bytes) -> bool:
+        """See Subject."""
+        return not streams or message[0] == TEXT_TAG
 
 
 class OpenAI:
@@ -152,6 +152,6 @@ class OpenAI:
             for prompt in self._prompts
         ]
 
-    def is_text(self, message: bytes) -> bool:
+    def is_text(self, streams: bool, message: bytes) -> bool:
         """See Subject."""
         return b'"content":' in message
