@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 
 import grpc
-from prometheus_client import CollectorRegistry, Counter, Gauge, Info, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from gateway.histograms import ModelHistogram
 from gateway.usd_counter import UsdCounter

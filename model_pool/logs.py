@@ -12,8 +12,8 @@ import sys
 
 from model_pool.call import current_trace, request_id
 
-# What every LogRecord has; the rest came through `extra`.
 _ENCODER = json.JSONEncoder(default=str)
+# What every LogRecord has; the rest came through `extra`.
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
