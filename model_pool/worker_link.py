@@ -113,11 +113,12 @@ class WorkerLink:
         """See Member."""
         call = self._stub.Run(request, timeout=timeout_s, metadata=trace_metadata())
         try:
-            async with contextlib.aclosing(responses_of(call)) as responses:
-                async for response in responses:
-                    yield response
+            async for response in call:
+                yield response
         except grpc.aio.AioRpcError as error:
             raise self._failure(error) from error
+        finally:
+            call.cancel()
 
     async def settle(self, request: worker_pb2.RunRequest) -> worker_pb2.SettleRunResponse | None:
         """See Member."""

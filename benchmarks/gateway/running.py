@@ -24,8 +24,8 @@ LITELLM_START_S = 120
 KINDS = {
     "grpc.aio": ("asyncio", "grpcio"),
     "grpc.aio, uvloop": ("uvloop", "grpcio"),
-    "pygrpc-native, uvloop": ("uvloop", "native"),
 }
+BARE_KINDS = KINDS | {"pygrpc-native, uvloop": ("uvloop", "native")}
 PROCESS_SHARE = 0.35  # of a core
 OURS = "grpc.aio, uvloop"  # what is measured beyond the first table
 
@@ -68,10 +68,10 @@ async def measure(litellm: Path | None, round_count: int, seconds: float) -> Fig
 async def _start_ours(stage: Stage) -> None:
     upstream = stage.worker.addresses[0]
     stage.subjects.append(Worker("direct", upstream))
-    for kind, (loop, server) in KINDS.items():
+    for kind, (loop, _) in KINDS.items():
         fleet = stage.directory / f"fleet-{len(stage.gateways)}.yaml"
         write_fleet(fleet, upstream)
-        served = await stage.start("served", str(fleet), "--loop", loop, "--server", server)
+        served = await stage.start("served", str(fleet), "--loop", loop)
         stage.prompts = stage.prompts or await static_prompts(served.addresses[0])
         cpu_s = functools.partial(_cpu_s, served)
         gateway = Gateway(f"gateway, {kind}", served.addresses[:1], stage.prompts, cpu_s)
@@ -82,7 +82,7 @@ async def _start_ours(stage: Stage) -> None:
 
 async def _start_bare(stage: Stage) -> None:
     upstream = stage.worker.addresses[0]
-    for kind, (loop, server) in KINDS.items():
+    for kind, (loop, server) in BARE_KINDS.items():
         bare = await stage.start("bare_proxy", upstream, "--loop", loop, "--server", server)
         cpu_s = functools.partial(_cpu_s, bare)
         stage.subjects.append(Worker(f"bare proxy, {kind}", bare.addresses[0], cpu_s))

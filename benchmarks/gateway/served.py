@@ -39,12 +39,10 @@ class Lag:
             self.longest_s = max(self.longest_s, time.perf_counter() - due_s)
 
 
-async def serve(fleet: Path, server: str) -> None:
-    """Until the process ends. server: as `server.grpc_server` has it."""
+async def serve(fleet: Path) -> None:
+    """Until the process ends."""
     start_logging()
-    settings = load_settings(fleet)
-    door = settings.server.model_copy(update={"grpc_server": server})
-    gateway, lag = Gateway(fleet, settings.model_copy(update={"server": door})), Lag()
+    gateway, lag = Gateway(fleet, load_settings(fleet)), Lag()
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
     async with gateway.serving() as address:
         sys.stdout.write(f"{address} {gateway.page_address}\n")
@@ -67,6 +65,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("fleet", type=Path)
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
-    parser.add_argument("--server", choices=("grpcio", "native"), default="grpcio")
     chosen = parser.parse_args()
-    run(serve(chosen.fleet, chosen.server), chosen.loop)
+    run(serve(chosen.fleet), chosen.loop)

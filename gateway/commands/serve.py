@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import resource
 import signal
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,9 +33,24 @@ def up(fleet: Path, listen: str | None, metrics: str | None) -> None:
     )
     Server.model_validate(server.model_dump())
     try:
-        asyncio.run(_serve(fleet, settings.model_copy(update={"server": server})))
+        _run(_serve(fleet, settings.model_copy(update={"server": server})), server.event_loop)
     except SettingsError as error:
         raise click.ClickException(str(error)) from None
+
+
+def _run(work: Coroutine[Any, Any, None], event_loop: str) -> None:
+    """Raises SettingsError where the loop is not installed."""
+    if event_loop == "asyncio":
+        asyncio.run(work)
+        return
+    try:
+        import uvloop
+    except ImportError:
+        work.close()
+        raise SettingsError(
+            "server.event_loop: uvloop is not installed (deltafleet[fast])"
+        ) from None
+    uvloop.run(work)
 
 
 async def _serve(fleet: Path, settings: Settings) -> None:
