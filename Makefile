@@ -4,6 +4,7 @@ VENV := .venv
 VLLM_VENV := .venv-vllm
 MERGEKIT_VENV := .venv-mergekit
 SEMANTIC_ROUTER_VENV := .venv-semantic-router
+LITELLM_VENV := .venv-litellm
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PROMETHEUS := build/prometheus/.installed
@@ -14,7 +15,7 @@ POSTGRES := build/postgres/bin/postgres
 FAKETIME := build/faketime/libfaketime.so.1
 CHROMIUM := build/chromium/bin/chromium
 
-.PHONY: help install demo serve test images test-images monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs soak-costs bench-aborts kill-ledger chaos fuzz load load-compare load-results page-screenshot vendor-page clean
+.PHONY: help install demo serve test images test-images monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing litellm-env bench-gateway conserve-costs soak-costs bench-aborts kill-ledger chaos fuzz load load-compare load-results page-screenshot vendor-page clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -106,6 +107,12 @@ ROUTING_DATA ?= ../shared/data/routing
 bench-routing: $(INSTALLED) semantic-router-env ## measure routing beside baselines (about 25 minutes on a quiet machine); writes gateway/ROUTING.md
 	$(BIN)/python -m benchmarks.routing --data $(ROUTING_DATA)
 
+litellm-env: ## make .venv-litellm, an environment with LiteLLM's proxy
+	tools/litellm-env $(LITELLM_VENV)
+
+bench-gateway: $(INSTALLED) litellm-env ## measure what the gateway adds beside a bare proxy and LiteLLM (about 15 minutes, two quiet cores); writes gateway/BENCHMARK.md
+	$(BIN)/python -m benchmarks.gateway --litellm $(LITELLM_VENV)/bin/litellm
+
 conserve-costs: $(INSTALLED) ## send 10,000 mixed requests, kill workers, add the costs up (10 minutes); writes gateway/COSTS.md
 	$(BIN)/python -m benchmarks.conservation
 
@@ -176,4 +183,4 @@ simulate-switching: $(INSTALLED) ## simulate many specialists on one engine; wri
 	$(BIN)/python -m simulations.switching
 
 clean: ## remove everything that was made here
-	rm -rf $(VENV) $(VLLM_VENV) $(MERGEKIT_VENV) $(SEMANTIC_ROUTER_VENV) build tests/node/node_modules tests/k8s/node_modules
+	rm -rf $(VENV) $(VLLM_VENV) $(MERGEKIT_VENV) $(SEMANTIC_ROUTER_VENV) $(LITELLM_VENV) build tests/node/node_modules tests/k8s/node_modules

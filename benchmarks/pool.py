@@ -19,7 +19,8 @@ from typing import Any
 from benchmarks.models import ROOT
 from benchmarks.report import REPORT, render
 
-PARTS = ("switch", "gateway", "sharing")
+# Each part and its module.
+PARTS = {"switch": "switch", "gateway": "pool_gateway", "sharing": "sharing"}
 # Of one step of vLLM's: None leaves its choice. Where others work beside it: one, as on an
 # accelerator the host's cores are free for them.
 THREAD_COUNTS = {"switch": None, "gateway": 1, "sharing": 1}
@@ -57,7 +58,9 @@ def measure(part: str) -> int:
     ROOT.mkdir(parents=True, exist_ok=True)
     machine = {"vLLM": vllm_build(), **facts(("torch", "transformers", "numba", "grpcio"))}
     began = time.perf_counter()
-    run: Callable[[], Awaitable[dict[str, Any]]] = import_module(f"benchmarks.{part}").measure
+    run: Callable[[], Awaitable[dict[str, Any]]] = import_module(
+        f"benchmarks.{PARTS[part]}"
+    ).measure
     figures = asyncio.run(_awaited(run))
     seconds = time.perf_counter() - began
     content = {"machine": machine, "seconds": seconds, "figures": figures}

@@ -42,11 +42,16 @@ class CostForecast:
         self._closed = closed
         self._mixtures = mixtures or {}
         self._means = {} if means is None else means
+        self._everyone = self._mean_of_all()
 
     def learn(self, model: str, cost_nano_usd: int) -> None:
         """Take one finished answer into account."""
         mean = self._means.get(model, float(cost_nano_usd))
         self._means[model] = mean + SMOOTHING * (cost_nano_usd - mean)
+        self._everyone = self._mean_of_all()
+
+    def _mean_of_all(self) -> float:
+        return sum(self._means.values()) / max(1, len(self._means))
 
     def expected_nano_usd(
         self,
@@ -74,8 +79,8 @@ class CostForecast:
             return learned_nano_usd
         if not self._means:
             return 0
-        everyone = sum(self._means.values()) / len(self._means)
-        return round(self._means.get(model, everyone))
+        mean = self._means.get(model)
+        return round(self._everyone if mean is None else mean)
 
 
 class AnswerForecast:

@@ -8,8 +8,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-from prometheus_client import Histogram
-
 from gateway.entry import Entry
 from gateway.errors import LedgerUnavailable
 from gateway.forecast import CostForecast
@@ -105,27 +103,21 @@ class Ledger:
         metrics.prompt_tokens.labels(model).inc(row.prompt_token_count)
         metrics.output_tokens.labels(model).inc(row.output_token_count)
         metrics.cost.add(row.cost_nano_usd, model)
-        for histogram, seconds in (
-            (metrics.total, [entry.total_s]),
-            (metrics.first_token, [entry.first_token_s]),
-            (metrics.token_mean, [entry.token_mean_s]),
-            (metrics.token_gap, entry.token_gaps_s),
-            (metrics.queue, [entry.last.queue_s if entry.last else None]),
+        for histogram, value_s in (
+            (metrics.total, entry.total_s),
+            (metrics.first_token, entry.first_token_s),
+            (metrics.token_mean, entry.token_mean_s),
+            (metrics.queue, entry.last.queue_s if entry.last else None),
         ):
-            _observe(histogram.labels(model), seconds, entry.exemplar)
+            if value_s is not None:
+                histogram.labels(model).observe(value_s, entry.exemplar)
+        if entry.token_gaps_s:
+            metrics.token_gap.labels(model).observe_all(entry.token_gaps_s)
         if row.outcome == "answered":
             self._forecast.learn(model, row.cost_nano_usd)
             for baseline, cost in row.baselines.items():
                 metrics.baseline_cost.add(cost, model, baseline)
         self._on_finish(entry, row)
-
-
-def _observe(
-    histogram: Histogram, seconds: Sequence[float | None], exemplar: dict[str, str] | None
-) -> None:
-    for value in seconds:
-        if value is not None:
-            histogram.observe(value, exemplar)
 
 
 def _outcome(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from importlib.metadata import version
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
+from gateway.histograms import ModelHistogram
 from gateway.usd_counter import UsdCounter
 
 log = logging.getLogger("gateway.access")
@@ -156,10 +157,8 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"deltafleet_{name}", text, labels, registry=self.registry)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(
-            f"deltafleet_{name}", text, ["model"], buckets=buckets, registry=self.registry
-        )
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> ModelHistogram:
+        return ModelHistogram(f"deltafleet_{name}", text, buckets, self.registry)
 
     def call_ended(self, method: str, code: grpc.StatusCode, reason: str) -> None:
         """What `model_pool.rpc.Door` tells of each call. method: /package.Service/Method."""

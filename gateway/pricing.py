@@ -13,7 +13,7 @@ from fractions import Fraction
 
 NANO = Decimal(10**9)
 TOKENS_PER_MTOK = Decimal(10**6)
-SECONDS_PER_HOUR = Decimal(3600)
+SECONDS_PER_HOUR = 3600
 US_PER_HOUR = 3_600_000_000
 
 
@@ -62,7 +62,8 @@ class TokenPrice:
         counted = size.token_counts.get(self.tokenizer or "")
         if counted is not None:
             return counted
-        return _ceiling(Fraction(size.character_count) / Fraction(self.characters_per_token))
+        over, under = self.characters_per_token.as_integer_ratio()
+        return -(-size.character_count * under // over)
 
     def cost_nano_usd(
         self, prompt_token_count: int, output_token_count: int, cached_token_count: int = 0
@@ -85,10 +86,12 @@ class TokenPrice:
 
     def likely_cost_nano_usd(self, prompt_token_count: int, visible_token_count: int) -> int:
         """What it would charge for so many of its tokens, by the estimate's assumptions."""
+        billed, per_visible = self.reasoning_multiplier.as_integer_ratio()
+        cached, of_all = self.cached_input_share.as_integer_ratio()
         return self.cost_nano_usd(
             prompt_token_count,
-            _ceiling(visible_token_count * Fraction(self.reasoning_multiplier)),
-            int(prompt_token_count * Fraction(self.cached_input_share)),
+            -(-visible_token_count * billed // per_visible),
+            prompt_token_count * cached // of_all,
         )
 
     def _rates(self, prompt_token_count: int) -> TokenPrice | Tier:
@@ -111,8 +114,8 @@ def to_usd(nano_usd: int) -> Decimal:
 
 def time_cost_nano_usd(seconds: float, price_nano_usd_per_hour: int) -> int:
     """What so many seconds of a worker cost."""
-    cost = Decimal(seconds) * price_nano_usd_per_hour / SECONDS_PER_HOUR
-    return int(cost.to_integral_value(ROUND_HALF_EVEN))
+    over, under = seconds.as_integer_ratio()
+    return _rounded(over * price_nano_usd_per_hour, under * SECONDS_PER_HOUR)
 
 
 def span_cost_nano_usd(span_us: int, price_nano_usd_per_hour: int) -> int:
@@ -129,5 +132,7 @@ def baseline_costs_nano_usd(
     }
 
 
-def _ceiling(value: Fraction) -> int:
-    return -(-value.numerator // value.denominator)
+def _rounded(over: int, under: int) -> int:
+    """over / under as the nearest whole number, halves to the even one; under: positive."""
+    whole, rest = divmod(over, under)
+    return whole + (2 * rest > under or (2 * rest == under and whole % 2))

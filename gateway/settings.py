@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import sqlalchemy as sa
 from pydantic import Field, model_validator
@@ -35,6 +35,7 @@ class Server(Section):
     """The gRPC door, and the port of the page and /metrics."""
 
     listen: str = "127.0.0.1:7070"
+    event_loop: Literal["asyncio", "uvloop"] = "asyncio"  # uvloop: of deltafleet[fast]
     metrics: str = "127.0.0.1:9090"  # always plain: keep it where only you reach it
     tls: ServerTls | None = None  # default: plain text
     health_listen: str | None = None  # gRPC health alone, always plain, for probes; default: none

@@ -12,6 +12,7 @@ import sys
 
 from model_pool.call import current_trace, request_id
 
+_ENCODER = json.JSONEncoder(default=str)
 # What every LogRecord has; the rest came through `extra`.
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -34,7 +35,7 @@ class JsonFormatter(logging.Formatter):
         line |= {key: value for key, value in vars(record).items() if key not in _PLAIN}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return _ENCODER.encode(line)
 
 
 class WithoutCallersFaults(logging.Filter):

@@ -101,6 +101,7 @@ class Door(grpc.aio.ServerInterceptor):
         self._default_deadline_s = default_deadline_s
         self._on_begin = on_begin
         self._on_end = on_end
+        self._framed: dict[str, Any] = {}  # by method, of which there are as many as servicers have
 
     def limit(self, max_message_bytes: int, default_deadline_s: float | None) -> None:
         """Other limits for the calls that begin from now on."""
@@ -117,10 +118,16 @@ class Door(grpc.aio.ServerInterceptor):
         To gRPC, all of them take a stream of requests: so they begin, and may end, before the
         first request is there, and read it themselves.
         """
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
         method = handler_call_details.method
+        framed = self._framed.get(method)
+        if framed is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            framed = self._framed[method] = self._frame_once(handler, method)
+        return framed
+
+    def _frame_once(self, handler: Any, method: str) -> Any:
         if not method.startswith(f"/{DOMAIN}."):
             return careful(handler, self._receiver)
         read = self._receiver.reader(handler.request_deserializer)

@@ -123,11 +123,12 @@ class WorkerLink:
         """See Member."""
         call = self._stub.Run(request, timeout=timeout_s, metadata=trace_metadata())
         try:
-            async with contextlib.aclosing(responses_of(call)) as responses:
-                async for response in responses:
-                    yield response
+            async for response in call:
+                yield response
         except grpc.aio.AioRpcError as error:
             raise self._failure(error) from error
+        finally:
+            call.cancel()
 
     async def reload_catalog(self, *, validate_only: bool = False, timeout_s: float) -> None:
         """Let the worker read its specialists again. Raises its ConfigRefused, WorkerLost where it

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import resource
 import signal
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -27,13 +29,28 @@ def up(fleet: Path, listen: str | None, metrics: str | None) -> None:
 
     When FLEET or a file that it names changes, and on SIGHUP, it is read again.
     """
-    _load(fleet)
+    settings = _load(fleet)
     changes = {"listen": listen, "metrics": metrics}
     server = {key: value for key, value in changes.items() if value}
     try:
-        asyncio.run(_serve(fleet, server))
+        _run(_serve(fleet, server), settings.server.event_loop)
     except SettingsError as error:
         raise click.ClickException(str(error)) from None
+
+
+def _run(work: Coroutine[Any, Any, None], event_loop: str) -> None:
+    """Raises SettingsError where the loop is not installed."""
+    if event_loop == "asyncio":
+        asyncio.run(work)
+        return
+    try:
+        import uvloop
+    except ImportError:
+        work.close()
+        raise SettingsError(
+            "server.event_loop: uvloop is not installed (deltafleet[fast])"
+        ) from None
+    uvloop.run(work)
 
 
 async def _serve(fleet: Path, server: dict[str, str]) -> None:

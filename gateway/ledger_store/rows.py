@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass, field
+
+from model_pool.call import new_uuid
 
 DIMENSIONS = ("model", "task", "caller", "day")
 
 
 def new_row_id() -> str:
     """A name for one row, so that writing it twice is writing it once."""
-    return str(uuid.uuid4())
+    return new_uuid()
 
 
 @dataclass(frozen=True, slots=True)

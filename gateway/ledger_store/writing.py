@@ -9,14 +9,15 @@ from gateway.ledger_store.database import Database, insert_into
 from gateway.ledger_store.rows import RequestRow, WorkerLife
 from gateway.ledger_store.tables import BASELINE_COSTS, REQUESTS, WORKER_LIVES
 
+_COLUMNS = tuple(name for name in RequestRow.__dataclass_fields__ if name != "baselines")
+
 
 def insert_rows(database: Database, rows: Sequence[RequestRow]) -> None:
     """All of them or none, in one transaction; a row whose row_id is there stays as it is."""
     values, baselines = [], {}
     for row in rows:
-        value = asdict(row)
-        baselines[row.row_id] = value.pop("baselines")
-        values.append(value)
+        values.append({name: getattr(row, name) for name in _COLUMNS})
+        baselines[row.row_id] = row.baselines
     with database.begin() as connection:
         insert = insert_into(connection, REQUESTS).on_conflict_do_nothing(index_elements=["row_id"])
         new = connection.execute(insert.returning(REQUESTS.c.row, REQUESTS.c.row_id), values)

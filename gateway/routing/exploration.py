@@ -16,6 +16,8 @@ def explored(route: Route, request_id: str, share: float) -> Route:
 
     share: 0 to 1.
     """
+    if not share:
+        return route
     others = [
         one.target for one in route.candidates if one.qualifies and one.target != route.target
     ]
