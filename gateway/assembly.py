@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,8 @@ from gateway.fleet_files import ledger_url
 from gateway.fleet_models import weighed_models
 from gateway.fleet_service import FleetServicer
 from gateway.grpc_door import GrpcDoor
+from gateway.http_door.frame import admit_by_name
+from gateway.http_door.opening import open_http_door
 from gateway.ledger_store import BadLedger, LedgerStore
 from gateway.loop_lag import loop_lag_measured
 from gateway.metrics import Metrics
@@ -57,12 +59,15 @@ from model_pool.settings import SettingsError, Worker, member_key
 from model_pool.tracing import open_tracing
 from model_pool.worker_link import WorkerLink
 
+Stop = Callable[[], Awaitable[None]]
+
 
 class Gateway:
     """One gateway and the workers that it started.
 
     fleet: the file that settings came from; the workers read it too. `serving` is the whole life of
-    it. page_address: host:port of the page and of /metrics, once it serves.
+    it. page_address: host:port of the page and of /metrics, once it serves; http_address: of the
+    HTTP door, "" where there is none.
     """
 
     def __init__(self, fleet: Path, settings: Settings) -> None:
@@ -73,6 +78,7 @@ class Gateway:
         self._metrics = Metrics()
         self._finished = FinishedRequests()
         self.page_address = ""
+        self.http_address = ""
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[str]:
@@ -153,7 +159,20 @@ class Gateway:
         sources = Sources(current, pool, models, self._finished, LedgerBooks(store))
         self.page_address = open_metrics_port(stack, settings, self._metrics.registry, sources)
         address = await door.start()
-        stack.push_async_callback(door.stop)
+        stops: list[Stop] = [door.stop]
+        stack.push_async_callback(_stop_together, stops)
+        if settings.server.http:
+            http = await open_http_door(
+                settings.server.http,
+                settings.server,
+                walk,
+                current,
+                admit=admit_by_name,
+                on_end=self._metrics.http_ended,
+                is_ready=lambda: pool.is_ready,
+            )
+            stops.append(http.stop)
+            self.http_address = http.address
         readiness = asyncio.create_task(door.follow(pool, self._changed), name="readiness")
         stack.callback(readiness.cancel)
         return address
@@ -198,6 +217,11 @@ def _make_repeats(server: Server, metrics: Metrics) -> Repeats:
         server.repeat_memory_mib * 2**20,
         on_repeat=lambda state: metrics.repeats.labels(state).inc(),
     )
+
+
+async def _stop_together(stops: list[Stop]) -> None:
+    """All doors at once: none of them takes more while another one drains."""
+    await asyncio.gather(*(stop() for stop in stops))
 
 
 async def _open_ledger(stack: contextlib.AsyncExitStack, ledger: LedgerSettings) -> LedgerStore:

@@ -23,9 +23,10 @@ from model_pool.settings import (
 
 
 class Server(Section):
-    """The gRPC door, and the port of the page and /metrics."""
+    """The doors, and the port of the page and /metrics."""
 
-    listen: str = "127.0.0.1:7070"
+    listen: str = "127.0.0.1:7070"  # gRPC
+    http: str | None = None  # OpenAI's API, such as 127.0.0.1:8080; default: no such door
     metrics: str = "127.0.0.1:9090"
     max_message_bytes: int = Field(2**20, ge=1024, le=32 * 2**20)
     default_deadline_s: float = Field(120, gt=0)  # and the longest

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gateway.closed_apis.apis import ClosedApis
 from gateway.configuration.named_files import NamedFiles
+from gateway.encoder import BatchedEncoder
 from gateway.in_use import InUse
 from gateway.price_list import PricedBaseline
 from gateway.router import Target
@@ -19,8 +20,8 @@ from gateway.walk import Walk
 class Configured:
     """A configuration and what goes by it. digest: SHA-256 in hex.
 
-    targets, descriptions: of every model, by name. opened: the router. in_use: by requests that
-    walk. close: ends what it opened.
+    targets, descriptions: of every model, by name. opened: the router; encoder: its full one.
+    in_use: by requests that walk. close: ends what it opened.
     """
 
     settings: Settings
@@ -29,6 +30,7 @@ class Configured:
     targets: Mapping[str, Target]
     descriptions: Mapping[str, str]
     opened: Opened
+    encoder: BatchedEncoder
     closed_apis: ClosedApis
     walk: Walk
     in_use: InUse

@@ -14,6 +14,7 @@ from gateway.closed_apis.opening import open_closed_apis
 from gateway.configuration.configured import Configured
 from gateway.configuration.encoders import Encoders
 from gateway.configuration.named_files import NamedFiles
+from gateway.encoder import BatchedEncoder
 from gateway.fleet_models import (
     descriptions,
     make_escalation,
@@ -71,7 +72,9 @@ class Maker:
         async with contextlib.AsyncExitStack() as stack:
             opened = await asyncio.to_thread(_open_router, settings, files)
             _check_quality(files, opened)
-            classifier = await self._start_classifier(stack, settings, files, opened)
+            encoder = await self._encoders.take(opened.encoder, settings.routing)
+            stack.push_async_callback(self._encoders.give_back, encoder)
+            classifier = _make_classifier(settings, files, opened, encoder)
             prices, in_use = _closed_prices(settings, files), InUse()
             closed_apis = await open_closed_apis(settings, prices, self._store)
             stack.push_async_callback(closed_apis.stop)
@@ -82,28 +85,12 @@ class Maker:
                 targets=make_targets(settings),
                 descriptions=descriptions(settings),
                 opened=opened,
+                encoder=encoder,
                 closed_apis=closed_apis,
                 walk=self._make_walk(settings, files, classifier, closed_apis, in_use),
                 in_use=in_use,
                 close=stack.pop_all().aclose,
             )
-
-    async def _start_classifier(
-        self,
-        stack: contextlib.AsyncExitStack,
-        settings: Settings,
-        files: NamedFiles,
-        opened: Opened,
-    ) -> Cascade:
-        routing = settings.routing
-        encoder = await self._encoders.take(opened.encoder, routing)
-        stack.push_async_callback(self._encoders.give_back, encoder)
-        return Cascade(
-            opened.router,
-            encoder,
-            budget_s=routing.encoder_budget_s,
-            wants_rows=files.quality is not None or routing.feedback is not None,
-        )
 
     def _make_walk(
         self,
@@ -157,6 +144,18 @@ class Maker:
             make_counter(files.baselines),
             on_finish=self._finished.add,
         )
+
+
+def _make_classifier(
+    settings: Settings, files: NamedFiles, opened: Opened, encoder: BatchedEncoder
+) -> Cascade:
+    routing = settings.routing
+    return Cascade(
+        opened.router,
+        encoder,
+        budget_s=routing.encoder_budget_s,
+        wants_rows=files.quality is not None or routing.feedback is not None,
+    )
 
 
 def _open_router(settings: Settings, files: NamedFiles) -> Opened:
