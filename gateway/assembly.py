@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 
@@ -34,6 +34,9 @@ from gateway.fleet_files import ledger_url
 from gateway.fleet_models import weighed_models
 from gateway.fleet_service import FleetServicer
 from gateway.grpc_door import GrpcDoor
+from gateway.http_door.admission import http_admission
+from gateway.http_door.opening import open_http_door
+from gateway.identity.identity import Identity
 from gateway.identity.opening import admission, open_identity
 from gateway.ledger_store import BadLedger, LedgerStore
 from gateway.loop_lag import loop_lag_measured
@@ -63,11 +66,14 @@ from model_pool.settings import SettingsError
 from model_pool.tls import Connector, make_connector
 from model_pool.tracing import open_tracing
 
+Stop = Callable[[], Awaitable[None]]
+
 
 class Gateway:
     """One gateway and the workers that it started. `serving` is the whole life of it.
 
-    page_address: host:port of the page and of /metrics, once it serves.
+    page_address: host:port of the page and of /metrics, once it serves; http_address: of the HTTP
+    door, "" where there is none.
     """
 
     def __init__(self, fleet: FleetFile) -> None:
@@ -82,6 +88,7 @@ class Gateway:
         self._metrics = Metrics()
         self._finished = FinishedRequests()
         self.page_address = ""
+        self.http_address = ""
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[str]:
@@ -109,13 +116,14 @@ class Gateway:
             maker.applied(current.now)
             stack.push_async_callback(current.stop)
             self._expect(current, pool)
-            door = await self._make_door(stack, pool, store, current, feedback)
+            identity = await open_identity(stack, self._settings.identity)
+            door = self._make_door(identity, pool, store, current, feedback)
             change = partial(self._change, current, maker, members, pool, discovery, door)
             reloader = Reloader(self._fleet, current, maker, members, self._metrics, change)
             admin = AdminServicer(lambda: effective_config(current.now), reloader.reload)
             admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, door.server)
             self._open_page(stack, pool, store, current)
-            address = await self._open_door(stack, door, pool)
+            address = await self._open_doors(stack, door, pool, current, identity)
             self._start_watch(stack, reloader)
             yield address
 
@@ -172,9 +180,9 @@ class Gateway:
         stack.push_async_callback(pool.stop)
         return pool
 
-    async def _make_door(
+    def _make_door(
         self,
-        stack: contextlib.AsyncExitStack,
+        identity: Identity | None,
         pool: Pool,
         store: LedgerStore,
         current: Current,
@@ -185,8 +193,7 @@ class Gateway:
         routing = RoutingServicer(walk, feedback, self._metrics)
         models = FleetServicer(current, pool)
         costs = CostServicer(store, lambda: current.now.baselines)
-        identity = await open_identity(stack, settings.identity)
-        admit = admission(identity, [settings.server.listen])
+        admit = admission(identity, [settings.server.listen, *filter(None, [settings.server.http])])
         door = GrpcDoor(settings.server, admit, self._metrics.call_ended)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, door.server)
         routing_pb2_grpc.add_RoutingServiceServicer_to_server(routing, door.server)
@@ -206,9 +213,30 @@ class Gateway:
         registry = self._metrics.registry
         self.page_address = open_metrics_port(stack, self._settings, registry, sources)
 
-    async def _open_door(self, stack: contextlib.AsyncExitStack, door: GrpcDoor, pool: Pool) -> str:
+    async def _open_doors(
+        self,
+        stack: contextlib.AsyncExitStack,
+        door: GrpcDoor,
+        pool: Pool,
+        current: Current,
+        identity: Identity | None,
+    ) -> str:
         address = await door.start()
-        stack.push_async_callback(door.stop)
+        stops: list[Stop] = [door.stop]
+        stack.push_async_callback(_stop_together, stops)
+        server = self._settings.server
+        if server.http:
+            http = await open_http_door(
+                server.http,
+                server,
+                CurrentWalk(current),
+                current,
+                admit=http_admission(identity),
+                on_end=self._metrics.http_ended,
+                is_ready=lambda: pool.is_ready,
+            )
+            stops.append(http.stop)
+            self.http_address = http.address
         readiness = asyncio.create_task(door.follow(pool, self._changed), name="readiness")
         stack.callback(readiness.cancel)
         return address
@@ -263,6 +291,11 @@ async def _start_discovery(
     discovery.start()
     stack.push_async_callback(discovery.stop)
     return discovery
+
+
+async def _stop_together(stops: list[Stop]) -> None:
+    """All doors at once: none of them takes more while another one drains."""
+    await asyncio.gather(*(stop() for stop in stops))
 
 
 async def _open_ledger(stack: contextlib.AsyncExitStack, ledger: LedgerSettings) -> LedgerStore:

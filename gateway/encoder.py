@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from gateway.routing.onnx_encoder import OnnxEncoder
+from gateway.routing.onnx_encoder import FIRST_TOKENS, LAST_TOKENS, OnnxEncoder
 from gateway.routing.row_cache import RowCache
 from gateway.routing.words import Floats
+from model_pool.errors import PromptTooLong
 
 LARGEST_BATCH_COUNT = 64
+LONGEST_TOKEN_COUNT = FIRST_TOKENS + LAST_TOKENS
+LONGEST_CHARACTER_COUNT = 100 * LONGEST_TOKEN_COUNT  # longer, it is not even tokenized
 Tokens = list[int]
 
 
@@ -45,6 +48,21 @@ class BatchedEncoder:
         """What the encoder reads of a text, and its row where that is remembered."""
         tokens = self._encoder.tokens(text)
         return tokens, self._cache.get(tokens)
+
+    async def embed(self, text: str) -> tuple[Floats, int]:
+        """A whole text's row, and how many tokens it has. Raises PromptTooLong.
+
+        Of longer texts only their ends would be read.
+        """
+        if len(text) <= LONGEST_CHARACTER_COUNT:
+            tokens = self._encoder.all_tokens(text)
+            if len(tokens) <= LONGEST_TOKEN_COUNT:
+                row = self._cache.get(tokens)
+                return (await self.encode(tokens) if row is None else row), len(tokens)
+        raise PromptTooLong(
+            f"the encoder reads texts of at most {LONGEST_TOKEN_COUNT} tokens",
+            context_token_count=LONGEST_TOKEN_COUNT,
+        )
 
     async def encode(self, tokens: Tokens) -> Floats:
         """tokens: as `remembered` gives them. Returns float32[dim], of Euclidean length 1."""

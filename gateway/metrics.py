@@ -90,6 +90,11 @@ class Metrics:
             "Joined to one of the same x-request-id that ran, or was answered.",
             "state",
         )
+        self._http = self._counter(
+            "http_requests",
+            "Ended requests of the HTTP door, by status and the ErrorReason behind it.",
+            *("path", "status", "reason"),
+        )
         self.in_flight = Gauge(
             "deltafleet_requests_in_flight",
             "Requests that are being answered.",
@@ -167,6 +172,12 @@ class Metrics:
         if reason:
             told = {"method": f"{service}/{name}", "code": code.name, "reason": reason}
             log.info("call_refused", extra=told)
+
+    def http_ended(self, path: str, status: int, reason: str) -> None:
+        """What the HTTP door tells of each request. path: as its route is written."""
+        self._http.labels(path, str(status), reason).inc()
+        if reason:
+            log.info("call_refused", extra={"path": path, "status": status, "reason": reason})
 
     def expect(
         self, models: Iterable[str], baselines: Iterable[str], weighed: Iterable[str] = ()

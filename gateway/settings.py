@@ -32,9 +32,10 @@ class ServerTls(Section):
 
 
 class Server(Section):
-    """The gRPC door, and the port of the page and /metrics."""
+    """The doors, and the port of the page and /metrics."""
 
-    listen: str = "127.0.0.1:7070"
+    listen: str = "127.0.0.1:7070"  # gRPC
+    http: str | None = None  # OpenAI's API, such as 127.0.0.1:8080; default: no such door
     event_loop: Literal["asyncio", "uvloop"] = "asyncio"  # uvloop: of deltafleet[fast]
     metrics: str = "127.0.0.1:9090"  # always plain: keep it where only you reach it
     tls: ServerTls | None = None  # default: plain text

@@ -24,13 +24,14 @@ FLEET = click.argument("fleet", type=click.Path(exists=True, dir_okay=False, pat
 @FLEET
 @click.option("--listen", help="host:port or unix:PATH of the gRPC door.")
 @click.option("--metrics", help="host:port of the page and /metrics.")
-def up(fleet: Path, listen: str | None, metrics: str | None) -> None:
+@click.option("--http", help="host:port of the HTTP door, for OpenAI's clients.")
+def up(fleet: Path, listen: str | None, metrics: str | None, http: str | None) -> None:
     """Start the gateway and its workers, and serve until SIGTERM or ctrl-C.
 
     When FLEET or a file that it names changes, and on SIGHUP, it is read again.
     """
     settings = _load(fleet)
-    changes = {"listen": listen, "metrics": metrics}
+    changes = {"listen": listen, "metrics": metrics, "http": http}
     server = {key: value for key, value in changes.items() if value}
     try:
         _run(_serve(fleet, server), settings.server.event_loop)
@@ -69,6 +70,8 @@ async def _serve(fleet: Path, server: dict[str, str]) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.read_again)
     async with gateway.serving() as address:
         click.echo(f"deltafleet listens on {address}")
+        if gateway.http_address:
+            click.echo(f"OpenAI's clients: http://{gateway.http_address}/v1")
         click.echo(f"its page: http://{gateway.page_address}/")
         await stopping.wait()
 

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from gateway.closed_apis.apis import ClosedApis
 from gateway.configuration.named_files import NamedFiles
+from gateway.encoder import BatchedEncoder
 from gateway.identity.models import AllowedModels
 from gateway.in_use import InUse
 from gateway.price_list import PricedBaseline
@@ -25,7 +26,8 @@ class Configured:
     loaded: when, in UTC.
 
     targets, descriptions: of every model, by name. allowed_models: says which may answer a caller.
-    opened: the router. in_use: by requests that walk. close: ends what it opened.
+    opened: the router; encoder: its full one. in_use: by requests that walk. close: ends what it
+    opened.
     """
 
     settings: Settings
@@ -37,6 +39,7 @@ class Configured:
     descriptions: Mapping[str, str]
     allowed_models: AllowedModels
     opened: Opened
+    encoder: BatchedEncoder
     closed_apis: ClosedApis
     walk: Walk
     in_use: InUse

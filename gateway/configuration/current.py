@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import contextlib
+from collections.abc import AsyncGenerator, Iterator
 
 from deltafleet.v1 import inference_pb2, routing_pb2
 from gateway.caller import Call
 from gateway.configuration.configured import Configured
+from gateway.encoder import BatchedEncoder
 from gateway.walk import Event
 
 
@@ -28,6 +30,13 @@ class Current:
         task = asyncio.create_task(_close(before), name="close a former configuration")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+    @contextlib.contextmanager
+    def encoder(self) -> Iterator[BatchedEncoder]:
+        """The one in force, for as long as it is used."""
+        now = self.now
+        with now.in_use:
+            yield now.encoder
 
     async def left(self) -> None:
         """Return when no request goes by one that was replaced before."""

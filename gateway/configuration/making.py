@@ -15,6 +15,7 @@ from gateway.configuration.configured import Configured
 from gateway.configuration.encoders import Encoders
 from gateway.configuration.named_files import NamedFiles
 from gateway.configuration.watched import content_digest, named_paths
+from gateway.encoder import BatchedEncoder
 from gateway.fleet_models import (
     descriptions,
     make_allowed_models,
@@ -82,7 +83,9 @@ class Maker:
         async with contextlib.AsyncExitStack() as stack:
             opened = await self._open_router(settings, files, content, before)
             _check_quality(files, opened)
-            classifier = await self._start_classifier(stack, settings, files, opened)
+            encoder = await self._encoders.take(opened.encoder, settings.routing)
+            stack.push_async_callback(self._encoders.give_back, encoder)
+            classifier = _make_classifier(settings, files, opened, encoder)
             prices, in_use = _closed_prices(settings, files), InUse()
             closed_apis = await open_closed_apis(settings, prices, self._store, self._budgets)
             stack.push_async_callback(closed_apis.stop)
@@ -96,6 +99,7 @@ class Maker:
                 descriptions=descriptions(settings),
                 allowed_models=make_allowed_models(settings),
                 opened=opened,
+                encoder=encoder,
                 closed_apis=closed_apis,
                 walk=self._make_walk(settings, files, classifier, closed_apis, in_use),
                 in_use=in_use,
@@ -118,23 +122,6 @@ class Maker:
         if before and _is_same_router(settings, files, content, before):
             return before.opened
         return await asyncio.to_thread(_open_router, settings, files)
-
-    async def _start_classifier(
-        self,
-        stack: contextlib.AsyncExitStack,
-        settings: Settings,
-        files: NamedFiles,
-        opened: Opened,
-    ) -> Cascade:
-        routing = settings.routing
-        encoder = await self._encoders.take(opened.encoder, routing)
-        stack.push_async_callback(self._encoders.give_back, encoder)
-        return Cascade(
-            opened.router,
-            encoder,
-            budget_s=routing.encoder_budget_s,
-            wants_rows=files.quality is not None or routing.feedback is not None,
-        )
 
     def _make_walk(
         self,
@@ -211,6 +198,18 @@ def _is_same_router(
     if now.router is not None:
         return content == before.content
     return files.examples == before.files.examples
+
+
+def _make_classifier(
+    settings: Settings, files: NamedFiles, opened: Opened, encoder: BatchedEncoder
+) -> Cascade:
+    routing = settings.routing
+    return Cascade(
+        opened.router,
+        encoder,
+        budget_s=routing.encoder_budget_s,
+        wants_rows=files.quality is not None or routing.feedback is not None,
+    )
 
 
 def _open_router(settings: Settings, files: NamedFiles) -> Opened:

@@ -120,7 +120,7 @@ class MetricsPort:
 
     def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")
-        self._socket = _listen(host, int(port))
+        self._socket = listen_at(host, int(port))
         self.address = f"{host}:{self._socket.getsockname()[1]}"
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -157,7 +157,8 @@ class MetricsPort:
         await asyncio.to_thread(self._thread.join)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen_at(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises OSError, OverflowError."""
     host = host.strip("[]")
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, _, _, place = found[0]

@@ -50,9 +50,14 @@ class OnnxEncoder:
 
     def tokens(self, text: str) -> list[int]:
         """What the model reads of a text: special tokens, beginning and end."""
-        ids: list[int] = self._tokenizer.encode(self._prompt + text).ids
+        ids = self.all_tokens(text)
         if len(ids) > FIRST_TOKENS + LAST_TOKENS:
             ids = ids[:FIRST_TOKENS] + ids[-LAST_TOKENS:]
+        return ids
+
+    def all_tokens(self, text: str) -> list[int]:
+        """Every token of a text, and the special ones."""
+        ids: list[int] = self._tokenizer.encode(self._prompt + text).ids
         return ids
 
     def encode(self, texts: Sequence[str]) -> Floats:
