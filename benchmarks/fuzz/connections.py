@@ -17,6 +17,7 @@ END_LIMIT_S = 10.0  # from our end of the connection to the server's
 OF_GRPC = (
     *("Error parsing '", "Illegal header ", "Metadata keys cannot be zero length"),
     *("Failed parsing HTTP/2", "Socket closed", "Compression bit set but no encoding configured"),
+    "Duplicate '",
 )
 INTERNAL, UNAVAILABLE = "13", "14"
 FINE = {str(code) for code in range(13)} - {"2"} | {"16"}  # all but UNKNOWN and DATA_LOSS
@@ -101,7 +102,10 @@ def judge_frames(reply: Reply) -> tuple[list[str], list[str]]:
     seen = read_frames(reply.content)
     kinds, faults = [], []
     for status, text in seen.statuses:
-        is_grpcs = status in (INTERNAL, UNAVAILABLE) and text.startswith(OF_GRPC)
+        # Ours always say why; gRPC says nothing to a client that goes away in the middle of a call.
+        is_grpcs = (status in (INTERNAL, UNAVAILABLE) and text.startswith(OF_GRPC)) or (
+            status == UNAVAILABLE and not text
+        )
         if status not in FINE and not is_grpcs:
             faults.append(f"grpc-status {status}: {text[:60]}")
         kinds.append(f"grpc-status {status}{', of gRPC itself' if is_grpcs else ''}")
