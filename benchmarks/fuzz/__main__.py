@@ -156,6 +156,9 @@ def main() -> None:
     faults = outcome.faults()
     for fault in faults:
         say(fault)
+    for layer in outcome.layers:
+        for fault, sample in layer.samples.items():
+            say(f"{fault}, such as {sample}")
     sys.exit(1 if faults else 0)
 
 

@@ -104,7 +104,7 @@ class Run:
     def faults(self) -> list[str]:
         """All that is wrong, a line each."""
         found = [
-            f"{layer.name}: {count} times {fault} (such as {layer.samples[fault]})"
+            f"{layer.name}: {count} times {fault}"
             for layer in self.layers
             for fault, count in layer.faults.items()
         ]
