@@ -51,6 +51,14 @@ HTTP_OF: dict[ErrorReason.ValueType, HttpFailure] = {
     ErrorReason.ERROR_REASON_FEEDBACK_OFF: HttpFailure(409, INVALID),
     ErrorReason.ERROR_REASON_LEDGER_UNAVAILABLE: HttpFailure(503, UNAVAILABLE),
     ErrorReason.ERROR_REASON_REQUEST_ID_REUSED: HttpFailure(409, INVALID),
+    ErrorReason.ERROR_REASON_CONFIG_REFUSED: HttpFailure(409, INVALID),
+    ErrorReason.ERROR_REASON_UNAUTHENTICATED: HttpFailure(
+        401, "authentication_error", "invalid_api_key"
+    ),
+    ErrorReason.ERROR_REASON_PERMISSION_DENIED: HttpFailure(403, "permission_error"),
+    ErrorReason.ERROR_REASON_CALLER_SATURATED: HttpFailure(
+        429, "rate_limit_error", "rate_limit_exceeded"
+    ),
     ErrorReason.ERROR_REASON_BUDGET_SPENT: HttpFailure(
         429, "insufficient_quota", "insufficient_quota"
     ),
