@@ -47,6 +47,13 @@ class Answering:
         self._on_unweighed = on_unweighed
         self._unweighed: set[str] = set()  # models whose last answer was
 
+    def most_nano_usd(self, route: Route, request: worker_pb2.RunRequest) -> int:
+        """What closed APIs that are asked at once may charge at most for this answer."""
+        mixture = self._mixtures.get(route.target.name)
+        names = mixture.specialists if mixture else (route.target.name,)
+        asked = (for_model(request, name) for name in names if self._closed_apis.has(name))
+        return sum(map(self._closed_apis.most_nano_usd, asked))
+
     async def answer(
         self,
         route: Route,

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from prometheus_client import Histogram
 
 from gateway.entry import Entry
-from gateway.errors import LedgerUnavailable
+from gateway.errors import CallerBudgetSpent, LedgerUnavailable, LimitsUnavailable
 from gateway.forecast import CostForecast
 from gateway.ledger_store import LedgerStore, RequestRow
 from gateway.metrics import Metrics
@@ -72,7 +72,7 @@ class Ledger:
             yield entry
         except BaseException as error:
             if not entry.outcome:
-                await self._close(entry, _outcome(error))
+                await self._close(entry, _outcome(entry, error))
             raise
         finally:
             self._metrics.in_flight.dec()
@@ -128,12 +128,14 @@ def _observe(
             histogram.observe(value, exemplar)
 
 
-def _outcome(error: BaseException) -> str:
+def _outcome(entry: Entry, error: BaseException) -> str:
     if isinstance(error, DeadlineExceeded):
         return "deadline"
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         left_s = time_left_s()  # a deadline cancels too
         return "deadline" if left_s is not None and left_s <= 0 else "cancelled"
+    if isinstance(error, CallerBudgetSpent | LimitsUnavailable) and entry.last:
+        return "cut"
     return "refused" if isinstance(error, FleetError) else "failed"
 
 

@@ -95,6 +95,11 @@ class ClosedApis:
             return None
         return client.refusal(messages, max_output_token_count or self._default_output_token_count)
 
+    def most_nano_usd(self, request: worker_pb2.RunRequest) -> int:
+        """What request.model may charge at most; 0 for what is none of them."""
+        client = self._clients.get(request.model)
+        return client.most_nano_usd(request) if client else 0
+
     @contextlib.contextmanager
     def reserved(self, request: worker_pb2.RunRequest) -> Iterator[ReservedAnswer]:
         """A place within the budget of the API that is request.model. Raises BudgetSpent."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncGenerator, Callable, Iterable
+from dataclasses import replace
 
 from deltafleet.v1 import inference_pb2, routing_pb2, worker_pb2
 from gateway.answer import AnswerPiece
@@ -75,6 +76,10 @@ class ClosedApiClient:
         """Close the connections."""
         await self._protocol.stop()
 
+    def most_nano_usd(self, request: worker_pb2.RunRequest) -> int:
+        """What the request may cost at most."""
+        return most_nano_usd(self.price, request.messages, request.max_output_token_count)
+
     def refusal(
         self, messages: Iterable[routing_pb2.ChatMessage], output_token_count: int
     ) -> BudgetSpent | None:
@@ -83,7 +88,7 @@ class ClosedApiClient:
 
     def reserve(self, request: worker_pb2.RunRequest) -> Reservation:
         """Hold what the request costs at most. Raises BudgetSpent."""
-        return self.budget.reserve(self._most_nano_usd(request))
+        return self.budget.reserve(self.most_nano_usd(request))
 
     async def generate(
         self, request: worker_pb2.RunRequest, reservation: Reservation
@@ -94,12 +99,12 @@ class ClosedApiClient:
         request longer, or a lost try left too little for another.
         """
         request = await self._redactor.redact(request)
-        most = self._most_nano_usd(request)
+        most = self.most_nano_usd(request)
         pause_s = FIRST_PAUSE_S
         for retries_left in range(self._settings.max_retries, -1, -1):
             reservation.hold(most)
-            # So that the ledger has it, however this ends.
-            yield _unfinished(reservation)
+            # So that the ledger has it, however this ends; who may not pay it can still say so.
+            yield replace(_unfinished(reservation), is_promised=True)
             has_begun = False
             try:
                 async with contextlib.aclosing(self._try(request, reservation)) as pieces:
@@ -157,9 +162,6 @@ class ClosedApiClient:
             cost_nano_usd=reservation.most_nano_usd,
             finish_reason=piece.finish_reason,
         )
-
-    def _most_nano_usd(self, request: worker_pb2.RunRequest) -> int:
-        return most_nano_usd(self.price, request.messages, request.max_output_token_count)
 
     def _wait_s(self, error: ApiRefused | ApiBroken, pause_s: float) -> float | None:
         """Seconds until another try; None: it would not help."""

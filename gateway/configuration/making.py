@@ -26,6 +26,8 @@ from gateway.forecast import AnswerForecast, CostForecast
 from gateway.in_use import InUse
 from gateway.ledger import Ledger
 from gateway.ledger_store import LedgerStore
+from gateway.limits.counters import Counters
+from gateway.limits.opening import make_limiter
 from gateway.metrics import Metrics
 from gateway.page.finished import FinishedRequests
 from gateway.price_list import make_counter, stale_names
@@ -57,6 +59,7 @@ class Maker:
         finished: FinishedRequests,
         repeats: Repeats,
         tracing: Tracing,
+        counters: Counters,
     ) -> None:
         self._pool = pool
         self._store = store
@@ -65,6 +68,7 @@ class Maker:
         self._finished = finished
         self._repeats = repeats
         self._tracing = tracing
+        self._counters = counters
         self._encoders = Encoders()
 
     async def make(self, settings: Settings, files: NamedFiles) -> Configured:
@@ -148,6 +152,7 @@ class Maker:
             self._repeats,
             in_use,
             self._tracing,
+            make_limiter(settings, self._counters, self._store, metrics),
             default_output_token_count=settings.server.default_output_token_count,
             stale_baselines=lambda: stale_names(files.baselines, datetime.now(UTC)),
         )
