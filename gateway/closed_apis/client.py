@@ -19,6 +19,7 @@ from gateway.closed_apis.protocol import (
     ApiUsage,
 )
 from gateway.closed_apis.redaction import Redactor
+from gateway.closed_apis.shared_budget import SharedBudget, SharedCover
 from gateway.errors import BudgetSpent, ClosedApiFailed
 from gateway.pricing import TokenPrice
 from gateway.spending import Budget, Reservation
@@ -50,7 +51,8 @@ def most_nano_usd(
 class ClosedApiClient:
     """Streams answers; every piece but the last costs what the request may cost at most.
 
-    time_left: seconds until the call's deadline; None: it has none.
+    shared: the budget of all gateways, where there is one. time_left: seconds until the call's
+    deadline; None: it has none.
     """
 
     def __init__(
@@ -62,9 +64,11 @@ class ClosedApiClient:
         budget: Budget,
         redactor: Redactor,
         *,
+        shared: SharedBudget | None = None,
         time_left: Callable[[], float | None] = time_left_s,
     ) -> None:
         self._name = name
+        self.shared = shared
         self._settings = settings
         self._protocol = protocol
         self._redactor = redactor
@@ -91,9 +95,12 @@ class ClosedApiClient:
         return self.budget.reserve(self.most_nano_usd(request))
 
     async def generate(
-        self, request: worker_pb2.RunRequest, reservation: Reservation
+        self,
+        request: worker_pb2.RunRequest,
+        reservation: Reservation,
+        cover: SharedCover | None = None,
     ) -> AsyncGenerator[AnswerPiece, None]:
-        """Stream the answer. The caller closes the reservation.
+        """Stream the answer. The caller closes the reservation, and the cover after it.
 
         Raises ClosedApiFailed, PromptTooLong, RedactionFailed; BudgetSpent where redacting made the
         request longer, or a lost try left too little for another.
@@ -103,6 +110,8 @@ class ClosedApiClient:
         pause_s = FIRST_PAUSE_S
         for retries_left in range(self._settings.max_retries, -1, -1):
             reservation.hold(most)
+            if cover:
+                await cover.extend()
             # So that the ledger has it, however this ends; who may not pay it can still say so.
             yield replace(_unfinished(reservation), is_promised=True)
             has_begun = False

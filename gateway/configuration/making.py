@@ -78,7 +78,7 @@ class Maker:
             _check_quality(files, opened)
             classifier = await self._start_classifier(stack, settings, files, opened)
             prices, in_use = _closed_prices(settings, files), InUse()
-            closed_apis = await open_closed_apis(settings, prices, self._store)
+            closed_apis = await open_closed_apis(settings, prices, self._store, self._counters)
             stack.push_async_callback(closed_apis.stop)
             return Configured(
                 settings=settings,
