@@ -12,6 +12,7 @@ NODE_CLIENT := tests/node/node_modules/.installed
 K8S := build/k8s/.installed
 K8S_SCHEMAS := tests/k8s/node_modules/.installed
 POSTGRES := build/postgres/bin/postgres
+REDIS := build/redis/redis-server
 FAKETIME := build/faketime/libfaketime.so.1
 CHROMIUM := build/chromium/bin/chromium
 
@@ -63,11 +64,14 @@ serve: $(INSTALLED) ## start the embedded fleet and leave it running until ctrl-
 $(POSTGRES):
 	tools/postgres-env
 
+$(REDIS):
+	tools/redis-env
+
 # The tests look at the page with a real browser.
 $(CHROMIUM):
 	tools/chromium-env
 
-test: $(INSTALLED) $(NODE_CLIENT) $(POSTGRES) $(PROMETHEUS) $(CHROMIUM) $(K8S) $(K8S_SCHEMAS) ## run every test
+test: $(INSTALLED) $(NODE_CLIENT) $(POSTGRES) $(REDIS) $(PROMETHEUS) $(CHROMIUM) $(K8S) $(K8S_SCHEMAS) ## run every test
 	$(BIN)/python -m pytest
 
 images: ## build the containers' images with podman, which it installs from Debian's packages (as root)

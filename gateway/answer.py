@@ -26,6 +26,7 @@ class AnswerPiece:
     weights_digest: str = ""
     mean_logprob: float | None = None
     queue_s: float | None = None  # waited before the first step; None: not known
+    is_promised: bool = False  # nothing of its cost beyond the piece's before it is spent yet
 
 
 class Source(Protocol):

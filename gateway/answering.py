@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 
 from deltafleet.v1 import worker_pb2
 from gateway.answer import AnswerPiece, Source
@@ -47,6 +47,13 @@ class Answering:
         self._on_unweighed = on_unweighed
         self._unweighed: set[str] = set()  # models whose last answer was
 
+    def most_nano_usd(self, route: Route, request: worker_pb2.RunRequest) -> int:
+        """What closed APIs that are asked at once may charge at most for this answer."""
+        mixture = self._mixtures.get(route.target.name)
+        names = mixture.specialists if mixture else (route.target.name,)
+        asked = (for_model(request, name) for name in names if self._closed_apis.has(name))
+        return sum(map(self._closed_apis.most_nano_usd, asked))
+
     async def answer(
         self,
         route: Route,
@@ -80,20 +87,22 @@ class Answering:
         whose gRPC library may then ask again by itself.
         """
         is_told = False
-        with self._source(request, pooled) as source:
-            async with contextlib.aclosing(source.generate(request)) as pieces:
-                async for piece in pieces:
-                    if not is_told:
-                        is_told = True
-                        yield route
-                    yield piece
+        async with (
+            self._source(request, pooled) as source,
+            contextlib.aclosing(source.generate(request)) as pieces,
+        ):
+            async for piece in pieces:
+                if not is_told:
+                    is_told = True
+                    yield route
+                yield piece
 
     async def _mixture(
         self, mixture: Mixture, route: Route, request: worker_pb2.RunRequest, pooled: Source
     ) -> Steps:
         """The answers are held back; only an aggregator's streams."""
-        with contextlib.ExitStack() as reserved:
-            sources, refusals = self._members(mixture, request, pooled, reserved)
+        async with contextlib.AsyncExitStack() as reserved:
+            sources, refusals = await self._members(mixture, request, pooled, reserved)
             held = {name: HeldAnswer() for name in sources}
 
             def ask(asked: worker_pb2.RunRequest) -> AsyncGenerator[AnswerPiece, None]:
@@ -114,12 +123,12 @@ class Answering:
             async for piece in pieces:
                 yield besides(piece, *answers)
 
-    def _members(
+    async def _members(
         self,
         mixture: Mixture,
         request: worker_pb2.RunRequest,
         pooled: Source,
-        reserved: contextlib.ExitStack,
+        reserved: contextlib.AsyncExitStack,
     ) -> tuple[dict[str, Source], list[BudgetSpent]]:
         """Who answers, its price held, and why others do not: a closed API's budget may be spent.
 
@@ -130,7 +139,7 @@ class Answering:
         for name in mixture.specialists:
             try:
                 source = self._source(for_model(request, name), pooled)
-                sources[name] = reserved.enter_context(source)
+                sources[name] = await reserved.enter_async_context(source)
             except BudgetSpent as refusal:
                 refusals.append(refusal)
         if not sources:
@@ -198,25 +207,29 @@ class Answering:
         has_begun = False
         try:
             asked = for_model(request, to.name)
-            with self._source(asked, pooled) as source:
-                async with contextlib.aclosing(source.generate(asked)) as pieces:
-                    async for piece in pieces:
-                        if not has_begun and (piece.text or piece.finish_reason):
-                            has_begun = True
-                            yield other
-                        spent.add(piece)
-                        yield besides(piece, *others)
+            async with (
+                self._source(asked, pooled) as source,
+                contextlib.aclosing(source.generate(asked)) as pieces,
+            ):
+                async for piece in pieces:
+                    if not has_begun and (piece.text or piece.finish_reason):
+                        has_begun = True
+                        yield other
+                    spent.add(piece)
+                    yield besides(piece, *others)
         except FleetError as error:
             if has_begun or isinstance(error, DeadlineExceeded):
                 raise
             yield kept(route, verdict, f"; {to.name} was to answer in its place, but: {error}")
             yield besides(others[0].released(), others[1], spent)
 
-    @contextlib.contextmanager
-    def _source(self, request: worker_pb2.RunRequest, pooled: Source) -> Iterator[Source]:
-        """Where request.model answers. Raises BudgetSpent."""
+    @contextlib.asynccontextmanager
+    async def _source(
+        self, request: worker_pb2.RunRequest, pooled: Source
+    ) -> AsyncIterator[Source]:
+        """Where request.model answers. Raises BudgetSpent, LimitsUnavailable."""
         if self._closed_apis.has(request.model):
-            with self._closed_apis.reserved(request) as source:
+            async with self._closed_apis.reserved(request) as source:
                 yield traced(source, self._tracing)
         else:
             yield pooled

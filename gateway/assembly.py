@@ -39,6 +39,7 @@ from gateway.http_door.opening import open_http_door
 from gateway.identity.identity import Identity
 from gateway.identity.opening import admission, open_identity
 from gateway.ledger_store import BadLedger, LedgerStore
+from gateway.limits.opening import open_counters
 from gateway.loop_lag import loop_lag_measured
 from gateway.metrics import Metrics
 from gateway.page.books import LedgerBooks
@@ -111,7 +112,10 @@ class Gateway:
             stack.push_async_callback(recorder.stop)
             feedback = await self._start_feedback(stack)
             repeats = _make_repeats(self._settings.server, self._metrics)
-            maker = Maker(pool, store, self._metrics, feedback, self._finished, repeats, tracing)
+            counters = await open_counters(stack, self._settings.limits, self._metrics)
+            maker = Maker(
+                *(pool, store, self._metrics, feedback, self._finished, repeats, tracing, counters)
+            )
             current = Current(await maker.make(self._settings, self._reading.files))
             maker.applied(current.now)
             stack.push_async_callback(current.stop)

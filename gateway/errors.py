@@ -64,3 +64,21 @@ class PermissionDenied(FleetError):
     """Somebody that is known asks for what it may not have."""
 
     reason = ErrorReason.ERROR_REASON_PERMISSION_DENIED
+
+
+class RateLimited(FleetError):
+    """The caller asks for more in a minute, or at once, than it may."""
+
+    reason = ErrorReason.ERROR_REASON_RATE_LIMITED
+
+
+class CallerBudgetSpent(FleetError):
+    """The caller's budget of the day or month holds no more."""
+
+    reason = ErrorReason.ERROR_REASON_CALLER_BUDGET_SPENT
+
+
+class LimitsUnavailable(FleetError):
+    """What the caller has spent is not known: the store of all gateways is away."""
+
+    reason = ErrorReason.ERROR_REASON_LIMITS_UNAVAILABLE

@@ -15,7 +15,14 @@ from gateway.routing.fitted import Fitted
 from gateway.routing.head import BadRouter
 from gateway.routing.labelled import OUT_OF_SCOPE
 from gateway.routing.quality.model import QualityModel
-from gateway.settings import Ledger, MixtureSettings, Settings, to_ledger_url
+from gateway.settings import (
+    Ledger,
+    LimitStore,
+    MixtureSettings,
+    Settings,
+    to_ledger_url,
+    to_redis_url,
+)
 from model_pool.settings import BASE_MODEL, SettingsError, Specialist
 
 
@@ -123,6 +130,26 @@ def ledger_url(ledger: Ledger) -> sa.URL:
     except ValueError as error:
         raise SettingsError(str(error)) from None
     return sa.URL.create("sqlite", database=str(ledger.path))
+
+
+def redis_url(store: LimitStore) -> str | None:
+    """Where limits are counted together: DELTAFLEET_REDIS_URL, else as fleet.yaml says.
+
+    None: each gateway counts alone. Raises SettingsError, whose text has nothing of what it read.
+    """
+    text, place = os.environ.get("DELTAFLEET_REDIS_URL"), "DELTAFLEET_REDIS_URL"
+    try:
+        if not text and store.redis_url_file is not None:
+            text, place = store.redis_url_file.read_text("utf-8"), "limits.redis_url_file"
+        elif not text:
+            text, place = store.redis_url, "limits.redis_url"
+        return to_redis_url(text, place) if text else None
+    except UnicodeDecodeError:
+        raise SettingsError("limits.redis_url_file: not text") from None
+    except OSError as error:
+        raise SettingsError(f"limits.redis_url_file: {error}") from None
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
 
 
 def closed_api_key(name: str, api: ClosedApi) -> SecretStr:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from gateway.caller import Limits
 from gateway.confidence import Curve
 from gateway.escalation import Escalation
 from gateway.identity.models import AllowedModels
@@ -35,6 +36,20 @@ def _caller_defaults(settings: Settings) -> dict[str, Constraints]:
     return {
         name: Constraints(
             one.min_quality, None if one.max_cost_usd is None else to_nano_usd(one.max_cost_usd)
+        )
+        for name, one in settings.callers.items()
+    }
+
+
+def named_limits(settings: Settings) -> dict[str, Limits]:
+    """What callers may use, by name."""
+    return {
+        name: Limits(
+            one.requests_per_minute,
+            one.tokens_per_minute,
+            one.concurrent_streams,
+            None if one.daily_budget_usd is None else to_nano_usd(one.daily_budget_usd),
+            None if one.monthly_budget_usd is None else to_nano_usd(one.monthly_budget_usd),
         )
         for name, one in settings.callers.items()
     }

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from gateway.entry import Entry
-from gateway.errors import LedgerUnavailable
+from gateway.errors import CallerBudgetSpent, LedgerUnavailable, LimitsUnavailable
 from gateway.forecast import CostForecast
 from gateway.ledger_store import LedgerStore, RequestRow
 from gateway.metrics import Metrics
@@ -70,7 +70,7 @@ class Ledger:
             yield entry
         except BaseException as error:
             if not entry.outcome:
-                await self._close(entry, _outcome(error))
+                await self._close(entry, _outcome(entry, error))
             raise
         finally:
             self._metrics.in_flight.dec()
@@ -120,12 +120,14 @@ class Ledger:
         self._on_finish(entry, row)
 
 
-def _outcome(error: BaseException) -> str:
+def _outcome(entry: Entry, error: BaseException) -> str:
     if isinstance(error, DeadlineExceeded):
         return "deadline"
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         left_s = time_left_s()  # a deadline cancels too
         return "deadline" if left_s is not None and left_s <= 0 else "cancelled"
+    if isinstance(error, CallerBudgetSpent | LimitsUnavailable) and entry.last:
+        return "cut"
     return "refused" if isinstance(error, FleetError) else "failed"
 
 

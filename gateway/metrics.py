@@ -14,6 +14,7 @@ import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from gateway.histograms import ModelHistogram
+from gateway.limits.counters import Limit
 from gateway.usd_counter import UsdCounter
 
 log = logging.getLogger("gateway.access")
@@ -35,6 +36,7 @@ REQUEST_BUCKETS_S = (
     *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
 )
 LOOP_LAG_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+LIMITS = (*(limit.value for limit in Limit), "unavailable")
 ANSWERING = ("Generate", "StreamGenerate")
 
 
@@ -76,6 +78,15 @@ class Metrics:
         self.unweighed = self._counter(
             "unweighed_answers", "Taken by the cascade without knowing how sure they are.", "model"
         )
+        self.limited = self._counter(
+            "limited_requests", "Refused or cut by a limit of their caller.", "limit"
+        )
+        self.limits_store_up = Gauge(
+            "deltafleet_limits_store_up",
+            "Whether the counts that all gateways share are there; 1 where none are shared.",
+            registry=self.registry,
+        )
+        self.limits_store_up.set(1)
         self.feedback = self._counter(
             "feedback", "Answers that callers scored, for the first time or again.", "model", "said"
         )
@@ -196,6 +207,8 @@ class Metrics:
                 histogram.labels(model)
         for model in weighed:
             self.unweighed.labels(model)
+        for limit in LIMITS:
+            self.limited.labels(limit)
         for method in ANSWERING:
             self._handled.labels("deltafleet.v1.InferenceService", method, "OK", "")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
 import sqlalchemy as sa
 from pydantic import Field, model_validator
@@ -21,6 +22,8 @@ from model_pool.settings import (
     Section,
     load,
 )
+
+LARGEST_BUDGET_USD = 1_000_000  # nano-dollars of nine times as much are exact in Redis
 
 
 class ServerTls(Section):
@@ -140,6 +143,11 @@ class Caller(Section):
 
     min_quality: float | None = Field(None, ge=0, le=1)  # default: routing.min_quality
     max_cost_usd: Decimal | None = Field(None, ge=0)  # default: no limit
+    requests_per_minute: int | None = Field(None, ge=1)  # default, here and below: no limit
+    tokens_per_minute: int | None = Field(None, ge=1)  # of prompts and answers
+    concurrent_streams: int | None = Field(None, ge=1)  # answers at once, unary ones too
+    daily_budget_usd: Decimal | None = Field(None, ge=0, le=LARGEST_BUDGET_USD)  # of a UTC day
+    monthly_budget_usd: Decimal | None = Field(None, ge=0, le=LARGEST_BUDGET_USD)
 
 
 class Baseline(Section):
@@ -222,6 +230,48 @@ def to_ledger_url(text: str, place: str) -> sa.URL:
     return url.set(drivername="postgresql+psycopg")
 
 
+class LimitStore(Section):
+    """Where callers' requests, tokens and money are counted, for all gateways together.
+
+    The URL, redis://USER:PASSWORD@HOST:PORT/NUMBER, rediss:// or unix://, comes from
+    DELTAFLEET_REDIS_URL or redis_url_file; redis_url, in fleet.yaml itself, has no password.
+    Without any, each gateway counts alone.
+    """
+
+    redis_url: str | None = None
+    redis_url_file: FleetPath | None = None
+    prefix: str = Field("deltafleet", min_length=1)  # of its keys: another one for each fleet
+    connect_timeout_s: float = Field(0.05, gt=0)
+    operation_timeout_s: float = Field(0.1, gt=0)
+    lease_s: float = Field(30, ge=1)  # a gateway that died holds its streams' places so long
+
+    @model_validator(mode="after")
+    def _url_is_plain(self) -> Self:
+        if self.redis_url is not None and self.redis_url_file is not None:
+            raise ValueError("redis_url, redis_url_file: only one of them")
+        plain = self.redis_url and to_redis_url(self.redis_url, "redis_url")
+        if plain and urlsplit(plain).password is not None:
+            raise ValueError(
+                "redis_url: no password in fleet.yaml; DELTAFLEET_REDIS_URL or redis_url_file "
+                "may have one"
+            )
+        return self
+
+
+def to_redis_url(text: str, place: str) -> str:
+    """A Redis's URL. Raises ValueError, whose text has nothing of `text`."""
+    try:
+        url = urlsplit(text.strip())
+        is_one = url.scheme in ("redis", "rediss", "unix") and url.port != 0
+        # Other options would be settings of the client that nobody checks.
+        is_one = is_one and parse_qs(url.query, strict_parsing=bool(url.query)).keys() <= {"db"}
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise ValueError(f"{place}: redis://..., rediss://... or unix://..., without other options")
+    return text.strip()
+
+
 class Prices(Section):
     """Where prices come from, and how old one may be before it is shown as stale."""
 
@@ -242,6 +292,7 @@ class Settings(PoolSettings):
     mixtures: dict[Name, MixtureSettings] = {}
     ledger: Ledger = Ledger()
     identity: Identity | None = None  # default: anybody who reaches a door may call
+    limits: LimitStore = LimitStore()
 
     @model_validator(mode="after")
     def _granted_models_exist(self) -> Self:

@@ -15,6 +15,7 @@ from typing import Self
 from gateway.errors import BudgetSpent
 
 SECONDS_PER_DAY = 86_400
+SHRUNK_S = 1.0  # that what others left of a budget is believed
 log = logging.getLogger(__name__)
 
 
@@ -41,6 +42,8 @@ class Budget:
         self._spent_nano_usd = spent_nano_usd
         self._held_nano_usd = 0
         self.billed_nano_usd = 0
+        self._shrunk_nano_usd = 0
+        self._shrunk_until_s = 0.0
 
     @property
     def spent_nano_usd(self) -> int:
@@ -56,6 +59,8 @@ class Budget:
     def refusal(self, nano_usd: int) -> BudgetSpent | None:
         """Why so much cannot be held now; None: it can."""
         room = max(0, self.limit_nano_usd - self.spent_nano_usd - self._held_nano_usd)
+        if self._clock() < self._shrunk_until_s:
+            room = min(room, self._shrunk_nano_usd)
         if nano_usd <= room:
             return None
         midnight_s = (self._day + 1) * SECONDS_PER_DAY
@@ -66,6 +71,11 @@ class Budget:
             closed_api=self.api,
             limit_nano_usd=self.limit_nano_usd,
         )
+
+    def shrink(self, room_nano_usd: int) -> None:
+        """Others spend of it too: no more than this is left, as far as is known for a moment."""
+        self._shrunk_nano_usd = room_nano_usd
+        self._shrunk_until_s = self._clock() + SHRUNK_S
 
     def reserve(self, nano_usd: int) -> Reservation:
         """Hold so much for one request. Raises BudgetSpent."""

@@ -19,6 +19,8 @@ from gateway.decisions import to_decision
 from gateway.entry import Entry
 from gateway.in_use import InUse
 from gateway.ledger import Ledger
+from gateway.limits.allowance import Allowance
+from gateway.limits.limiter import Limiter
 from gateway.repeats import Repeats
 from gateway.requests import Conversation, check_sampling, read_conversation, to_run
 from gateway.route_planner import RoutePlanner
@@ -66,6 +68,7 @@ class Walk:
         repeats: Repeats,
         in_use: InUse,
         tracing: Tracing,
+        limiter: Limiter,
         *,
         default_output_token_count: int,
         stale_baselines: Callable[[], Collection[str]],
@@ -78,6 +81,7 @@ class Walk:
         self._repeats = repeats
         self._in_use = in_use
         self._tracing = tracing
+        self._limiter = limiter
         self._default_output_token_count = default_output_token_count
 
     async def route(
@@ -85,7 +89,8 @@ class Walk:
     ) -> routing_pb2.RouteResponse:
         """Where a prompt would go, without generating."""
         with self._in_use:
-            route = await self._planner.plan(request, read_conversation(request), call)
+            async with self._limiter.admitted(call, request):
+                route = await self._planner.plan(request, read_conversation(request), call)
         return routing_pb2.RouteResponse(decision=to_decision(route, explain=True))
 
     async def whole(
@@ -116,7 +121,10 @@ class Walk:
     def _begin(
         self, request: inference_pb2.GenerateRequest, call: Call
     ) -> AsyncGenerator[Event, None]:
-        events = self._answer(request, call)
+        if self._limiter.is_free(call.caller):
+            events = self._answer(request, call, Allowance())
+        else:
+            events = self._limited(request, call)
         if self._tracing.is_on:
             events = in_request_span(self._tracing, call, request.model, events)
         return self._in_use.during(events)
@@ -131,8 +139,18 @@ class Walk:
             tell_route(span, route)
             return route
 
-    async def _answer(
+    async def _limited(
         self, request: inference_pb2.GenerateRequest, call: Call
+    ) -> AsyncGenerator[Event, None]:
+        async with (
+            self._limiter.admitted(call, request) as allowance,
+            contextlib.aclosing(self._answer(request, call, allowance)) as events,
+        ):
+            async for event in events:
+                yield event
+
+    async def _answer(
+        self, request: inference_pb2.GenerateRequest, call: Call, allowance: Allowance
     ) -> AsyncGenerator[Event, None]:
         conversation = read_conversation(request)
         check_sampling(request)
@@ -145,9 +163,11 @@ class Walk:
             default_output_token_count=self._default_output_token_count,
             caller=call.caller.name,
         )
+        await allowance.hold(self._answering.most_nano_usd(route, run))
         async with self._ledger.entry(
             call.request_id, route, conversation.texts, caller=call.caller.name
         ) as entry:
+            allowance.follow(entry)
             steps = self._answering.answer(
                 route, run, entry.settle, session=request.session, may_hedge=call.is_unary
             )
@@ -157,9 +177,12 @@ class Walk:
                         entry.route = step
                         yield Event(decision=to_decision(step, explain=request.explain))
                         continue
+                    refusal = await allowance.charge(step)
                     entry.add(step)
                     if step.text:
                         yield Event(text=step.text)
+                    if refusal:
+                        raise refusal
             check_whole(entry)
             tell_entry(self._tracing, entry)
             finish = self._ledger.finish(entry)

@@ -21,6 +21,8 @@ _PLAIN_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id")
 current_trace: contextvars.ContextVar[str] = contextvars.ContextVar("current_trace", default="")
+# What the door tells the caller besides the answer: trailing metadata, or headers.
+told: contextvars.ContextVar[list[tuple[str, str]]] = contextvars.ContextVar("told")
 _expires_at: contextvars.ContextVar[float | None] = contextvars.ContextVar("expires_at")
 
 
@@ -62,6 +64,12 @@ async def to_its_end(work: Coroutine[Any, Any, Result]) -> Result:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(task)
     return task.result()
+
+
+def tell(key: str, value: str) -> None:
+    """Let the caller know, where a door listens."""
+    with contextlib.suppress(LookupError):
+        told.get().append((key, value))
 
 
 def own_request_id(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:

@@ -24,6 +24,7 @@ from model_pool.call import (
     own_request_id,
     request_id,
     time_left_s,
+    told,
     within,
 )
 from model_pool.errors import FleetError
@@ -66,6 +67,9 @@ STATUS_OF: dict[ErrorReason.ValueType, grpc.StatusCode] = {
     ErrorReason.ERROR_REASON_PERMISSION_DENIED: Code.PERMISSION_DENIED,
     ErrorReason.ERROR_REASON_REQUEST_ID_REUSED: Code.ALREADY_EXISTS,
     ErrorReason.ERROR_REASON_CALLER_SATURATED: Code.RESOURCE_EXHAUSTED,
+    ErrorReason.ERROR_REASON_RATE_LIMITED: Code.RESOURCE_EXHAUSTED,
+    ErrorReason.ERROR_REASON_CALLER_BUDGET_SPENT: Code.RESOURCE_EXHAUSTED,
+    ErrorReason.ERROR_REASON_LIMITS_UNAVAILABLE: Code.UNAVAILABLE,
 }
 
 REASON_NAMES = {ErrorReason.Name(reason) for reason in STATUS_OF}
@@ -164,11 +168,13 @@ class Door(grpc.aio.ServerInterceptor):
         name = own_request_id(context.invocation_metadata()) or new_request_id()
         request_id.set(name)
         current_trace.set(sampled_trace_id(context.invocation_metadata()))
+        told.set([])
         try:
             context.set_trailing_metadata(((REQUEST_ID_KEY, name),))
             async with within(self._time_left_s(context)):
                 await self._on_begin(method, context)
                 yield
+            context.set_trailing_metadata(((REQUEST_ID_KEY, name), *told.get()))
             self._on_end(method, Code.OK, "")
         except FleetError as error:
             await self._refuse(context, method, error, name)
@@ -251,7 +257,7 @@ async def abort(context: Any, error: FleetError, name: str) -> NoReturn:
         delay = Duration(nanos=0)
         delay.FromNanoseconds(int(error.retry_after_s * 1e9))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-    ending = ((DETAILS_KEY, status.SerializeToString()), (REQUEST_ID_KEY, name))
+    ending = ((DETAILS_KEY, status.SerializeToString()), (REQUEST_ID_KEY, name), *told.get(()))
     try:
         await context.abort(code, message, ending)
     except grpc.aio.InternalError:  # the caller has gone

@@ -34,6 +34,7 @@ ENVIRONMENT_PREFIX = "DELTAFLEET_"
 GATEWAY_SECTIONS = (
     *("server", "routing", "callers", "baselines", "prices", "closed_apis", "mixtures", "ledger"),
     "identity",
+    "limits",
 )
 BASE_MODEL = "base"
 
@@ -444,7 +445,12 @@ def _override(document: dict[str, Any], environment: Mapping[str, str]) -> None:
 
 
 # Secrets come from the environment only and are never part of fleet.yaml.
-SECRETS = frozenset({"DELTAFLEET_LEDGER_URL", "DELTAFLEET_TRACING_HEADERS", "DELTAFLEET_API_KEY"})
+SECRETS = frozenset(
+    {
+        *("DELTAFLEET_API_KEY", "DELTAFLEET_LEDGER_URL", "DELTAFLEET_REDIS_URL"),
+        "DELTAFLEET_TRACING_HEADERS",
+    }
+)
 CLOSED_API_KEY_PREFIX = "DELTAFLEET_CLOSED_API_KEY_"
 MEMBER_KEY_PREFIX = "DELTAFLEET_MEMBER_KEY_"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 
 from deltafleet.v1 import routing_pb2, worker_pb2
 from gateway.answer import AnswerPiece
@@ -11,6 +11,7 @@ from gateway.closed_apis.client import ClosedApiClient
 from gateway.closed_apis.configuration import ClosedApi
 from gateway.closed_apis.protocol import ApiProtocol
 from gateway.closed_apis.redaction import Redactor, find_hook
+from gateway.closed_apis.shared_budget import SharedBudget, SharedCover
 from gateway.errors import BudgetSpent
 from gateway.pricing import TokenPrice
 from gateway.spending import Budget, Reservation
@@ -25,6 +26,7 @@ def open_closed_api(
     price: TokenPrice,
     budget: Budget,
     *,
+    shared: SharedBudget | None = None,
     time_left: Callable[[], float | None] = time_left_s,
 ) -> ClosedApiClient:
     """A client that has asked nothing yet. Raises SettingsError."""
@@ -34,7 +36,9 @@ def open_closed_api(
         raise SettingsError(f"closed_apis.{name}.{error}") from None
     protocol = _open_protocol(settings, key)
     redactor = Redactor(settings.redact, hook)
-    return ClosedApiClient(name, settings, protocol, price, budget, redactor, time_left=time_left)
+    return ClosedApiClient(
+        *(name, settings, protocol, price, budget, redactor), shared=shared, time_left=time_left
+    )
 
 
 def _open_protocol(settings: ClosedApi, key: str) -> ApiProtocol:
@@ -51,13 +55,16 @@ def _open_protocol(settings: ClosedApi, key: str) -> ApiProtocol:
 class ReservedAnswer:
     """One answer whose price at most is held. See Source."""
 
-    def __init__(self, client: ClosedApiClient, reservation: Reservation) -> None:
+    def __init__(
+        self, client: ClosedApiClient, reservation: Reservation, cover: SharedCover | None
+    ) -> None:
         self._client = client
         self._reservation = reservation
+        self._cover = cover
 
     def generate(self, request: worker_pb2.RunRequest) -> AsyncGenerator[AnswerPiece, None]:
         """See Source."""
-        return self._client.generate(request, self._reservation)
+        return self._client.generate(request, self._reservation, self._cover)
 
 
 class ClosedApis:
@@ -95,9 +102,24 @@ class ClosedApis:
             return None
         return client.refusal(messages, max_output_token_count or self._default_output_token_count)
 
-    @contextlib.contextmanager
-    def reserved(self, request: worker_pb2.RunRequest) -> Iterator[ReservedAnswer]:
-        """A place within the budget of the API that is request.model. Raises BudgetSpent."""
+    def most_nano_usd(self, request: worker_pb2.RunRequest) -> int:
+        """What request.model may charge at most; 0 for what is none of them."""
+        client = self._clients.get(request.model)
+        return client.most_nano_usd(request) if client else 0
+
+    @contextlib.asynccontextmanager
+    async def reserved(self, request: worker_pb2.RunRequest) -> AsyncIterator[ReservedAnswer]:
+        """A place within the budget of the API that is request.model.
+
+        Raises BudgetSpent, and LimitsUnavailable where other gateways' spending is not known.
+        """
         client = self._clients[request.model]
-        with client.reserve(request) as reservation:
-            yield ReservedAnswer(client, reservation)
+        async with contextlib.AsyncExitStack() as closing:
+            reservation = client.reserve(request)  # before anything is awaited
+            cover = client.shared.cover(reservation) if client.shared else None
+            if cover:
+                await closing.enter_async_context(cover)
+            closing.enter_context(reservation)
+            if cover:
+                await cover.extend()
+            yield ReservedAnswer(client, reservation, cover)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncGenerator, Callable, Iterable
+from dataclasses import replace
 
 from deltafleet.v1 import inference_pb2, routing_pb2, worker_pb2
 from gateway.answer import AnswerPiece
@@ -18,6 +19,7 @@ from gateway.closed_apis.protocol import (
     ApiUsage,
 )
 from gateway.closed_apis.redaction import Redactor
+from gateway.closed_apis.shared_budget import SharedBudget, SharedCover
 from gateway.errors import BudgetSpent, ClosedApiFailed
 from gateway.pricing import TokenPrice
 from gateway.spending import Budget, Reservation
@@ -49,7 +51,8 @@ def most_nano_usd(
 class ClosedApiClient:
     """Streams answers; every piece but the last costs what the request may cost at most.
 
-    time_left: seconds until the call's deadline; None: it has none.
+    shared: the budget of all gateways, where there is one. time_left: seconds until the call's
+    deadline; None: it has none.
     """
 
     def __init__(
@@ -61,9 +64,11 @@ class ClosedApiClient:
         budget: Budget,
         redactor: Redactor,
         *,
+        shared: SharedBudget | None = None,
         time_left: Callable[[], float | None] = time_left_s,
     ) -> None:
         self._name = name
+        self.shared = shared
         self._settings = settings
         self._protocol = protocol
         self._redactor = redactor
@@ -75,6 +80,10 @@ class ClosedApiClient:
         """Close the connections."""
         await self._protocol.stop()
 
+    def most_nano_usd(self, request: worker_pb2.RunRequest) -> int:
+        """What the request may cost at most."""
+        return most_nano_usd(self.price, request.messages, request.max_output_token_count)
+
     def refusal(
         self, messages: Iterable[routing_pb2.ChatMessage], output_token_count: int
     ) -> BudgetSpent | None:
@@ -83,23 +92,28 @@ class ClosedApiClient:
 
     def reserve(self, request: worker_pb2.RunRequest) -> Reservation:
         """Hold what the request costs at most. Raises BudgetSpent."""
-        return self.budget.reserve(self._most_nano_usd(request))
+        return self.budget.reserve(self.most_nano_usd(request))
 
     async def generate(
-        self, request: worker_pb2.RunRequest, reservation: Reservation
+        self,
+        request: worker_pb2.RunRequest,
+        reservation: Reservation,
+        cover: SharedCover | None = None,
     ) -> AsyncGenerator[AnswerPiece, None]:
-        """Stream the answer. The caller closes the reservation.
+        """Stream the answer. The caller closes the reservation, and the cover after it.
 
         Raises ClosedApiFailed, PromptTooLong, RedactionFailed; BudgetSpent where redacting made the
         request longer, or a lost try left too little for another.
         """
         request = await self._redactor.redact(request)
-        most = self._most_nano_usd(request)
+        most = self.most_nano_usd(request)
         pause_s = FIRST_PAUSE_S
         for retries_left in range(self._settings.max_retries, -1, -1):
             reservation.hold(most)
-            # So that the ledger has it, however this ends.
-            yield _unfinished(reservation)
+            if cover:
+                await cover.extend()
+            # So that the ledger has it, however this ends; who may not pay it can still say so.
+            yield replace(_unfinished(reservation), is_promised=True)
             has_begun = False
             try:
                 async with contextlib.aclosing(self._try(request, reservation)) as pieces:
@@ -157,9 +171,6 @@ class ClosedApiClient:
             cost_nano_usd=reservation.most_nano_usd,
             finish_reason=piece.finish_reason,
         )
-
-    def _most_nano_usd(self, request: worker_pb2.RunRequest) -> int:
-        return most_nano_usd(self.price, request.messages, request.max_output_token_count)
 
     def _wait_s(self, error: ApiRefused | ApiBroken, pause_s: float) -> float | None:
         """Seconds until another try; None: it would not help."""

@@ -11,7 +11,14 @@ from typing import Any
 
 import click
 
-from gateway.fleet_files import check_paths, ledger_url, load_examples, load_quality, load_router
+from gateway.fleet_files import (
+    check_paths,
+    ledger_url,
+    load_examples,
+    load_quality,
+    load_router,
+    redis_url,
+)
 from gateway.identity.opening import check_identity
 from gateway.price_list import load_prices
 from gateway.settings import Settings, load_settings
@@ -109,6 +116,7 @@ def _load(fleet: Path) -> Settings:
         settings = load_settings(fleet)
         load_prices(settings)
         ledger_url(settings.ledger)
+        redis_url(settings.limits)
         load_examples(settings)
         load_router(settings)
         load_quality(settings)

@@ -28,6 +28,8 @@ from gateway.forecast import AnswerForecast, CostForecast
 from gateway.in_use import InUse
 from gateway.ledger import Ledger
 from gateway.ledger_store import LedgerStore
+from gateway.limits.counters import Counters
+from gateway.limits.opening import make_limiter
 from gateway.metrics import Metrics
 from gateway.page.finished import FinishedRequests
 from gateway.price_list import make_counter, stale_names
@@ -60,6 +62,7 @@ class Maker:
         finished: FinishedRequests,
         repeats: Repeats,
         tracing: Tracing,
+        counters: Counters,
     ) -> None:
         self._pool = pool
         self._store = store
@@ -68,6 +71,7 @@ class Maker:
         self._finished = finished
         self._repeats = repeats
         self._tracing = tracing
+        self._counters = counters
         self._encoders = Encoders()
         self._budgets: dict[str, Budget] = {}  # of every closed API that there was
         self._costs: dict[str, float] = {}  # what answers of each model cost, as forecasts have it
@@ -87,7 +91,9 @@ class Maker:
             stack.push_async_callback(self._encoders.give_back, encoder)
             classifier = _make_classifier(settings, files, opened, encoder)
             prices, in_use = _closed_prices(settings, files), InUse()
-            closed_apis = await open_closed_apis(settings, prices, self._store, self._budgets)
+            closed_apis = await open_closed_apis(
+                settings, prices, self._store, self._budgets, self._counters
+            )
             stack.push_async_callback(closed_apis.stop)
             return Configured(
                 settings=settings,
@@ -163,6 +169,7 @@ class Maker:
             self._repeats,
             in_use,
             self._tracing,
+            make_limiter(settings, self._counters, self._store, metrics),
             default_output_token_count=settings.server.default_output_token_count,
             stale_baselines=lambda: stale_names(files.baselines, datetime.now(UTC)),
         )

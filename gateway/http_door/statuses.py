@@ -56,6 +56,13 @@ HTTP_OF: dict[ErrorReason.ValueType, HttpFailure] = {
         401, "authentication_error", "invalid_api_key"
     ),
     ErrorReason.ERROR_REASON_PERMISSION_DENIED: HttpFailure(403, "permission_error"),
+    ErrorReason.ERROR_REASON_RATE_LIMITED: HttpFailure(
+        429, "rate_limit_error", "rate_limit_exceeded"
+    ),
+    ErrorReason.ERROR_REASON_CALLER_BUDGET_SPENT: HttpFailure(
+        429, "insufficient_quota", "insufficient_quota"
+    ),
+    ErrorReason.ERROR_REASON_LIMITS_UNAVAILABLE: HttpFailure(503, UNAVAILABLE),
     ErrorReason.ERROR_REASON_CALLER_SATURATED: HttpFailure(
         429, "rate_limit_error", "rate_limit_exceeded"
     ),

@@ -24,7 +24,7 @@ from gateway.ledger_store.database import Database, retried
 from gateway.ledger_store.folding import first_kept_us, fold_some
 from gateway.ledger_store.migrating import migrate
 from gateway.ledger_store.rows import RequestRow, Sums, WorkerLife
-from gateway.ledger_store.summing import read_sums
+from gateway.ledger_store.summing import read_spent, read_sums
 from gateway.ledger_store.tables import WORKER_LIVES
 from gateway.ledger_store.writing import insert_rows, upsert_lives
 
@@ -117,6 +117,10 @@ class LedgerStore:
         In the keys' order. A folded day is of the time that its first moment is in, wholly.
         """
         return await self._read(partial(read_sums, self.database, start, end, by))
+
+    async def spent_nano_usd(self, caller: str, start: datetime) -> int:
+        """Of a caller's requests that finished since then. start: a day's first moment."""
+        return await self._read(partial(read_spent, self.database, caller, start))
 
     async def lives(self) -> list[WorkerLife]:
         """Every worker's lives, the latest first."""

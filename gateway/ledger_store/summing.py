@@ -63,6 +63,20 @@ def read_sums(
     ]
 
 
+def read_spent(database: Database, caller: str, start: datetime) -> int:
+    """Nano-dollars of a caller's requests that finished since then. start: a day's first moment."""
+    spent = 0
+    with database.begin_read() as connection:
+        for table, moment_us in (
+            (REQUESTS, REQUESTS.c.finished_at_us),
+            (DAILY_SUMS, DAILY_SUMS.c.day * DAY_US),
+        ):
+            cost = sa.func.coalesce(sa.func.sum(table.c.cost_nano_usd), 0)
+            query = sa.select(cost).where(table.c.caller == caller, moment_us >= to_us(start))
+            spent += int(connection.execute(query).scalar_one())
+    return spent
+
+
 def within(start: datetime | None, end: datetime | None) -> sa.ColumnElement[bool]:
     """Requests that finished in [start, end)."""
     return _between(REQUESTS.c.finished_at_us, start, end)

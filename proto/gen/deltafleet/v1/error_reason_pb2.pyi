@@ -87,6 +87,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """PERMISSION_DENIED: the caller is known, but may not call this method or be answered by this
     model. Metadata: scope or model.
     """
+    ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 23
+    """RESOURCE_EXHAUSTED: the caller asks for more in a minute, or at once, than it may. RetryInfo says
+    when there is room; there is none where the request alone is larger than the limit.
+    Metadata: limit (requests_per_minute, tokens_per_minute, concurrent_streams), limit_count.
+    """
+    ERROR_REASON_CALLER_BUDGET_SPENT: _ErrorReason.ValueType  # 24
+    """RESOURCE_EXHAUSTED: the caller's budget of the day or month is spent, or does not hold what the
+    request may cost at most. What was streamed so far stands, and is charged. RetryInfo says when the
+    next UTC day or month begins. Metadata: limit (daily_budget, monthly_budget), limit_nano_usd.
+    """
+    ERROR_REASON_LIMITS_UNAVAILABLE: _ErrorReason.ValueType  # 25
+    """UNAVAILABLE: what the caller has spent is not known, because the store that all gateways share is
+    away. RetryInfo says when to come back.
+    """
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 26
     """ALREADY_EXISTS: the caller gave another request this x-request-id, and it runs or was answered
     of late. Metadata: request_id.
@@ -171,6 +185,20 @@ expired or was revoked.
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 22
 """PERMISSION_DENIED: the caller is known, but may not call this method or be answered by this
 model. Metadata: scope or model.
+"""
+ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 23
+"""RESOURCE_EXHAUSTED: the caller asks for more in a minute, or at once, than it may. RetryInfo says
+when there is room; there is none where the request alone is larger than the limit.
+Metadata: limit (requests_per_minute, tokens_per_minute, concurrent_streams), limit_count.
+"""
+ERROR_REASON_CALLER_BUDGET_SPENT: ErrorReason.ValueType  # 24
+"""RESOURCE_EXHAUSTED: the caller's budget of the day or month is spent, or does not hold what the
+request may cost at most. What was streamed so far stands, and is charged. RetryInfo says when the
+next UTC day or month begins. Metadata: limit (daily_budget, monthly_budget), limit_nano_usd.
+"""
+ERROR_REASON_LIMITS_UNAVAILABLE: ErrorReason.ValueType  # 25
+"""UNAVAILABLE: what the caller has spent is not known, because the store that all gateways share is
+away. RetryInfo says when to come back.
 """
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 26
 """ALREADY_EXISTS: the caller gave another request this x-request-id, and it runs or was answered
