@@ -105,11 +105,11 @@ async def test_a_worker_of_ours_that_other_gateways_filled_is_left_too() -> None
             return all(link.is_ready for link in links)
 
         await until(are_ready)
+        request = to_run("a")
+        request.model = "base"
         with contextlib.ExitStack() as others:
             for _ in range(8):
-                others.enter_context(left.servicer._admission())
-            request = to_run("a")
-            request.model = "base"
+                others.enter_context(left.servicer._admitted(request))
             worker, answer = await answer_of(pool, request)
         await pool.stop()
 
