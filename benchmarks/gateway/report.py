@@ -28,6 +28,7 @@ def render(results: Figures) -> str:
     return template.format(
         goals=goals,
         machine=table(("", ""), [(name, str(one)) for name, one in results["machine"].items()]),
+        busy=_busy(float(results["machine"]["load average before"])),
         round_count=figures["round_count"],
         seconds=figures["seconds"],
         at_once="\n\n".join(_at_once(figures["at_once"])),
@@ -41,6 +42,16 @@ def render(results: Figures) -> str:
         memory=_memory(figures["memory"]),
         aborts=_aborts(figures["aborts"]),
         scrapes=_scrapes(figures["scrapes"]),
+    )
+
+
+def _busy(load: float) -> str:
+    """Where other work shares the cores, times are its times, too."""
+    if load <= 1:
+        return ""
+    return (
+        f"**The machine was busy: {load:g} programs wanted its cores before this began. Times and\n"
+        "answers per second are no verdict then; CPU times and ratios are rough ones.**\n\n"
     )
 
 
