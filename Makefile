@@ -14,7 +14,7 @@ POSTGRES := build/postgres/bin/postgres
 FAKETIME := build/faketime/libfaketime.so.1
 CHROMIUM := build/chromium/bin/chromium
 
-.PHONY: help install demo serve test images test-images monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs soak-costs kill-ledger chaos load load-compare load-results page-screenshot vendor-page clean
+.PHONY: help install demo serve test images test-images monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing conserve-costs soak-costs bench-aborts kill-ledger chaos fuzz load load-compare load-results page-screenshot vendor-page clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -114,6 +114,9 @@ soak-costs: $(INSTALLED) vllm-env ## send traffic of all kinds for twice SOAK_MI
 	$(BIN)/python -m benchmarks.cost_soak --minutes $(SOAK_MINUTES)
 	$(VLLM_VENV)/bin/python -m benchmarks.cost_soak --minutes $(SOAK_MINUTES) --engine vllm
 
+bench-aborts: $(INSTALLED) ## measure how long a request goes on computing after its caller has left; writes gateway/ABORTS.md
+	$(BIN)/python -m benchmarks.aborts
+
 kill-ledger: $(INSTALLED) $(POSTGRES) ## kill the ledger's writers and server, count what is lost; writes gateway/LEDGER.md
 	$(BIN)/python -m benchmarks.ledger_kills
 
@@ -122,6 +125,9 @@ $(FAKETIME):
 
 chaos: $(INSTALLED) $(FAKETIME) ## inject 600 faults under load, count what was promised and broken (20 minutes); writes gateway/CHAOS.md
 	$(BIN)/python -m benchmarks.chaos
+
+fuzz: $(INSTALLED) ## send 200,000 malformed calls and connections, known attacks and 10,000 idle connections (15 minutes); writes gateway/FUZZ.md
+	$(BIN)/python -m benchmarks.fuzz
 
 # SCENARIO: a file of loadtests/scenarios by its name. LOCUST_WORKERS: processes that send; default:
 # one, without a master. HOST: the gRPC address of gateways that run already, METRICS: of their pages.

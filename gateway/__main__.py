@@ -24,6 +24,8 @@ MODULE_OF = {
     "tree": "weights",
     "router": "router",
     "ledger": "ledger",
+    "keys": "keys",
+    "config": "admin",
     "escalation": "escalation",
 }
 

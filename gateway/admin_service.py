@@ -6,13 +6,26 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from deltafleet.v1 import admin_pb2, admin_pb2_grpc
+from gateway.configuration.effective_config import EffectiveConfig
 
 
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
-    """reload: see Reloader."""
+    """config: the one in force. reload: see Reloader."""
 
-    def __init__(self, reload: Callable[[], Awaitable[str]]) -> None:
+    def __init__(
+        self, config: Callable[[], EffectiveConfig], reload: Callable[[], Awaitable[str]]
+    ) -> None:
+        self._config = config
         self._reload = reload
+
+    async def GetConfig(
+        self, request: admin_pb2.GetConfigRequest, context: Any
+    ) -> admin_pb2.GetConfigResponse:
+        """The configuration in force, without its secrets."""
+        found = self._config()
+        answer = admin_pb2.GetConfigResponse(yaml=found.yaml, sha256=found.sha256)
+        answer.loaded_time.FromDatetime(found.loaded)
+        return answer
 
     async def ReloadConfig(
         self, request: admin_pb2.ReloadConfigRequest, context: Any

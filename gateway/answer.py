@@ -32,5 +32,8 @@ class Source(Protocol):
     """What answers one request."""
 
     def generate(self, request: worker_pb2.RunRequest) -> AsyncGenerator[AnswerPiece, None]:
-        """Stream the answer, within the call's deadline."""
+        """Stream the answer, within the call's deadline.
+
+        The first piece is empty: there is a place for it, and all that could refuse it has not.
+        """
         ...

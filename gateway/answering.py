@@ -52,14 +52,18 @@ class Answering:
         route: Route,
         request: worker_pb2.RunRequest,
         settle: Callable[[AnswerPiece], None],
+        *,
+        session: str = "",
+        may_hedge: bool = False,
     ) -> Steps:
         """The route as it stands in the end, then the answer; before it, costs without text.
 
         Between a decision for a closed API and holding its price nothing else may run, or others
         would spend what the decision counted on: so that comes first, before anything is awaited.
-        settle: see PooledSource.
+        settle, session, may_hedge: see PooledSource.
         """
-        pooled = traced(PooledSource(self._pool, settle), self._tracing)
+        source = PooledSource(self._pool, settle, session=session, may_hedge=may_hedge)
+        pooled = traced(source, self._tracing)
         mixture = self._mixtures.get(route.target.name)
         if mixture:
             steps = self._mixture(mixture, route, request, pooled)
@@ -72,10 +76,16 @@ class Answering:
                 yield step
 
     async def _plain(self, route: Route, request: worker_pb2.RunRequest, pooled: Source) -> Steps:
+        """The route is told with the first piece: what is refused was not begun for the caller,
+        whose gRPC library may then ask again by itself.
+        """
+        is_told = False
         with self._source(request, pooled) as source:
-            yield route
             async with contextlib.aclosing(source.generate(request)) as pieces:
                 async for piece in pieces:
+                    if not is_told:
+                        is_told = True
+                        yield route
                     yield piece
 
     async def _mixture(

@@ -21,9 +21,10 @@ from deltafleet.v1 import (
     routing_pb2_grpc,
 )
 from gateway.admin_service import AdminServicer
-from gateway.caller import admit_anybody
+from gateway.caller import Admission
 from gateway.configuration.configured import Configured
 from gateway.configuration.current import Current, CurrentWalk
+from gateway.configuration.effective_config import effective_config
 from gateway.configuration.fleet_file import FleetFile
 from gateway.configuration.making import Maker
 from gateway.configuration.reloading import Reloader
@@ -34,6 +35,7 @@ from gateway.fleet_files import ledger_url
 from gateway.fleet_models import weighed_models
 from gateway.fleet_service import FleetServicer
 from gateway.grpc_door import GrpcDoor
+from gateway.identity.opening import admission, open_identity
 from gateway.ledger_store import BadLedger, LedgerStore
 from gateway.loop_lag import loop_lag_measured
 from gateway.metrics import Metrics
@@ -52,12 +54,14 @@ from gateway.spending_metrics import SpendingCollector
 from gateway.wait_metrics import WaitCollector
 from gateway.worker_lives import LifeRecorder
 from gateway.worker_metrics import WorkerCollector
+from model_pool.admission import Admission as Admissions
 from model_pool.configured_members import ConfiguredMembers
 from model_pool.discovery import Discovery
 from model_pool.file_watch import FileWatch, stamps_of
 from model_pool.pool import Pool
 from model_pool.settings import Pool as PoolSection
 from model_pool.settings import SettingsError
+from model_pool.tls import Connector, make_connector
 from model_pool.tracing import open_tracing
 
 
@@ -75,6 +79,7 @@ class Gateway:
         self._seen = stamps_of(watched_paths(fleet.path, [self._settings]))
         self._watch: FileWatch | None = None
         self._changed = asyncio.Event()
+        self._connector = make_connector(self._settings.pool.tls)
         self._metrics = Metrics()
         self._finished = FinishedRequests()
         self.page_address = ""
@@ -93,7 +98,7 @@ class Gateway:
             await stack.enter_async_context(loop_lag_measured(self._metrics.loop_lag))
             members = self._make_members()
             pool = await self._start_pool(stack, members)
-            discovery = await _start_discovery(stack, self._settings.pool, pool)
+            discovery = await _start_discovery(stack, self._settings.pool, pool, self._connector)
             store = await _open_ledger(stack, self._settings.ledger)
             recorder = LifeRecorder(pool, store)
             recorder.start()
@@ -105,10 +110,12 @@ class Gateway:
             maker.applied(current.now)
             stack.push_async_callback(current.stop)
             self._expect(current, pool)
-            door = self._make_door(pool, store, current, feedback)
+            identity = await open_identity(stack, self._settings.identity)
+            admit = admission(identity, [self._settings.server.listen])
+            door = self._make_door(admit, pool, store, current, feedback)
             change = partial(self._change, current, maker, members, pool, discovery, door)
             reloader = Reloader(self._fleet, current, maker, members, self._metrics, change)
-            admin = AdminServicer(reloader.reload)
+            admin = AdminServicer(lambda: effective_config(current.now), reloader.reload)
             admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, door.server)
             self._open_page(stack, pool, store, current)
             address = await self._open_door(stack, door, pool)
@@ -147,7 +154,7 @@ class Gateway:
 
     def _make_members(self) -> ConfiguredMembers:
         beside = self._fleet.path.resolve().parent
-        return ConfiguredMembers(self._settings.pool, self._reading.text, beside)
+        return ConfiguredMembers(self._settings.pool, self._reading.text, beside, self._connector)
 
     async def _start_pool(
         self, stack: contextlib.AsyncExitStack, members: ConfiguredMembers
@@ -159,6 +166,8 @@ class Gateway:
             wait_s=pool_settings.worker_wait_s,
             on_change=self._changed.set,
             groups={name: group.serves for name, group in pool_settings.discovery.items()},
+            choice=pool_settings,
+            admission=Admissions(pool_settings.admission.thresholds),
         )
         members.start()
         stack.push_async_callback(members.stop)
@@ -167,14 +176,19 @@ class Gateway:
         return pool
 
     def _make_door(
-        self, pool: Pool, store: LedgerStore, current: Current, feedback: Feedback | None
+        self,
+        admit: Admission,
+        pool: Pool,
+        store: LedgerStore,
+        current: Current,
+        feedback: Feedback | None,
     ) -> GrpcDoor:
         walk = CurrentWalk(current)
         inference = InferenceServicer(walk)
         routing = RoutingServicer(walk, feedback, self._metrics)
         models = FleetServicer(current, pool)
         costs = CostServicer(store, lambda: current.now.baselines)
-        door = GrpcDoor(self._settings.server, admit_anybody, self._metrics.call_ended)
+        door = GrpcDoor(self._settings.server, admit, self._metrics.call_ended)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, door.server)
         routing_pb2_grpc.add_RoutingServiceServicer_to_server(routing, door.server)
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(models, door.server)
@@ -244,9 +258,9 @@ def _make_repeats(server: Server, metrics: Metrics) -> Repeats:
 
 
 async def _start_discovery(
-    stack: contextlib.AsyncExitStack, section: PoolSection, pool: Pool
+    stack: contextlib.AsyncExitStack, section: PoolSection, pool: Pool, connector: Connector
 ) -> Discovery:
-    discovery = Discovery(section.discovery, pool)
+    discovery = Discovery(section.discovery, pool, connector=connector)
     discovery.start()
     stack.push_async_callback(discovery.stop)
     return discovery

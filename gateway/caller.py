@@ -33,12 +33,31 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. name: "" where nobody says. models: that it may name or be routed to; None: all."""
+    """Who asks.
+
+    name: "" where nobody says. models: that it may name or be routed to; None: all. is_proven:
+    whether it is who it says, so that what is its own is kept from others.
+    """
 
     name: str = ""
     scopes: frozenset[Scope] = frozenset(Scope)
     models: frozenset[str] | None = None
     limits: Limits = Limits()
+    is_proven: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a caller shows of itself.
+
+    authorization: the text of that header. api_key: of x-api-key. peer_names: in the certificate
+    with which it opened the connection, once that was verified. claimed_name: what it calls itself.
+    """
+
+    authorization: str = ""
+    api_key: str = ""
+    peer_names: tuple[str, ...] = ()
+    claimed_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

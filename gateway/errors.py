@@ -52,3 +52,15 @@ class LedgerUnavailable(FleetError):
     """The ledger's database is away: what happened cannot be accounted for."""
 
     reason = ErrorReason.ERROR_REASON_LEDGER_UNAVAILABLE
+
+
+class Unauthenticated(FleetError):
+    """Nobody that is known: no key, token or certificate, or a wrong one."""
+
+    reason = ErrorReason.ERROR_REASON_UNAUTHENTICATED
+
+
+class PermissionDenied(FleetError):
+    """Somebody that is known asks for what it may not have."""
+
+    reason = ErrorReason.ERROR_REASON_PERMISSION_DENIED

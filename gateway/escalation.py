@@ -42,13 +42,20 @@ class Escalation:
     def covers(self, route: Route) -> bool:
         """Whether this answer is to be weighed: a model that the caller named answers as it can.
 
-        The other one must have been weighed for the prompt too, and meet what the caller asks.
+        The other one must have been weighed for the prompt too, and meet what the caller asks; and
+        the verifier may be asked for this caller.
         """
         return (
             route.reason is not RouteReason.PINNED
             and route.target.name in self.curves
             and any(one.target == self.to and one.qualifies for one in route.candidates)
+            and self._may_verify(route)
         )
+
+    def _may_verify(self, route: Route) -> bool:
+        if self.verifier is None or route.allowed is None:
+            return True
+        return self.verifier.model in route.allowed
 
     def verdict(self, model: str, answer: HeldAnswer, said: Verification) -> Verdict:
         """Whether a model's answer is the caller's. said: by the verifier, where there is one.

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from gateway.confidence import Curve
 from gateway.escalation import Escalation
+from gateway.identity.models import AllowedModels
 from gateway.mixture import DEFAULT_PROMPT, VOTE, Mixture
 from gateway.pricing import to_nano_usd
 from gateway.route_planner import Habits
@@ -83,6 +84,14 @@ def make_escalation(
 def make_verifier(asked: VerifierSettings) -> Verifier:
     """As fleet.yaml has it."""
     return Verifier(asked.model, asked.prompt or VERIFIER_PROMPT, asked.accepts)
+
+
+def make_allowed_models(settings: Settings) -> AllowedModels:
+    """Which models work inside others."""
+    aggregators = {name: {one.aggregator} - {VOTE} for name, one in settings.mixtures.items()}
+    return AllowedModels(
+        {name: {*one.specialists, *aggregators[name]} for name, one in settings.mixtures.items()}
+    )
 
 
 def make_mixtures(settings: Settings) -> dict[str, Mixture]:

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from deltafleet.v1 import fleet_pb2, fleet_pb2_grpc, worker_pb2
+from gateway.caller import current_caller
 from gateway.configuration.configured import Configured
 from gateway.configuration.current import Current
 from gateway.decisions import KINDS
+from gateway.errors import PermissionDenied
 from model_pool.errors import InvalidParameter, UnknownModel
 from model_pool.pool import Pool
 
@@ -26,7 +28,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
     async def ListModels(
         self, request: fleet_pb2.ListModelsRequest, context: Any
     ) -> fleet_pb2.ListModelsResponse:
-        """All models, by name, a page at a time."""
+        """All models that may answer the caller, by name, a page at a time."""
         if not 0 <= request.page_size <= LARGEST_PAGE_SIZE:
             raise InvalidParameter(
                 f"page_size: 0 to {LARGEST_PAGE_SIZE}, not {request.page_size}", field="page_size"
@@ -34,7 +36,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         targets = self._current.now.targets
         if request.page_token and request.page_token not in targets:
             raise InvalidParameter("page_token: not one of ours", field="page_token")
-        names = sorted(name for name in targets if name > request.page_token)
+        names = sorted(name for name in self._usable() if name > request.page_token)
         page = names[: request.page_size or DEFAULT_PAGE_SIZE]
         return fleet_pb2.ListModelsResponse(
             models=self.describe(page),
@@ -47,7 +49,15 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         """One model."""
         if request.model not in self._current.now.targets:
             raise UnknownModel(f"no model is called {request.model!r}", model=request.model)
+        if forbidden := self._refusal(request.model):
+            raise forbidden
         return fleet_pb2.GetModelResponse(model=self.describe([request.model])[0])
+
+    def _usable(self) -> list[str]:
+        return [name for name in self._current.now.targets if self._refusal(name) is None]
+
+    def _refusal(self, model: str) -> PermissionDenied | None:
+        return self._current.now.allowed_models.refusal(model, current_caller.get().models)
 
     def describe(self, names: Iterable[str]) -> list[fleet_pb2.Model]:
         """Those of them that are the fleet's, as the workers know them now."""

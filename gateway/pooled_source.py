@@ -4,55 +4,97 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Coroutine
+import math
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
-from deltafleet.v1 import worker_pb2
+from deltafleet.v1 import inference_pb2, worker_pb2
 from gateway.answer import AnswerPiece
 from gateway.pricing import time_cost_nano_usd
+from model_pool.admission import ask_of
+from model_pool.attempt import Spent
 from model_pool.call import time_left_s
-from model_pool.errors import PoolSaturated
-from model_pool.pool import Lease, Pool
+from model_pool.lease import Lease
+from model_pool.pool import Pool
+
+NOTHING_YET = AnswerPiece("", 0, 0, 0, inference_pb2.FINISH_REASON_UNSPECIFIED)
 
 
 class PooledSource:
-    """A worker, leased for the answer; its busy seconds are priced at the worker's price."""
+    """A worker, leased for the answer; its busy seconds are priced at the worker's price.
 
-    def __init__(self, pool: Pool, settle: Callable[[AnswerPiece], None]) -> None:
-        """settle: told what an answer that was broken off used beyond what its pieces told."""
+    Where a request was given to a second worker, its last piece is charged with what the first one
+    computed.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        settle: Callable[[AnswerPiece], None],
+        *,
+        session: str = "",
+        may_hedge: bool = False,
+    ) -> None:
+        """settle: told what an answer that was broken off used beyond what its pieces told.
+
+        session: see GenerateRequest. may_hedge: whether its answers come whole, so that a second
+        worker may be asked where the first one takes long.
+        """
         self._pool = pool
         self._settle = settle
+        self._session = session
+        self._may_hedge = may_hedge
 
     async def generate(self, request: worker_pb2.RunRequest) -> AsyncGenerator[AnswerPiece, None]:
-        """See Source. Raises what Pool.lease raises."""
-        lease, last = None, worker_pb2.RunResponse()
+        """See Source. Raises what Pool.admitted and Pool.lease raise, then an empty piece comes."""
+        lease, told = None, worker_pb2.RunResponse()
+        key = self._pool.affinity_key(request, self._session)
+        left_s = time_left_s()
         try:
-            async with (
-                self._pool.lease(request.model) as lease,
-                contextlib.aclosing(lease.generate(request, time_left_s())) as responses,
-            ):
-                async for last in responses:
-                    yield _piece(lease, last)
-        except PoolSaturated:
-            lease = None  # nothing of it ran, so that there is no rest
-            raise
+            with self._pool.admitted(
+                ask_of(request), math.inf if left_s is None else left_s
+            ) as stay:
+                async with (
+                    self._pool.lease(request.model, key=key, may_hedge=self._may_hedge) as lease,
+                    contextlib.aclosing(lease.generate(request, time_left_s())) as responses,
+                ):
+                    yield NOTHING_YET
+                    async for response in responses:
+                        self._pool.admission.begin(stay)
+                        piece = _piece(lease, response)
+                        if response.finish_reason and lease.has_others:
+                            piece = _besides(piece, await lease.settle(request, response))
+                        told = response
+                        yield piece
         finally:  # its place is free by now
-            if lease is not None and not last.finish_reason:
-                await _to_its_end(self._tell_rest(lease, request, last))
+            if lease is not None and not told.finish_reason:
+                await _to_its_end(self._tell_rest(lease, request, told))
 
     async def _tell_rest(
-        self, lease: Lease, request: worker_pb2.RunRequest, last: worker_pb2.RunResponse
+        self, lease: Lease, request: worker_pb2.RunRequest, told: worker_pb2.RunResponse
     ) -> None:
-        used = await lease.settle(request)
-        if used is None:
+        spent = await lease.settle(request, told)
+        if not spent:
             return
-        rest = worker_pb2.RunResponse(
-            prompt_token_count=used.prompt_token_count - last.prompt_token_count,
-            output_token_count=used.output_token_count - last.output_token_count,
-            busy_s=used.busy_s - last.busy_s,
-            weights_digest=last.weights_digest,
-        )
-        self._settle(_piece(lease, rest))
+        rest = worker_pb2.RunResponse(weights_digest=told.weights_digest)
+        own = next((one for one in spent if one.worker == lease.worker), None)
+        if own is not None:
+            rest.prompt_token_count, rest.output_token_count = (
+                own.prompt_token_count,
+                own.output_token_count,
+            )
+        self._settle(_besides(_piece(lease, rest), spent))
+
+
+def _besides(piece: AnswerPiece, spent: Sequence[Spent]) -> AnswerPiece:
+    """The piece, charged with more that its request used; tokens are the answer's own."""
+    return replace(
+        piece,
+        cost_nano_usd=piece.cost_nano_usd
+        + sum(time_cost_nano_usd(one.busy_s, one.price_nano_usd_per_hour) for one in spent),
+        busy_s=piece.busy_s + sum(one.busy_s for one in spent),
+    )
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:

@@ -16,6 +16,7 @@ LONGEST_REQUEST_ID_CHARACTER_COUNT = 128  # as the door takes them
 LARGEST_OUTPUT_TOKEN_COUNT = 1_000_000
 LARGEST_STOP_COUNT = 16
 LONGEST_STOP_CHARACTER_COUNT = 256
+LONGEST_SESSION_CHARACTER_COUNT = 128
 LARGEST_SEED = 2**63 - 1
 
 
@@ -48,11 +49,12 @@ def read_conversation(
     """Raises EmptyPrompt, InvalidParameter."""
     if request.prompt and request.messages:
         raise _invalid("prompt", "give a prompt or messages, not both")
+    count = len(request.messages)
+    if count > LARGEST_MESSAGE_COUNT:  # half a million are not even looked at
+        raise _invalid("messages", f"at most {LARGEST_MESSAGE_COUNT}, not {count}")
     messages = tuple(request.messages)
     if not messages:
         messages = (routing_pb2.ChatMessage(role=routing_pb2.ROLE_USER, content=request.prompt),)
-    if len(messages) > LARGEST_MESSAGE_COUNT:
-        raise _invalid("messages", f"at most {LARGEST_MESSAGE_COUNT}, not {len(messages)}")
     _check_messages(messages)
     return Conversation(messages)
 
@@ -114,6 +116,8 @@ def check_sampling(request: inference_pb2.GenerateRequest) -> None:
         raise _invalid("stop", f"at most {LARGEST_STOP_COUNT}, not {len(request.stop)}")
     if any(not 1 <= len(text) <= LONGEST_STOP_CHARACTER_COUNT for text in request.stop):
         raise _invalid("stop", f"each 1 to {LONGEST_STOP_CHARACTER_COUNT} characters")
+    if len(request.session) > LONGEST_SESSION_CHARACTER_COUNT:
+        raise _invalid("session", f"at most {LONGEST_SESSION_CHARACTER_COUNT} characters")
     if request.priority not in inference_pb2.Priority.values():
         raise _invalid("priority", f"not one of ours: {request.priority}")
     if request.model and request.HasField("constraints"):
@@ -127,6 +131,7 @@ def to_run(
     request_id: str,
     model: str,
     default_output_token_count: int,
+    caller: str = "",
 ) -> worker_pb2.RunRequest:
     """The same request as a worker takes it."""
     return worker_pb2.RunRequest(
@@ -139,6 +144,7 @@ def to_run(
         stop=request.stop,
         seed=request.seed if request.HasField("seed") else None,
         priority=request.priority,
+        caller=caller,
     )
 
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from deltafleet.v1 import inference_pb2, routing_pb2
-from gateway.caller import Call
+from gateway.caller import Call, Caller
 from gateway.classifier import Classification, Classifier
 from gateway.forecast import AnswerForecast
+from gateway.identity.models import AllowedModels
 from gateway.metrics import Metrics
 from gateway.requests import Conversation, read_constraints
 from gateway.router import Constraints, Route, Router
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 UNKNOWN = Classification(
     *("", 0.0, False, ()), decided_by="fallback", note="the prompt could not be classified"
 )
+ALL_MODELS = AllowedModels({})
 
 
 Refusal = Callable[[str, Iterable[routing_pb2.ChatMessage], int], FleetError | None]
@@ -51,7 +53,7 @@ class RoutePlanner:
     """Classify and route: what every call begins with.
 
     refusal: why a model cannot be asked now, by its name, the messages and the longest answer in
-    tokens (0: not limited).
+    tokens (0: not limited). allowed_models: says which may answer a caller.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class RoutePlanner:
         habits: Habits,
         metrics: Metrics,
         refusal: Refusal = nothing_refused,
+        allowed_models: AllowedModels = ALL_MODELS,
     ) -> None:
         self._classifier = classifier
         self._router = router
@@ -69,6 +72,7 @@ class RoutePlanner:
         self._habits = habits
         self._metrics = metrics
         self._refusal = refusal
+        self._allowed_models = allowed_models
 
     async def plan(
         self,
@@ -76,7 +80,10 @@ class RoutePlanner:
         conversation: Conversation,
         call: Call,
     ) -> Route:
-        """The route of a conversation. Raises InvalidParameter, NoModelQualifies."""
+        """The route of a conversation. Raises InvalidParameter, NoModelQualifies.
+
+        Raises PermissionDenied where only models would do that may not answer the caller.
+        """
         caller = self._habits.callers.get(call.caller.name, Constraints())
         constraints = read_constraints(request.constraints, caller)
         turns = used_turns(conversation.user_turns)
@@ -88,17 +95,24 @@ class RoutePlanner:
             max_output_token_count=_longest(request),
         )
         longest = _longest(request)
-        expected = replace(
-            expected, refusal=lambda model: self._refusal(model, conversation.messages, longest)
-        )
+        allowed = call.caller.models
+
+        def refusal(model: str) -> FleetError | None:
+            forbidden = self._allowed_models.refusal(model, allowed)
+            return forbidden or self._refusal(model, conversation.messages, longest)
+
+        expected = replace(expected, refusal=refusal)
         route = self._router.route(classification, constraints, expected)
         if len(turns) == 1:  # a conversation that has begun is no place to try things
             route = explored(route, call.request_id, self._habits.exploration)
-        return self._counted(_as_of(route, settled.turn, len(turns)))
+        return self._counted(_as_of(replace(route, allowed=allowed), settled.turn, len(turns)))
 
-    def pinned(self, model: str) -> Route:
-        """The route to the model that the caller named. Raises UnknownModel."""
-        return self._counted(self._router.pinned(model))
+    def pinned(self, model: str, caller: Caller) -> Route:
+        """The route to the model that the caller named. Raises UnknownModel, PermissionDenied."""
+        route = self._router.pinned(model)
+        if forbidden := self._allowed_models.refusal(model, caller.models):
+            raise forbidden
+        return self._counted(replace(route, allowed=caller.models))
 
     async def _classify(self, turns: Sequence[str]) -> Sequence[Classification]:
         try:

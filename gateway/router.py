@@ -119,7 +119,8 @@ class Route:
     """Where a request goes and why.
 
     task: empty where the prompt is out of scope. decided_by, note, row: see Classification.
-    contributions: other answers that the caller's was made after, or from.
+    contributions: other answers that the caller's was made after, or from. allowed: the models that
+    may answer the caller; None: all.
     """
 
     target: Target
@@ -132,6 +133,7 @@ class Route:
     note: str = ""
     row: Floats | None = field(default=None, compare=False, repr=False)
     contributions: tuple[Contribution, ...] = ()
+    allowed: frozenset[str] | None = None
 
 
 class Router:
@@ -197,8 +199,11 @@ class Router:
         if first.refusal:
             base = (one for one in candidates if one.target.kind is ModelKind.BASE)
             first = next(base, first)
+        if first.qualifies and not is_in_scope:
+            return first, RouteReason.OUT_OF_SCOPE
         if first.qualifies:
-            return first, RouteReason.CLASSIFIED if is_in_scope else RouteReason.OUT_OF_SCOPE
+            is_own = first.target.name == name
+            return first, RouteReason.CLASSIFIED if is_own else RouteReason.CONSTRAINED
         able = [one for one in candidates if one.qualifies]
         if able:
             cheapest = min(able, key=lambda one: (one.expected_cost_nano_usd, -one.quality))

@@ -56,7 +56,10 @@ class RoutingServicer(routing_pb2_grpc.RoutingServiceServicer):
         score = read_score(request)
         if self._feedback is None:
             raise FeedbackOff("this fleet keeps no feedback: routing.feedback is not set")
-        model, replaced = await self._feedback.record(request.request_id, score, request.model)
+        caller = current_caller.get()
+        model, replaced = await self._feedback.record(
+            request.request_id, score, request.model, caller.name if caller.is_proven else None
+        )
         self._metrics.feedback.labels(model, "again" if replaced else "first").inc()
         self._metrics.feedback_score.labels(model).inc(score)
         return routing_pb2.RecordFeedbackResponse(model=model, replaced=replaced)

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from pydantic import Field, model_validator
 
 from gateway.closed_apis.configuration import ClosedApi
+from gateway.identity.settings import Identity
 from gateway.mixture import ANSWERS, QUESTION, VOTE
 from gateway.verifier import ANSWER
 from model_pool.settings import (
@@ -22,13 +23,29 @@ from model_pool.settings import (
 )
 
 
+class ServerTls(Section):
+    """TLS of the doors. The files are PEM, and read again when they change."""
+
+    certificate: FleetPath  # and whatever leads from it to an authority that callers know
+    key: FleetPath
+    client_ca: FleetPath | None = None  # then every caller must show a certificate of it
+
+
 class Server(Section):
     """The gRPC door, and the port of the page and /metrics."""
 
     listen: str = "127.0.0.1:7070"
-    metrics: str = "127.0.0.1:9090"
+    metrics: str = "127.0.0.1:9090"  # always plain: keep it where only you reach it
+    tls: ServerTls | None = None  # default: plain text
+    health_listen: str | None = None  # gRPC health alone, always plain, for probes; default: none
     max_message_bytes: int = Field(2**20, ge=1024, le=32 * 2**20)
     default_deadline_s: float = Field(120, gt=0)  # and the longest
+    receive_limit_s: float = Field(30, gt=0)  # until a request has arrived whole
+    connection_limit: int = Field(16_384, ge=1)  # callers' connections; more are closed at once
+    stream_limit: int = Field(1024, ge=1)  # calls at a time on a connection; more wait for it
+    idle_limit_s: float = Field(900, ge=1, le=10**6)  # a connection without calls is closed
+    # A connection is replaced after it, calls on it end first: so callers find new gateways.
+    connection_age_s: float = Field(1800, ge=1, le=10**6)
     default_output_token_count: int = Field(256, ge=1)
     drain_limit_s: float = Field(30, ge=0)
     repeat_keep_s: float = Field(600, ge=0)  # that an answer can be heard again by its x-request-id
@@ -215,12 +232,30 @@ class Settings(PoolSettings):
 
     server: Server = Server()
     routing: Routing = Routing()
-    callers: dict[Name, Caller] = {}  # by what they say in the metadata deltafleet-caller
+    # By the name that was proven (identity), else by what the metadata deltafleet-caller says.
+    callers: dict[Name, Caller] = {}
     baselines: dict[str, Baseline] = {}
     prices: Prices = Prices()
     closed_apis: dict[Name, ClosedApi] = {}
     mixtures: dict[Name, MixtureSettings] = {}
     ledger: Ledger = Ledger()
+    identity: Identity | None = None  # default: anybody who reaches a door may call
+
+    @model_validator(mode="after")
+    def _granted_models_exist(self) -> Self:
+        grants = self.identity.certificates if self.identity else {}
+        others = {*self.closed_apis, *self.mixtures}
+        for name, one in grants.items():
+            named = sorted((one.models or frozenset()) - others)
+            self.check_names(f"identity.certificates.{name}.models", named)
+        return self
+
+    @model_validator(mode="after")
+    def _certificates_are_asked_for(self) -> Self:
+        are_shown = self.server.tls is not None and self.server.tls.client_ca is not None
+        if self.identity and self.identity.certificates and not are_shown:
+            raise ValueError("identity.certificates: nobody asks for one: server.tls.client_ca")
+        return self
 
     @model_validator(mode="after")
     def _fallback_exists(self) -> Self:

@@ -41,10 +41,11 @@ class TracedSource:
             "gen_ai.request.top_p": request.top_p,
         }
         with self._tracing.span(f"chat {request.model}", attributes, kind=SpanKind.CLIENT) as span:
-            last = None
+            last, has_begun = None, False
             async with contextlib.aclosing(self._source.generate(request)) as pieces:
                 async for piece in pieces:
-                    if last is None:
+                    if not has_begun and piece.output_token_count:
+                        has_begun = True
                         span.add_event("first piece")
                     last = piece
                     yield piece

@@ -125,7 +125,7 @@ class Walk:
         self, request: inference_pb2.GenerateRequest, conversation: Conversation, call: Call
     ) -> Route:
         if request.model:
-            return self._planner.pinned(request.model)
+            return self._planner.pinned(request.model, call.caller)
         with self._tracing.span("route") as span:
             route = await self._planner.plan(request, conversation, call)
             tell_route(span, route)
@@ -143,11 +143,14 @@ class Walk:
             request_id=call.request_id,
             model=route.target.name,
             default_output_token_count=self._default_output_token_count,
+            caller=call.caller.name,
         )
         async with self._ledger.entry(
             call.request_id, route, conversation.texts, caller=call.caller.name
         ) as entry:
-            steps = self._answering.answer(route, run, entry.settle)
+            steps = self._answering.answer(
+                route, run, entry.settle, session=request.session, may_hedge=call.is_unary
+            )
             async with contextlib.aclosing(steps):
                 async for step in steps:
                     if isinstance(step, Route):
@@ -164,7 +167,9 @@ class Walk:
             await (to_its_end(finish) if call.has_own_id else finish)
             if self._feedback:
                 name = entry.route.target.name
-                self._feedback.answered(call.request_id, name, route.task, route.row)
+                self._feedback.answered(
+                    call.request_id, name, route.task, route.row, call.caller.name
+                )
             yield Event(summary=_to_summary(entry, self._stale_baselines()))
 
 

@@ -16,6 +16,7 @@ from prometheus_client.utils import floatToGoString
 
 from deltafleet.v1 import worker_pb2
 from gateway.ledger_store import WorkerLife
+from gateway.pool_metrics import collect_pool
 from gateway.pricing import US_PER_HOUR
 from gateway.usd_counter import NANO_PER_USD
 from gateway.worker_lives import life_of
@@ -49,6 +50,7 @@ class WorkerCollector(Collector):
         yield from _counters(told)
         yield from _token_work(told)
         yield _switches(told)
+        yield from collect_pool(self._pool)
 
 
 WORKER = ("worker",)

@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("fleet", type=Path, help="the fleet.yaml")
     parser.add_argument("--worker", default="worker-0", help="its name (default: worker-0)")
     parser.add_argument("--listen", required=True, help="host:port or unix:PATH")
+    parser.add_argument("--health-listen", help="host:port for health alone, without TLS")
     parser.add_argument("--group", help="the group of pool.discovery that it belongs to")
     parser.add_argument(
         "--with-parent", action="store_true", help="stop when standard input is closed"
@@ -92,12 +93,13 @@ async def _serve_until(
         monotonic=time.monotonic,
         wall=time.time,
         tracing=tracing,
+        thresholds=settings.pool.admission.thresholds,
         linger_s=settings.pool.linger_s,
     )
     watch = _watch_files(settings, options, servicer)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, watch.look_now)
     watching = asyncio.create_task(watch.run(seen), name="watch files")
-    door = WorkerDoor(servicer, options.listen)
+    door = WorkerDoor(servicer, options.listen, settings.pool.tls, options.health_listen)
     await door.open()
     stop = asyncio.create_task(stopping.wait(), name="stop signal")
     fault = None

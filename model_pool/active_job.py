@@ -10,6 +10,7 @@ from typing import Any
 
 from model_pool.engine import FinishReason, Job, Piece, Usage, Weights
 from model_pool.errors import EngineFailed
+from model_pool.fair_line import Ask
 from model_pool.log_probability_mean import LogProbabilityMean
 from model_pool.text_stream import TextStream
 from model_pool.token_choice import Chooser
@@ -39,7 +40,7 @@ class ActiveJob:
     ) -> None:
         """entered_s: when it was queued, on the clock of `charge`. on_end: see Engine.
 
-        ahead_count: how many of its model waited then.
+        ahead_count: how many of those that waited then go before it.
         """
         self.job = job
         self._on_end = on_end
@@ -105,6 +106,17 @@ class ActiveJob:
             mean = self._log_probability.value
         digest = self.model.weights.digest
         return Piece(self._new_text, self.usage, digest, self.finish_reason, mean)
+
+    @property
+    def ask(self) -> Ask:
+        """What it is in the line. Its prompt counts once it was read."""
+        return Ask(
+            lane=self.model,
+            caller=self.job.caller,
+            priority=self.job.priority,
+            prompt_token_count=len(self.prompt_ids),
+            output_limit_count=self._limit,
+        )
 
     @property
     def usage(self) -> Usage:

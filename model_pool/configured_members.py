@@ -12,11 +12,11 @@ from typing import Any
 from model_pool.errors import ConfigRefused, DeadlineExceeded, WorkerLost
 from model_pool.local_workers import LocalWorkers
 from model_pool.member import Member
-from model_pool.openai_member import OpenAIMember
 from model_pool.pool import Pool
 from model_pool.settings import Pool as PoolSection
 from model_pool.settings import Worker, member_key
-from model_pool.worker_link import WorkerLink
+from model_pool.tls import Connector
+from model_pool.worker_link import PLAIN, WorkerLink
 
 # To read the specialists' files; what recipes merge is hashed.
 RELOAD_LIMIT_S = 300.0
@@ -40,7 +40,10 @@ class ConfiguredMembers:
     text: of fleet.yaml. beside: where its paths start from.
     """
 
-    def __init__(self, section: PoolSection, text: str, beside: Path) -> None:
+    def __init__(
+        self, section: PoolSection, text: str, beside: Path, connector: Connector = PLAIN
+    ) -> None:
+        self._connector = connector
         self._section = section
         self._local = LocalWorkers(text, beside, section.drain_limit_s)
         self._made_count = 0
@@ -162,12 +165,15 @@ class ConfiguredMembers:
         if server is not None:
             price = section.hardware_of(name).nano_usd_per_hour
             key = member_key(name)
+            from model_pool.openai_member import OpenAIMember  # 20 MB that most fleets do not need
+
             return _Kept(OpenAIMember(name, server, key, price_nano_usd_per_hour=price))
         if worker.address is not None:
-            return _Kept(WorkerLink(name, worker.address))
+            return _Kept(WorkerLink(name, worker.address, connector=self._connector))
         self._made_count += 1
         process = f"{name}.{self._made_count}"
-        return _Kept(WorkerLink(name, self._local.address(process)), process)
+        address = self._local.address(process)
+        return _Kept(WorkerLink(name, address, connector=self._connector), process)
 
     def _later(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

@@ -11,7 +11,8 @@ from functools import partial
 
 from model_pool.pool import Pool
 from model_pool.settings import WorkerGroup
-from model_pool.worker_link import WorkerLink
+from model_pool.tls import Connector
+from model_pool.worker_link import PLAIN, WorkerLink
 
 # host, port → addresses as gRPC takes them; None where nobody can tell at the moment.
 Resolve = Callable[[str, int], Awaitable[frozenset[str] | None]]
@@ -52,12 +53,18 @@ class GroupFinder:
     """
 
     def __init__(
-        self, name: str, group: WorkerGroup, pool: Pool, resolve: Resolve = resolve_addresses
+        self,
+        name: str,
+        group: WorkerGroup,
+        pool: Pool,
+        resolve: Resolve = resolve_addresses,
+        connector: Connector = PLAIN,
     ) -> None:
         self._name = name
         self._group = group
         self._pool = pool
         self._resolve = resolve
+        self._connector = connector
         self._found: dict[str, _Found] = {}
 
     async def run(self) -> None:
@@ -90,7 +97,8 @@ class GroupFinder:
         await asyncio.gather(*map(self._remove, tuple(self._found)))
 
     def _add(self, address: str) -> None:
-        link = WorkerLink(f"{self._name}@{address}", address, self._group.serves)
+        name = f"{self._name}@{address}"
+        link = WorkerLink(name, address, self._group.serves, self._connector)
         self._found[address] = _Found(link)
         log.info("worker_found", extra={"group": self._name, "address": address})
         link.start(partial(self._hear, address))
@@ -121,10 +129,15 @@ class Discovery:
     """A GroupFinder for each group, running."""
 
     def __init__(
-        self, groups: Mapping[str, WorkerGroup], pool: Pool, resolve: Resolve = resolve_addresses
+        self,
+        groups: Mapping[str, WorkerGroup],
+        pool: Pool,
+        resolve: Resolve = resolve_addresses,
+        connector: Connector = PLAIN,
     ) -> None:
         self._finders = {
-            name: GroupFinder(name, group, pool, resolve) for name, group in groups.items()
+            name: GroupFinder(name, group, pool, resolve, connector)
+            for name, group in groups.items()
         }
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -65,9 +65,9 @@ class Sampling:
 class Job:
     """One request for tokens, on a model whose weights are loaded.
 
-    priority, time_left_s (until nobody waits for the answer any more): who goes first where not all
-    can go at once. wants_log_probability: whether the answer's end is to tell the mean logarithm of
-    its tokens' probabilities.
+    priority, caller, time_left_s (until nobody waits for the answer any more): who goes first where
+    not all can go at once. wants_log_probability: whether the answer's end is to tell the mean
+    logarithm of its tokens' probabilities.
     """
 
     request_id: str
@@ -77,6 +77,7 @@ class Job:
     priority: Priority = Priority.STANDARD
     time_left_s: float = math.inf
     wants_log_probability: bool = False
+    caller: str = ""
 
 
 class FinishReason(Enum):

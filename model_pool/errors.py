@@ -70,6 +70,12 @@ class PoolSaturated(FleetError):
     reason = ErrorReason.ERROR_REASON_POOL_SATURATED
 
 
+class CallerSaturated(FleetError):
+    """The caller has more than its share of what the fleet has room for."""
+
+    reason = ErrorReason.ERROR_REASON_CALLER_SATURATED
+
+
 class NoWorkerReady(FleetError):
     """No worker is up."""
 

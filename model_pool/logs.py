@@ -37,10 +37,22 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class WithoutCallersFaults(logging.Filter):
+    """What grpc.aio logs with a traceback, though a caller may do it as often as it likes: send a
+    header that is not UTF-8 (it is logged whole, and a secret may be in it), or leave at the moment
+    in which its answer is sent.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """False for those."""
+        return not str(record.msg).startswith(("Invalid encoding on", "ExecuteBatchError raised"))
+
+
 def start_logging(level: str = "INFO") -> None:
     """Send every logger's lines to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
+    handler.addFilter(WithoutCallersFaults())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for chatty in ("sentence_transformers", "httpx", "httpx2", "transformers"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -31,8 +31,18 @@ class Member(Protocol):
         ...
 
     @property
+    def incarnation(self) -> str:
+        """Of its last word: another one where it was started again; empty before the first word."""
+        ...
+
+    @property
     def is_ready(self) -> bool:
         """Whether it takes requests."""
+        ...
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has stopped saying anything though nothing told that it went away."""
         ...
 
     @property

@@ -32,15 +32,14 @@ class Advance:
 
 
 class ModelBatch:
-    """Waiting, admitted and running jobs of one model. Used by the step thread alone.
+    """Admitted and running jobs of one model. Used by the step thread alone.
 
-    A job is first in `waiting`; `admit` gives it a place; `prefill` reads its prompt and makes it
-    a row; `decode` adds one token to every row.
+    `admit` gives a job a place; `prefill` reads its prompt and makes it a row; `decode` adds one
+    token to every row.
     """
 
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
-        self.waiting: deque[ActiveJob] = deque()
         self._admitted: deque[ActiveJob] = deque()
         self._rows: list[ActiveJob] = []
         self._cache = SlotCache()
@@ -63,17 +62,15 @@ class ModelBatch:
 
     @property
     def is_empty(self) -> bool:
-        return not (self.waiting or self._admitted or self._rows)
+        return not (self._admitted or self._rows)
 
     def jobs(self) -> Iterator[ActiveJob]:
-        """All jobs, waiting ones included."""
+        """All jobs, those included whose prompts were not read yet."""
         yield from self._rows
         yield from self._admitted
-        yield from self.waiting
 
-    def admit(self) -> None:
-        """Give the job that has waited longest a place in the next step."""
-        job = self.waiting.popleft()
+    def admit(self, job: ActiveJob) -> None:
+        """Give the job a place in the next step."""
         job.is_running = True
         self._admitted.append(job)
 
@@ -110,7 +107,6 @@ class ModelBatch:
                 self._cache.remove(row)
                 self._rows[row] = self._rows[-1]
                 self._rows.pop()
-        self.waiting = deque(job for job in self.waiting if job not in cancelled)
         self._admitted = deque(job for job in self._admitted if job not in cancelled)
         return list(cancelled)
 

@@ -107,9 +107,19 @@ class OpenAIMember:
         self._task: asyncio.Task[None] | None = None
 
     @property
+    def incarnation(self) -> str:
+        """See Member."""
+        return self._life.incarnation if self._life else ""
+
+    @property
     def is_ready(self) -> bool:
         """See Member."""
         return self._life is not None and not self._suspected.is_set()
+
+    @property
+    def is_silent(self) -> bool:
+        """See Member: it did not answer the last poll."""
+        return self._life is None
 
     @property
     def serves(self) -> frozenset[str]:

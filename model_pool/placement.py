@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from model_pool.affinity import rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +59,32 @@ class Candidate:
         return self.serves is None or model in self.serves
 
 
-def choose_worker(candidates: Sequence[Candidate], model: str) -> str | None:
-    """The worker for a request: holding the weights, then least busy, then by name.
+def choose_worker(
+    candidates: Sequence[Candidate], model: str, key: str = "", load_factor: float = 1.25
+) -> str | None:
+    """The worker for a request: holding the weights, then the key's own, or least busy, or by name.
 
     A worker that would have to build the weights is taken before a busy one only where the busy
     one has no place left. None: all that serve the model are at their limit.
+
+    key: see affinity.py; empty: none. load_factor: at least 1; a worker has at most so many times
+    the mean, rounded up, before the key's next one is taken (Mirrokni et al. 2016, Consistent
+    hashing with bounded loads, arXiv:1608.01350).
     """
     open_ones = [
         one for one in candidates if one.can_run(model) and one.busy_count < one.limit_count
     ]
     if not open_ones:
         return None
-    best = min(open_ones, key=lambda one: (model not in one.loaded, one.busy_count, one.worker))
-    return best.worker
+    holding = [one for one in open_ones if model in one.loaded] or open_ones
+    if not key or len(holding) == 1:
+        return min(holding, key=lambda one: (one.busy_count, one.worker)).worker
+    most_count = most_busy_count(holding, load_factor)
+    roomy = [one.worker for one in holding if one.busy_count < most_count]
+    return max(roomy, key=lambda worker: rank(key, worker))
+
+
+def most_busy_count(candidates: Sequence[Candidate], load_factor: float) -> int:
+    """What one of them may have when one more request has come; the least busy one has room."""
+    total_count = sum(one.busy_count for one in candidates) + 1
+    return math.ceil(load_factor * total_count / len(candidates))

@@ -4,78 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 
 from deltafleet.v1 import worker_pb2
-from model_pool.errors import (
-    Draining,
-    NoWorkerReady,
-    PoolSaturated,
-    SpecialistUnloadable,
-    WorkerLost,
-)
+from model_pool.admission import Admission, Stay
+from model_pool.affinity import affinity_key
+from model_pool.attempt import Attempt
+from model_pool.breaker import Breakers, BreakerState
+from model_pool.errors import NoWorkerReady, PoolSaturated, SpecialistUnloadable
+from model_pool.fair_line import Ask
+from model_pool.hedging import Hedging
+from model_pool.lease import Lease
 from model_pool.member import RETRY_AFTER_S, Member, Status
 from model_pool.placement import Candidate, choose_worker
+from model_pool.settings import Choice
 from model_pool.settings import Pool as PoolSection
-from model_pool.waits import Wait, Waits
-
-
-class Lease:
-    """The right to run one request on one worker.
-
-    A worker that goes away before its first word is replaced once; after it, never silently. One
-    that refuses because it stops is replaced as often as there is another.
-    """
-
-    def __init__(self, pool: Pool, model: str, wait: Wait) -> None:
-        self._pool = pool
-        self._model = model
-        self._wait = wait
-        self._take()
-
-    def _take(self) -> None:
-        self._member = self._pool.choose(self._model)
-        self._member.in_flight_count += 1
-        self.worker = self._member.name
-        status = self._member.status
-        self.price_nano_usd_per_hour = status.price_nano_usd_per_hour if status else 0
-
-    def release(self) -> None:
-        """Give the place back."""
-        self._member.in_flight_count -= 1
-
-    async def settle(self, request: worker_pb2.RunRequest) -> worker_pb2.SettleRunResponse | None:
-        """All that the request used on the last worker that ran it, where it was broken off."""
-        return await self._member.settle(request)
-
-    async def _move(self) -> None:
-        await self._pool.wait_until_ready(self._model)
-        lost = self._member
-        self._take()
-        lost.in_flight_count -= 1
-
-    async def generate(
-        self, request: worker_pb2.RunRequest, timeout_s: float | None
-    ) -> AsyncGenerator[worker_pb2.RunResponse, None]:
-        """Stream the answer. Raises the worker's own failure, or WorkerLost where it went away."""
-        may_move = True
-        while True:
-            try:
-                async with contextlib.aclosing(self._member.run(request, timeout_s)) as responses:
-                    async for response in responses:
-                        may_move = False
-                        self._wait.end()
-                        yield response
-                return
-            except Draining:  # it did nothing yet
-                self._member.suspect()
-                await self._move()
-            except WorkerLost:
-                self._member.suspect()
-                if not may_move:
-                    raise
-                may_move = False
-                await self._move()
+from model_pool.waits import Waits
 
 
 class Pool:
@@ -84,6 +30,7 @@ class Pool:
     limit_count: requests that one worker runs and queues. wait_s: how long a request waits for a
     worker to be up. on_change: called after every word of a worker, and when one goes out of reach.
     groups: what workers serve that may still be found (discovery.py), by their group; None: all.
+    choice: how a worker is chosen, and when one is left alone.
 
     members is replaced, never changed: others read it from threads of their own. departed: the last
     words of those that left, until somebody has written them down.
@@ -97,16 +44,25 @@ class Pool:
         wait_s: float,
         on_change: Callable[[], None],
         groups: Mapping[str, frozenset[str] | None] | None = None,
+        choice: Choice | None = None,
+        admission: Admission | None = None,
     ) -> None:
+        choice = choice or Choice()
+        self.admission = admission or Admission()
         self.members = {member.name: member for member in members}
         self.departed: list[Status] = []
         self.waits = Waits()
+        self.retries = Counter[str]()
+        self.hedging = Hedging(choice.hedging) if choice.hedging else None
         self._configured = frozenset(self.members)
         self._groups = groups or {}
         self._limit_count = limit_count
         self._wait_s = wait_s
         self._on_change = on_change
         self._heard = asyncio.Event()
+        self._breakers = Breakers(choice.breaker, self.hear)
+        self._affinity = choice.affinity
+        self._expected: dict[Attempt, None] = {}
 
     def start(self) -> None:
         """Begin to listen to the workers."""
@@ -170,53 +126,126 @@ class Pool:
     async def wait_until_ready(self, model: str) -> None:
         """Return when a worker that serves the model takes requests.
 
-        Raises NoWorkerReady after the pool's wait, SpecialistUnloadable at once where all workers
-        are up, none of them serves it, and none that would is still to be found.
+        Raises NoWorkerReady after the pool's wait, or at once where every worker is left alone for
+        a while since its requests fail; SpecialistUnloadable at once where all workers are up, none
+        of them serves it, and none that would is still to be found.
         """
         try:
             async with asyncio.timeout(self._wait_s):
                 while not any(one.can_run(model) for one in self._candidates()):
-                    if self._is_complete(model):
-                        raise SpecialistUnloadable(f"no worker serves {model}", model=model)
-                    self._heard.clear()
-                    await self._heard.wait()
+                    pauses_s = self._pauses_s(model)
+                    self._check_hope(model, pauses_s)
+                    await self._next_word(min(filter(None, pauses_s), default=None))
         except TimeoutError:
-            raise NoWorkerReady(
-                f"no worker that serves {model} is ready", retry_after_s=RETRY_AFTER_S
-            ) from None
+            raise _not_ready(model, RETRY_AFTER_S) from None
+
+    def _check_hope(self, model: str, pauses_s: Sequence[float]) -> None:
+        """Raise where waiting is in vain. pauses_s: of those who serve it and are left alone."""
+        are_up = all(member.is_ready for member in self.members.values())
+        if pauses_s:
+            if are_up and min(pauses_s) > 0:
+                raise _not_ready(model, min(pauses_s))
+            return  # another one comes back, or a probe is under way
+        may_come = any(served is None or model in served for served in self._groups.values())
+        may_come |= any(member.may_come_to_serve(model) for member in self.members.values())
+        if are_up and not may_come:
+            raise SpecialistUnloadable(f"no worker serves {model}", model=model)
+
+    async def _next_word(self, limit_s: float | None) -> None:
+        """Return when something changed, or after limit_s."""
+        self._heard.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._heard.wait()
+
+    def admitted(
+        self, ask: Ask, time_left_s: float = math.inf
+    ) -> contextlib.AbstractContextManager[Stay]:
+        """See Admission.enter: whether the request may come in, before anything is sent."""
+        model = str(ask.lane)
+        ready = [one for one in self.members.values() if one.is_ready]
+        serving = [one for one in ready if one.serves is None or model in one.serves]
+        return self.admission.enter(
+            ask,
+            free_count=self._free_count(ready),
+            free_for_model_count=self._free_count(serving),
+            queued_count=sum(status.queued_count for one in serving if (status := one.status)),
+            time_left_s=time_left_s,
+        )
+
+    def _free_count(self, ready: Sequence[Member]) -> int:
+        """Where no worker is up, as many may wait for one as all of them would take."""
+        if ready:
+            return sum(max(0, self._limit_count - one.in_flight_count) for one in ready)
+        placed_count = sum(one.in_flight_count for one in self.members.values())
+        return max(1, len(self.members)) * self._limit_count - self.admission.count + placed_count
 
     @contextlib.asynccontextmanager
-    async def lease(self, model: str) -> AsyncIterator[Lease]:
+    async def lease(
+        self, model: str, *, key: str = "", may_hedge: bool = False
+    ) -> AsyncIterator[Lease]:
         """A place for one request on the worker that suits the model best.
 
+        key: see affinity.py. may_hedge: whether a second worker may run it, too (hedging.py).
         Raises PoolSaturated at once where every worker that serves it is at its limit, and what
         `wait_until_ready` raises.
         """
         with self.waits.begin(model) as wait:
             await self.wait_until_ready(model)
-            lease = Lease(self, model, wait)
+            lease = Lease(self, model, key, wait, self.hedging if may_hedge else None)
             try:
                 yield lease
             finally:
                 lease.release()
 
-    def choose(self, model: str) -> Member:
-        """The worker for one more request. Raises PoolSaturated."""
-        name = choose_worker(self._candidates(), model)
+    def affinity_key(self, request: worker_pb2.RunRequest, session: str) -> str:
+        """For `lease`. session: the caller's, empty where it names none."""
+        return affinity_key(request, session, self._affinity.prefix_character_count)
+
+    def breaker_state(self, member: Member) -> BreakerState:
+        """What becomes of requests that would go there."""
+        return self._breakers.state(member)
+
+    def take(self, model: str, key: str, avoid: Collection[str] = ()) -> Attempt:
+        """See Places."""
+        candidates = self._candidates(avoid)
+        if avoid and not any(one.can_run(model) for one in candidates):
+            candidates = self._candidates()
+        name = choose_worker(candidates, model, key, self._affinity.load_factor)
         if name is None:
             raise PoolSaturated(
                 f"every worker that serves {model} has {self._limit_count} requests",
                 retry_after_s=RETRY_AFTER_S,
             )
-        return self.members[name]
+        member = self.members[name]
+        return Attempt(member, model, self._breakers.of(member))
 
-    def _is_complete(self, model: str) -> bool:
-        """Whether waiting brings no other worker for the model."""
-        may_come = any(served is None or model in served for served in self._groups.values())
-        may_come |= any(member.may_come_to_serve(model) for member in self.members.values())
-        return not may_come and all(member.is_ready for member in self.members.values())
+    def has_room(self, model: str, avoid: Collection[str]) -> bool:
+        """See Places."""
+        return choose_worker(self._candidates(avoid), model) is not None
 
-    def _candidates(self) -> list[Candidate]:
+    @contextlib.contextmanager
+    def expect(self, attempt: Attempt) -> Iterator[None]:
+        """See Places."""
+        self._expected[attempt] = None
+        try:
+            yield
+        finally:
+            del self._expected[attempt]
+
+    def count_retry(self, reason: str) -> None:
+        """See Places."""
+        self.retries[reason] += 1
+
+    def _pauses_s(self, model: str) -> list[float]:
+        """Of the ready workers that are left alone: how much longer; 0 while one is probed."""
+        return [
+            self._breakers.of(member).pause_left_s
+            for member in self.members.values()
+            if member.is_ready and (member.serves is None or model in member.serves)
+        ]
+
+    def _candidates(self, avoid: Collection[str] = ()) -> list[Candidate]:
         return [
             Candidate(
                 worker=name,
@@ -226,10 +255,24 @@ class Pool:
                 serves=member.serves,
             )
             for name, member in self.members.items()
-            if member.is_ready and (status := member.status) is not None
+            if name not in avoid
+            and member.is_ready
+            and self._breakers.of(member).allows
+            and (status := member.status) is not None
         ]
 
     def hear(self) -> None:
         """Something changed at a member."""
         self._heard.set()
         self._on_change()
+        if any(member.is_silent for member in self.members.values()):
+            self._leave_silent_ones()
+
+    def _leave_silent_ones(self) -> None:
+        for attempt in self._expected:
+            if attempt.member.is_silent and self.has_room(attempt.model, {attempt.worker}):
+                attempt.leave()
+
+
+def _not_ready(model: str, retry_after_s: float) -> NoWorkerReady:
+    return NoWorkerReady(f"no worker that serves {model} is ready", retry_after_s=retry_after_s)

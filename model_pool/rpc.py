@@ -14,12 +14,9 @@ from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import DecodeError, Message
-from google.protobuf.unknown_fields import UnknownFieldSet
 from google.rpc import error_details_pb2, status_pb2
 
 from deltafleet.v1.error_reason_pb2 import ErrorReason
-from model_pool import errors
 from model_pool.call import (
     REQUEST_ID_KEY,
     current_trace,
@@ -30,12 +27,15 @@ from model_pool.call import (
     within,
 )
 from model_pool.errors import FleetError
+from model_pool.receiving import Receiver
 from model_pool.traceparent import sampled_trace_id
 
 DOMAIN = "deltafleet.v1"
 DETAILS_KEY = "grpc-status-details-bin"
 # gRPC itself refuses larger messages before our code sees them, without a reason of ours.
 HARD_LIMIT_BYTES = 64 * 1024 * 1024
+LONGEST_TEXT_BYTES = 1024  # of a failure
+LONGEST_VALUE_BYTES = 256  # of each thing that it names in its metadata
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,10 @@ STATUS_OF: dict[ErrorReason.ValueType, grpc.StatusCode] = {
     ErrorReason.ERROR_REASON_LEDGER_UNAVAILABLE: Code.UNAVAILABLE,
     ErrorReason.ERROR_REASON_CONFIG_REFUSED: Code.FAILED_PRECONDITION,
     ErrorReason.ERROR_REASON_BUDGET_SPENT: Code.RESOURCE_EXHAUSTED,
+    ErrorReason.ERROR_REASON_UNAUTHENTICATED: Code.UNAUTHENTICATED,
+    ErrorReason.ERROR_REASON_PERMISSION_DENIED: Code.PERMISSION_DENIED,
     ErrorReason.ERROR_REASON_REQUEST_ID_REUSED: Code.ALREADY_EXISTS,
+    ErrorReason.ERROR_REASON_CALLER_SATURATED: Code.RESOURCE_EXHAUSTED,
 }
 
 REASON_NAMES = {ErrorReason.Name(reason) for reason in STATUS_OF}
@@ -80,9 +83,9 @@ class Door(grpc.aio.ServerInterceptor):
     """Frames every call of deltafleet.v1.
 
     max_message_bytes: larger requests are refused. default_deadline_s: for calls that bring no
-    deadline, and the longest that any may bring; None: as the caller says. on_begin: takes the full
-    method name and the context before the request is looked at; what it raises refuses the call.
-    on_end: told how each call ended.
+    deadline, and the longest that any may bring; None: as the caller says. receive_limit_s: until a
+    request is whole. on_begin: takes the full method name and the context before the request is
+    read; what it raises refuses the call. on_end: told how each call ended.
     """
 
     def __init__(
@@ -90,10 +93,11 @@ class Door(grpc.aio.ServerInterceptor):
         *,
         max_message_bytes: int,
         default_deadline_s: float | None,
+        receive_limit_s: float | None = None,
         on_begin: OnBegin = _nothing,
         on_end: OnEnd = lambda method, code, reason: None,
     ) -> None:
-        self._max_message_bytes = max_message_bytes
+        self._receiver = Receiver(max_message_bytes=max_message_bytes, limit_s=receive_limit_s)
         self._default_deadline_s = default_deadline_s
         self._on_begin = on_begin
         self._on_end = on_end
@@ -108,59 +112,43 @@ class Door(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Replace the handler of our own services by a framed one."""
+        """Replace the handler of our own services by a framed one, others' by a careful one.
+
+        To gRPC, all of them take a stream of requests: so they begin, and may end, before the
+        first request is there, and read it themselves.
+        """
         handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith(f"/{DOMAIN}."):
-            return handler
-        deserializer = self._careful(handler.request_deserializer)
+        if handler is None:
+            return None
         method = handler_call_details.method
+        if not method.startswith(f"/{DOMAIN}."):
+            return careful(handler, self._receiver)
+        read = self._receiver.reader(handler.request_deserializer)
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                self._stream(handler.unary_stream, method),
-                deserializer,
-                handler.response_serializer,
+            return grpc.stream_stream_rpc_method_handler(
+                self._stream(handler.unary_stream, method), read, handler.response_serializer
             )
-        return grpc.unary_unary_rpc_method_handler(
-            self._unary(handler.unary_unary, method), deserializer, handler.response_serializer
+        return grpc.stream_unary_rpc_method_handler(
+            self._unary(handler.unary_unary, method), read, handler.response_serializer
         )
 
-    def _careful(self, deserialize: Callable[[bytes], Message]) -> Callable[[bytes], Any]:
-        """A deserializer that returns what is wrong: gRPC answers INTERNAL to one that raises."""
-
-        def read(data: bytes) -> Message | FleetError:
-            if len(data) > self._max_message_bytes:
-                return errors.MessageTooLarge(
-                    f"the message has {len(data)} bytes; the limit is {self._max_message_bytes}",
-                    size_bytes=len(data),
-                    limit_bytes=self._max_message_bytes,
-                )
-            try:
-                message = deserialize(data)
-            except (DecodeError, ValueError):
-                return errors.MalformedMessage(
-                    "the bytes are not a message of the expected type, or a text is not UTF-8"
-                )
-            return unknown_field(message) or message
-
-        return read
-
     def _unary(self, behaviour: Handler, method: str) -> Handler:
-        async def handle(request: Message | FleetError, context: Any) -> Any:
+        async def handle(requests: object, context: Any) -> Any:
             async with self._frame(context, method):
-                if isinstance(request, FleetError):
-                    raise request
-                return await behaviour(request, context)
+                return await behaviour(await self._receiver.receive(context), context)
 
         return handle
 
     def _stream(self, behaviour: Handler, method: str) -> Handler:
-        async def handle(request: Message | FleetError, context: Any) -> None:
+        async def handle(requests: object, context: Any) -> None:
             async with self._frame(context, method):
-                if isinstance(request, FleetError):
-                    raise request
+                request = await self._receiver.receive(context)
                 async with contextlib.aclosing(behaviour(request, context)) as responses:
                     async for response in responses:
-                        await context.write(response)
+                        try:
+                            await context.write(response)
+                        except grpc.aio.InternalError:  # the caller has gone
+                            raise asyncio.CancelledError from None
 
         return handle
 
@@ -202,44 +190,74 @@ class Door(grpc.aio.ServerInterceptor):
         return min(limits, default=None)
 
 
-def unknown_field(message: Message, place: str = "") -> FleetError | None:
-    """The first field, at any depth, that this server's protos do not have."""
-    for field in UnknownFieldSet(message):  # type: ignore[attr-defined]
-        name = f"{place}{field.field_number}"
-        return errors.UnknownField(
-            f"{message.DESCRIPTOR.name} has no field number {name}; is the client newer?",
-            field=name,
+def careful(handler: Any, receiver: Receiver) -> Any:
+    """A handler of another service (health, reflection), which bad bytes do not break either."""
+    read = receiver.reader(handler.request_deserializer, is_ours=False)
+    if handler.request_streaming:
+        return grpc.stream_stream_rpc_method_handler(
+            _checked(handler.stream_stream), read, handler.response_serializer
         )
-    for descriptor, value in message.ListFields():
-        if descriptor.message_type is None:
-            continue
-        for part in value if descriptor.is_repeated else (value,):
-            fault = unknown_field(part, f"{place}{descriptor.name}.")
-            if fault is not None:
-                return fault
-    return None
+
+    async def handle(requests: object, context: Any) -> Any:
+        try:
+            request = await receiver.receive(context)
+        except FleetError as error:
+            await abort(context, error, new_request_id())
+        return await (handler.unary_stream or handler.unary_unary)(request, context)
+
+    make = (
+        grpc.stream_stream_rpc_method_handler
+        if handler.response_streaming
+        else grpc.stream_unary_rpc_method_handler
+    )
+    return make(handle, read, handler.response_serializer)
+
+
+def _checked(behaviour: Handler) -> Handler:
+    async def handle(requests: AsyncIterator[Any], context: Any) -> AsyncGenerator[Any, None]:
+        async def good() -> AsyncGenerator[Any, None]:
+            async for request in requests:
+                if isinstance(request, FleetError):
+                    await abort(context, request, new_request_id())
+                yield request
+
+        async with contextlib.aclosing(behaviour(good(), context)) as responses:
+            async for response in responses:
+                yield response
+
+    return handle
 
 
 async def abort(context: Any, error: FleetError, name: str) -> NoReturn:
     """End the call with the error's status, its ErrorInfo and, where waiting helps, RetryInfo."""
     code = STATUS_OF[error.reason]
     number: int = code.value[0]
-    status = status_pb2.Status(code=number, message=error.message)
+    message = _short(error.message, LONGEST_TEXT_BYTES)
+    metadata = {key: _short(value, LONGEST_VALUE_BYTES) for key, value in error.metadata.items()}
+    status = status_pb2.Status(code=number, message=message)
     status.details.add().Pack(
         error_details_pb2.ErrorInfo(
-            reason=ErrorReason.Name(error.reason), domain=DOMAIN, metadata=error.metadata
+            reason=ErrorReason.Name(error.reason), domain=DOMAIN, metadata=metadata
         )
     )
     if error.retry_after_s is not None:
         delay = Duration(nanos=0)
         delay.FromNanoseconds(int(error.retry_after_s * 1e9))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-    await context.abort(
-        code,
-        error.message,
-        ((DETAILS_KEY, status.SerializeToString()), (REQUEST_ID_KEY, name)),
-    )
+    ending = ((DETAILS_KEY, status.SerializeToString()), (REQUEST_ID_KEY, name))
+    try:
+        await context.abort(code, message, ending)
+    except grpc.aio.InternalError:  # the caller has gone
+        raise asyncio.CancelledError from None
     raise AssertionError("abort returned")
+
+
+def _short(text: str, limit_bytes: int) -> str:
+    """Of a status, which is sent in headers: a client takes 8 KiB of them, and text of its own that
+    is repeated to it may be longer than that.
+    """
+    data = text.encode()
+    return text if len(data) <= limit_bytes else f"{data[:limit_bytes].decode(errors='ignore')}..."
 
 
 def _classes(root: type[FleetError]) -> dict[ErrorReason.ValueType, type[FleetError]]:

@@ -26,12 +26,14 @@ from pydantic import (
     model_validator,
 )
 
+from model_pool.admission import Thresholds
 from model_pool.vllm.options import VllmOptions
 
 ENVIRONMENT_PREFIX = "DELTAFLEET_"
 # A worker ignores these: they are the gateway's. A test holds the two lists together.
 GATEWAY_SECTIONS = (
     *("server", "routing", "callers", "baselines", "prices", "closed_apis", "mixtures", "ledger"),
+    "identity",
 )
 BASE_MODEL = "base"
 
@@ -171,8 +173,73 @@ class Switching(Section):
     drain_s: float = Field(5, ge=0)  # what runs may go on so long rather than be computed again
 
 
-class Pool(Section):
-    """How the workers run."""
+class Breaker(Section):
+    """When a worker whose requests fail is left alone for a while; see `breaker.py`."""
+
+    failures: int = Field(5, ge=1)  # so many in a row
+    pause_s: float = Field(1, gt=0)  # the first; twice as long each time that it was in vain
+    longest_pause_s: float = Field(30, gt=0)
+
+    @model_validator(mode="after")
+    def _pauses_grow(self) -> Self:
+        if self.longest_pause_s < self.pause_s:
+            raise ValueError("longest_pause_s is shorter than pause_s")
+        return self
+
+
+class Affinity(Section):
+    """Which requests prefer the same worker, for what its cache has; see `affinity.py`."""
+
+    prefix_character_count: int = Field(256, ge=0)  # the same beginning; 0: only sessions count
+    load_factor: float = Field(1.25, ge=1)  # a preferred worker has at most so many times the mean
+
+
+class Hedging(Section):
+    """When a slow unary request is given to a second worker, too; see `hedging.py`."""
+
+    after_s: float = Field(gt=0)  # without a first word
+    most_share: float = Field(0.05, gt=0, le=1)  # of the requests that may be
+
+
+class Choice(Section):
+    """Which worker a request goes to."""
+
+    breaker: Breaker = Breaker()
+    affinity: Affinity = Affinity()
+    hedging: Hedging | None = None  # default: no request runs twice
+
+
+class Admission(Section):
+    """Who comes in where places are scarce; see `admission.py`. Alone, with 8, a caller gets eight
+    of nine places.
+    """
+
+    interactive: float = Field(16, gt=0)  # a caller's requests, at most, for each free place
+    standard: float = Field(8, gt=0)  # these and interactive ones
+    batch: float = Field(2, gt=0)  # all of them
+    specialist: float = Field(32, gt=0)  # the same for a specialist, of all callers
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """As they are applied."""
+        return Thresholds((self.interactive, self.standard, self.batch), self.specialist)
+
+
+class PoolTls(Section):
+    """Mutual TLS between gateways and workers that are reached over a network.
+
+    Both ends read this section, and only take certificates of `ca`: let it sign nothing else. The
+    files are PEM, and read again when they change.
+    """
+
+    ca: FleetPath
+    certificate: FleetPath  # for server and client authentication where both ends have the same
+    key: FleetPath
+    server_name: str | None = None  # in workers' certificates; default: the worker's address
+
+
+class Pool(Choice):
+    """How the workers run, and are chosen."""
 
     engine: Literal["transformers", "vllm"] = "transformers"
     vllm: VllmOptions | None = None  # passed to vLLM
@@ -185,11 +252,13 @@ class Pool(Section):
     max_queued_count: int = Field(256, ge=0)  # requests that wait, per worker
     context_token_count: int | None = Field(None, ge=2)  # default: the base's own
     thread_count: int | None = Field(None, ge=1)  # of the engine; default: torch's own
+    admission: Admission = Admission()  # shares of the places
     worker_wait_s: float = Field(30, ge=0)  # how long a request waits for a worker to be up
     preload: tuple[Name, ...] = ()  # built at start, in this order
     drain_limit_s: float = Field(30, ge=0)  # what a stopping worker runs may take so long to end
     # What left fleet.yaml is run for so long, for gateways that have not read that yet.
     linger_s: float = Field(120, ge=0)
+    tls: PoolTls | None = None  # default: plain text, for a private network
 
     @model_validator(mode="before")
     @classmethod
@@ -375,7 +444,7 @@ def _override(document: dict[str, Any], environment: Mapping[str, str]) -> None:
 
 
 # Secrets come from the environment only and are never part of fleet.yaml.
-SECRETS = frozenset({"DELTAFLEET_LEDGER_URL", "DELTAFLEET_TRACING_HEADERS"})
+SECRETS = frozenset({"DELTAFLEET_LEDGER_URL", "DELTAFLEET_TRACING_HEADERS", "DELTAFLEET_API_KEY"})
 CLOSED_API_KEY_PREFIX = "DELTAFLEET_CLOSED_API_KEY_"
 MEMBER_KEY_PREFIX = "DELTAFLEET_MEMBER_KEY_"
 

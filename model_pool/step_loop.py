@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from collections.abc import Set as AbstractSet
 
 import torch
@@ -14,6 +14,7 @@ from model_pool.active_job import ActiveJob
 from model_pool.engine import Piece
 from model_pool.engine_time import US_PER_S, Activity, EngineTime
 from model_pool.errors import EngineFailed
+from model_pool.fair_line import FairLine
 from model_pool.model_batch import Advance, ModelBatch
 from model_pool.token_work import TokenWork
 
@@ -27,7 +28,8 @@ class StepLoop:
 
     A step reads prompts or adds a token to answers, never both. Its seconds are divided among its
     jobs by the tokens that it computed for each, so the shares of all jobs add up to the time in
-    which the engine computed.
+    which the engine computed. Who waits for a place gets it as `fair_line.py` says, whichever model
+    it waits for; `model_batch.py` has those with a place.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class StepLoop:
         self._changed = threading.Condition()
         self._inbox: list[ActiveJob] = []
         self._is_stopping = False
+        self._line = FairLine[ActiveJob]()
         self._turns: deque[ModelBatch] = deque()
         self._thread = threading.Thread(target=self._run, name="engine-steps", daemon=True)
 
@@ -86,16 +89,19 @@ class StepLoop:
             self._fail_everything()
 
     def _take_in(self) -> bool:
-        """Move new jobs to their batches, waiting while there is nothing to do.
+        """Move new jobs to the line, waiting while there is nothing to do.
 
         Returns False when the loop is to end.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._is_stopping or self._inbox or self._turns)
+            self._changed.wait_for(self._has_work)
             new_jobs, self._inbox = self._inbox, []
             for job in new_jobs:
-                self._batch_of(job).waiting.append(job)
+                self._line.add(job, job.ask)
             return not self._is_stopping
+
+    def _has_work(self) -> bool:
+        return bool(self._is_stopping or self._inbox or self._turns or self._line)
 
     def _batch_of(self, job: ActiveJob) -> ModelBatch:
         for batch in self._turns:
@@ -108,9 +114,9 @@ class StepLoop:
     def _turn(self) -> None:
         """Give the next model its step: prompts of newcomers, then one token for every row."""
         self._drop_ended()
+        self._admit()
         if not self._turns:
             return
-        self._admit()
         batch = self._turns[0]
         self._turns.rotate(-1)
         if batch.has_prompts:
@@ -120,25 +126,32 @@ class StepLoop:
             self._step(batch, batch.decode, self._work.answered)
 
     def _drop_ended(self) -> None:
+        if cancelled := [job for job in self._line if job.is_cancelled]:
+            for job in cancelled:
+                self._line.remove(job)
+            self._hand_over([(job, None) for job in cancelled])
         for batch in self._turns:
             self._drop(batch)
         self._turns = deque(batch for batch in self._turns if not batch.is_empty)
 
     def _drop(self, batch: ModelBatch) -> None:
         if cancelled := batch.drop_ended():
+            self._end(cancelled)
             self._hand_over([(job, None) for job in cancelled])
 
-    def _admit(self) -> None:
-        """Fill free places: the model with the fewest running jobs first, then by turn.
+    def _end(self, jobs: Sequence[ActiveJob]) -> None:
+        for job in jobs:
+            self._line.end(job)
 
-        So a model with a long queue cannot keep the others out; within a model the queue is FIFO.
-        """
-        free = self._max_running_count - sum(batch.running_count for batch in self._turns)
-        for _ in range(free):
-            queued = [batch for batch in self._turns if batch.waiting]
-            if not queued:
+    def _admit(self) -> None:
+        """Fill free places, in the line's order."""
+        counts: dict[Hashable, int] = {one.model: one.running_count for one in self._turns}
+        for _ in range(self._max_running_count - sum(counts.values())):
+            job = self._line.take(load=lambda model: counts.get(model, 0))
+            if job is None:
                 return
-            min(queued, key=lambda batch: batch.running_count).admit()
+            self._batch_of(job).admit(job)
+            counts[job.model] = counts.get(job.model, 0) + 1
 
     def _step(
         self,
@@ -160,6 +173,7 @@ class StepLoop:
             seconds, failed = self._end_step(began_us), batch.drop_running()
             for job in failed:
                 job.charge(seconds / len(failed), began_us / US_PER_S)
+            self._end(failed)
             self._fail(failed, "the computing of this model failed")
             return
         seconds = self._end_step(began_us)
@@ -175,6 +189,9 @@ class StepLoop:
         deliveries: list[Delivery] = []
         for advance in advances:
             advance.job.charge(seconds * advance.computed_token_count / total, began_s)
+            self._line.use(advance.job, 1)
+            if advance.job.finish_reason is not None:
+                self._line.end(advance.job)
             if (piece := advance.job.take_piece()) is not None:
                 deliveries.append((advance.job, piece))
         if deliveries:
@@ -187,7 +204,8 @@ class StepLoop:
     def _fail_everything(self) -> None:
         with self._changed:
             self._is_stopping = True
-            left = [*self._inbox, *(job for batch in self._turns for job in batch.jobs())]
+            running = [job for batch in self._turns for job in batch.jobs()]
+            left = [*self._inbox, *self._line, *running]
             self._inbox = []
             self._turns.clear()
         self._fail(left, "the engine has stopped")

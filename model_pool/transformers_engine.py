@@ -23,6 +23,7 @@ from model_pool.errors import (
     PromptTooLong,
     UnknownModel,
 )
+from model_pool.fair_line import Ask, count_ahead
 from model_pool.line_forecast import LineForecast
 from model_pool.step_loop import Delivery, StepLoop
 from model_pool.token_work import TokenWork
@@ -30,8 +31,6 @@ from model_pool.token_work import TokenWork
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # When a full queue may have room again: an answer takes about as long.
 RETRY_AFTER_S = 1.0
-# Forecasts are of the middle: of those that would just be in time, half would be late.
-CAUTION = 1.5
 
 
 class TransformersEngine:
@@ -153,7 +152,8 @@ class TransformersEngine:
             raise
         try:
             piece = await _next_piece(active)
-            self._line.started(job.model, active.ahead_count, piece.usage.queue_s or 0.0)
+            waited_s = piece.usage.queue_s or 0.0
+            self._line.started(job.priority.name, active.ahead_count, waited_s)
             while piece.finish_reason is None:
                 yield piece
                 piece = await _next_piece(active)
@@ -164,7 +164,7 @@ class TransformersEngine:
             active.is_cancelled = True
             if active.usage.queue_s is None:
                 waited_s = self._now_s() - active.entered_s
-                self._line.gave_up(job.model, active.ahead_count, waited_s)
+                self._line.gave_up(job.priority.name, active.ahead_count, waited_s)
             self._leave(active)
 
     def report(self) -> EngineReport:
@@ -230,15 +230,10 @@ class TransformersEngine:
         return self._time.now_us() / US_PER_S
 
     def _ahead_count(self, job: Job) -> int:
-        """How many of its model wait. Raises PoolSaturated where they leave it too little time."""
-        count = sum(one.job.model == job.model and not one.is_running for one in self._jobs)
-        needed_s = CAUTION * self._line.total_s(job.model, count)
-        if needed_s > job.time_left_s:
-            raise PoolSaturated(
-                f"{count} requests for {job.model} wait, so that the answer would come too late",
-                retry_after_s=max(RETRY_AFTER_S, needed_s - job.time_left_s),
-                queued_count=count,
-            )
+        """How many go before it. Raises PoolSaturated where they leave it too little time."""
+        waiting = [one.ask for one in self._jobs if not one.is_running]
+        count = count_ahead(waiting, Ask(caller=job.caller, priority=job.priority))
+        self._line.check(job.priority.name, job.model, count, job.time_left_s)
         return count
 
     async def _read(self, active: ActiveJob) -> None:

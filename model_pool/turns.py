@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
 from model_pool.engine import Weights
+from model_pool.fair_line import Ask, FairLine
 from model_pool.switching import (
     Action,
     Policy,
@@ -44,9 +44,10 @@ class Claim:
 
     deadline_s: by the clock of Turns. preemptible: the body of `place` may be broken off and begun
     again. token_count: computed so far, prompt and answer; left_count: still to compute, as far as
-    is known. The owner keeps these two up to date in the body of `place`. must_move: a turn does
-    not end before the owner has said `Turns.moved`: without that, turns shorter than reading the
-    prompts would do the same work again and again.
+    is known; unread_count: of its prompt. The owner keeps these three up to date in the body of
+    `place`. must_move: a turn does not end before the owner has said `Turns.moved`: without that,
+    turns shorter than reading the prompts would do the same work again and again. rank: set with
+    the place; in an engine that has no room for all, the smaller goes first.
     """
 
     weights: Weights
@@ -55,7 +56,10 @@ class Claim:
     preemptible: bool = True
     token_count: int = 0
     left_count: int = 0
+    unread_count: int = 0
+    caller: str = ""
     must_move: bool = False
+    rank: int = 0
     since_s: float = math.inf
     number: int = -1
     is_sent_away: bool = False
@@ -63,12 +67,22 @@ class Claim:
     granted: asyncio.Future[None] | None = None
     slice_end: asyncio.Timeout | None = None
 
+    @property
+    def ask(self) -> Ask:
+        """What it is in the line."""
+        return Ask(
+            lane=self.weights.digest,
+            caller=self.caller,
+            priority=self.priority,
+            prompt_token_count=self.unread_count,
+            output_limit_count=self.left_count,
+        )
+
 
 @dataclass(slots=True)
 class _Line:
-    """Who waits for one set of weights: by priority, then by arrival. Entries may be gone."""
+    """Who waits for one set of weights, summed up."""
 
-    heap: list[tuple[int, int, Claim]] = field(default_factory=list)
     claims: set[Claim] = field(default_factory=set)
     waiting: WaitingLine = field(default_factory=WaitingLine)
     token_count: int = 0
@@ -76,7 +90,6 @@ class _Line:
 
     def add(self, claim: Claim, step_s: float) -> None:
         """step_s: what one more token of it takes."""
-        heapq.heappush(self.heap, (claim.priority, claim.number, claim))
         self.claims.add(claim)
         work_s = claim.left_count * step_s
         request = Waiting(claim.since_s, claim.priority, work_s, claim.deadline_s)
@@ -90,17 +103,12 @@ class _Line:
         self.token_count -= claim.token_count
         self.sum = None
 
-    def pop(self) -> Claim:
-        """The next one; there is one."""
-        while True:
-            claim = heapq.heappop(self.heap)[2]
-            if claim in self.claims:
-                self.remove(claim)
-                return claim
-
 
 class Turns:
-    """Places on the live weights. Weights are named by their digest: equal ones share a turn."""
+    """Places on the live weights. Weights are named by their digest: equal ones share a turn.
+
+    Whose turn it is, `switching.py` says; who of those that wait gets a place, `fair_line.py`.
+    """
 
     def __init__(
         self,
@@ -120,6 +128,8 @@ class Turns:
         self._pace = pace or Pace()
         self._room_token_count = 0
         self._lines: dict[str, _Line] = {}
+        self._fair = FairLine[Claim]()
+        self._grant_count = 0
         self._running: set[Claim] = set()
         self._claim_count = 0
         self._live: str | None = None
@@ -161,8 +171,12 @@ class Turns:
             claim.slice_end = None
             self._leave(claim)
 
-    def moved(self, claim: Claim) -> None:
-        """The request has got on in this turn, which may end now as far as it is concerned."""
+    def moved(self, claim: Claim, output_count: int = 0) -> None:
+        """The request has got on in this turn, which may end now as far as it is concerned.
+
+        output_count: tokens that its answer got more.
+        """
+        self._fair.use(claim, output_count)
         if not claim.has_moved:
             claim.has_moved = True
             if self._draining_since_s is not None:
@@ -199,6 +213,7 @@ class Turns:
         claim.is_sent_away = False
         line = self._lines.setdefault(claim.weights.digest, _Line())
         line.add(claim, self._pace.step_s)
+        self._fair.add(claim, claim.ask, claim.number)
         self._advance()
         try:
             await claim.granted
@@ -207,11 +222,13 @@ class Turns:
                 self._leave(claim)
             elif claim in line.claims:
                 line.remove(claim)
+                self._fair.remove(claim)
                 self._advance()
             raise
 
     def _leave(self, claim: Claim) -> None:
         self._running.remove(claim)
+        self._fair.end(claim)
         if not self._running:
             self._empty.set()
         self._advance()
@@ -238,18 +255,31 @@ class Turns:
 
     def _grant(self) -> int:
         """Give the free places to those who wait for the live weights. Returns how many."""
-        line = self._lines.get(self._live) if self._live is not None else None
         count = 0
-        while line and line.claims and len(self._running) < self._policy.batch_limit_count:
-            claim = line.pop()
+        while len(self._running) < self._policy.batch_limit_count:
+            claim = self._fair.take((self._live,))
+            if claim is None:
+                break
+            self._lines[claim.weights.digest].remove(claim)
             assert claim.granted is not None
-            if not claim.granted.done():  # its caller may just have been cancelled
-                claim.granted.set_result(None)
-                claim.has_moved = not claim.must_move
-                self._running.add(claim)
-                self._empty.clear()
-                count += 1
+            if claim.granted.done():  # its caller may just have been cancelled
+                self._fair.end(claim)
+                continue
+            claim.granted.set_result(None)
+            claim.has_moved = not claim.must_move
+            claim.rank = self._rank(claim)
+            self._running.add(claim)
+            self._empty.clear()
+            count += 1
         return count
+
+    def _rank(self, claim: Claim) -> int:
+        """The order of the places, but that each priority passes a batch of those below it.
+
+        So nobody is passed without end within the engine, either.
+        """
+        self._grant_count += 1
+        return self._grant_count + claim.priority * self._policy.batch_limit_count
 
     async def _begin_turn(self, digest: str) -> None:
         """Send away who runs, switch, let in who waits."""
@@ -288,6 +318,7 @@ class Turns:
 
     def _refuse(self, digest: str, error: Exception) -> None:
         for claim in self._lines.pop(digest, _Line()).claims:
+            self._fair.remove(claim)
             if claim.granted is not None and not claim.granted.done():
                 claim.granted.set_exception(error)
 

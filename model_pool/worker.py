@@ -14,10 +14,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from opentelemetry.trace import SpanKind
 
 from deltafleet.v1 import inference_pb2, routing_pb2, worker_pb2, worker_pb2_grpc
+from model_pool.admission import PRIORITIES, Admission, Thresholds, ask_of
 from model_pool.call import current_trace, request_id, time_left_s
 from model_pool.catalog import Catalog
 from model_pool.engine import Engine, FinishReason, Job, Message, Piece, Role, Sampling
-from model_pool.errors import ConfigRefused, Draining, PoolSaturated
+from model_pool.errors import ConfigRefused, Draining
 from model_pool.residency import Residency
 from model_pool.run_ends import RunEnds, to_settled
 from model_pool.served_models import ServedModels
@@ -33,12 +34,6 @@ ROLES = {
     routing_pb2.ROLE_SYSTEM: Role.SYSTEM,
     routing_pb2.ROLE_USER: Role.USER,
     routing_pb2.ROLE_ASSISTANT: Role.ASSISTANT,
-}
-PRIORITIES = {
-    inference_pb2.PRIORITY_UNSPECIFIED: Priority.STANDARD,
-    inference_pb2.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
-    inference_pb2.PRIORITY_STANDARD: Priority.STANDARD,
-    inference_pb2.PRIORITY_BATCH: Priority.BATCH,
 }
 FINISH_REASONS = {
     FinishReason.STOP: inference_pb2.FINISH_REASON_STOP,
@@ -81,6 +76,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         wall: Callable[[], float],
         tracing: Tracing | None = None,
         linger_s: float = 0.0,
+        thresholds: Thresholds | None = None,
     ) -> None:
         """linger_s: see ServedModels."""
         self._tracing = tracing or Tracing()
@@ -95,7 +91,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self._is_started = asyncio.Event()
         self._retiring: set[asyncio.Task[None]] = set()
         self._state = worker_pb2.WORKER_STATE_STARTING
-        self._admitted_count = 0
+        self._admission = Admission(thresholds)
         self._ends = RunEnds()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -140,7 +136,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         request_id.set(request.request_id)
         weights = self.served.weights(request.model)
         began_s = self._monotonic()
-        with self._trace(request, context), self._admission():
+        with self._trace(request, context), self._admitted(request):
             async with self._residency.hold(weights):
                 held_s = self._monotonic() - began_s
                 on_end = self._ends.begin(request.request_id, request.model)
@@ -238,23 +234,22 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             await asyncio.sleep(WATCH_PAUSE_S)
 
     @contextlib.contextmanager
-    def _admission(self) -> Any:
+    def _admitted(self, request: worker_pb2.RunRequest) -> Iterator[None]:
+        """The gateways refuse, too, but none of them knows what the others sent here.
+
+        Raises Draining, PoolSaturated, CallerSaturated.
+        """
         if self._state == worker_pb2.WORKER_STATE_DRAINING:
             raise Draining(f"worker {self._identity.name} is shutting down")
-        if self._admitted_count >= self._identity.limit_count:
-            raise PoolSaturated(
-                f"worker {self._identity.name} has {self._admitted_count} requests",
-                retry_after_s=1.0,
-            )
-        self._admitted_count += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._admitted_count -= 1
-            if not self._admitted_count:
-                self._idle.set()
-            self.notify()
+        free_count = self._identity.limit_count - self._admission.count
+        with self._admission.enter(ask_of(request), free_count=free_count):
+            self._idle.clear()
+            try:
+                yield
+            finally:
+                if self._admission.count == 1:  # this one, which leaves
+                    self._idle.set()
+                self.notify()
 
     def _retire(self, model: str) -> None:
         """It is served no more; its weights go with its last request."""
@@ -286,7 +281,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 for weights, resident in self._residency.residents()
             ],
             running_count=report.running_count,
-            queued_count=self._admitted_count - report.running_count,
+            queued_count=self._admission.count - report.running_count,
             memory_budget_bytes=self._identity.memory_budget_bytes,
             uptime_s=spent.elapsed_s,
             busy_s=spent.busy_s,
@@ -320,6 +315,7 @@ def _to_job(request: worker_pb2.RunRequest, left_s: float | None) -> Job:
         priority=PRIORITIES.get(request.priority, Priority.STANDARD),
         time_left_s=math.inf if left_s is None else left_s,
         wants_log_probability=request.wants_logprob,
+        caller=request.caller,
     )
 
 

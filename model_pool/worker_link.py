@@ -13,9 +13,12 @@ from deltafleet.v1 import worker_pb2, worker_pb2_grpc
 from model_pool.errors import DeadlineExceeded, FleetError, WorkerLost
 from model_pool.member import RETRY_AFTER_S, Status
 from model_pool.rpc import HARD_LIMIT_BYTES, responses_of, to_failure
+from model_pool.tls import Connector, PlainConnector
 from model_pool.tracing import trace_metadata
 
 RECONNECT_PAUSE_S = 0.1
+SILENCE_LIMIT_S = 6.0  # a worker tells its status every two: a stopped one leaves its stream open
+CERTIFICATE_LOOK_S = 5.0  # between two looks while there is no connection
 SETTLE_LIMIT_S = 5.0  # a step that computes is not interrupted
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", HARD_LIMIT_BYTES),
@@ -28,24 +31,43 @@ CHANNEL_OPTIONS = [
     # Two pools in one process do not share connections.
     ("grpc.use_local_subchannel_pool", 1),
 ]
+PLAIN = PlainConnector()
 log = logging.getLogger(__name__)
 
 
 class WorkerLink:
-    """See Member. address: host:port or unix:PATH. allowed: of what it says that it serves; None
-    for all of it.
+    """See Member.
+
+    address: host:port or unix:PATH. allowed: of what it says that it serves; None for all of it.
+    silence_limit_s: who says nothing for so long is out of reach.
     """
 
-    def __init__(self, name: str, address: str, allowed: frozenset[str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        allowed: frozenset[str] | None = None,
+        connector: Connector = PLAIN,
+        *,
+        silence_limit_s: float = SILENCE_LIMIT_S,
+    ) -> None:
         self.name = name
         self.allowed = allowed
         self.status: Status | None = None
         self.last_word: Status | None = None
         self.descriptions: Mapping[str, worker_pb2.ModelDescription] = {}
         self.in_flight_count = 0
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self._stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
+        self.is_silent = False
+        self._silence_limit_s = silence_limit_s
+        self._address = address
+        self._connector = connector
+        self._connect()
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def incarnation(self) -> str:
+        """See Member."""
+        return self.last_word.incarnation if self.last_word else ""
 
     @property
     def is_ready(self) -> bool:
@@ -72,6 +94,24 @@ class WorkerLink:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self._channel.close()
+
+    def _connect(self) -> None:
+        self._version = self._connector.version
+        self._channel = self._connector.open(self._address, CHANNEL_OPTIONS)
+        self._stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
+
+    async def _until_connected(self) -> None:
+        """Where the certificates are other ones by now, over a new channel: one has the same for
+        its whole life.
+        """
+        while self._version is not None:
+            if self._connector.version != self._version:
+                await self._channel.close()
+                self._connect()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CERTIFICATE_LOOK_S):
+                    await self._channel.channel_ready()
+                    return
 
     def suspect(self) -> None:
         """See Member."""
@@ -125,12 +165,13 @@ class WorkerLink:
     async def _watch(self, on_change: Callable[[], None]) -> None:
         while True:
             try:
+                await self._until_connected()
                 await self._listen(on_change)
             except grpc.aio.AioRpcError as error:
-                if self.status is not None:
-                    log.warning(
-                        "worker_lost", extra={"worker": self.name, "status": error.code().name}
-                    )
+                self._tell_lost(error.code().name)
+            except TimeoutError:
+                self.is_silent = self.last_word is not None
+                self._tell_lost("SILENT")
             self.status = None
             on_change()
             await asyncio.sleep(RECONNECT_PAUSE_S)
@@ -139,14 +180,24 @@ class WorkerLink:
         described = ("", "")
         call = self._stub.WatchStatus(worker_pb2.WatchStatusRequest(), wait_for_ready=True)
         async with contextlib.aclosing(responses_of(call)) as statuses:
-            async for status in statuses:
+            while status := await self._next(statuses):
                 is_ready = status.state == worker_pb2.WORKER_STATE_READY
                 catalog = status.incarnation, status.catalog_digest
                 if is_ready and catalog != described:
                     await self._describe()
                     described = catalog
                 self.status = self.last_word = status
+                self.is_silent = False
                 on_change()
+
+    async def _next(self, statuses: AsyncGenerator[Status, None]) -> Status | None:
+        """None at the end. Raises TimeoutError where none comes."""
+        async with asyncio.timeout(self._silence_limit_s):
+            return await anext(statuses, None)
+
+    def _tell_lost(self, status: str) -> None:
+        if self.status is not None:
+            log.warning("worker_lost", extra={"worker": self.name, "status": status})
 
     async def _describe(self) -> None:
         answer = await self._stub.DescribeModels(worker_pb2.DescribeModelsRequest(), timeout=30)

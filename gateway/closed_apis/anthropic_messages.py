@@ -57,7 +57,7 @@ class AnthropicMessages:
                 async for piece in pieces:
                     yield piece
         except (anthropic.AnthropicError, httpx2.HTTPError) as error:
-            raise fault(error) from error
+            raise fault(error, anthropic) from error
         except NO_EVENT as error:
             raise ApiBroken("what came is no message") from error
 

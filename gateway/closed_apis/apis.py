@@ -7,10 +7,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 
 from deltafleet.v1 import routing_pb2, worker_pb2
 from gateway.answer import AnswerPiece
-from gateway.closed_apis.anthropic_messages import AnthropicMessages
 from gateway.closed_apis.client import ClosedApiClient
 from gateway.closed_apis.configuration import ClosedApi
-from gateway.closed_apis.openai_chat import OpenAIChat
 from gateway.closed_apis.protocol import ApiProtocol
 from gateway.closed_apis.redaction import Redactor, find_hook
 from gateway.errors import BudgetSpent
@@ -18,11 +16,6 @@ from gateway.pricing import TokenPrice
 from gateway.spending import Budget, Reservation
 from model_pool.call import time_left_s
 from model_pool.settings import SettingsError
-
-PROTOCOLS: dict[str, Callable[[ClosedApi, str], ApiProtocol]] = {
-    "openai": OpenAIChat,
-    "anthropic": AnthropicMessages,
-}
 
 
 def open_closed_api(
@@ -39,9 +32,20 @@ def open_closed_api(
         hook = find_hook(settings.redact_hook) if settings.redact_hook else None
     except SettingsError as error:
         raise SettingsError(f"closed_apis.{name}.{error}") from None
-    protocol = PROTOCOLS[settings.kind](settings, key)
+    protocol = _open_protocol(settings, key)
     redactor = Redactor(settings.redact, hook)
     return ClosedApiClient(name, settings, protocol, price, budget, redactor, time_left=time_left)
+
+
+def _open_protocol(settings: ClosedApi, key: str) -> ApiProtocol:
+    # Imported here: each brings the provider's own library, 20 to 40 MB.
+    if settings.kind == "openai":
+        from gateway.closed_apis.openai_chat import OpenAIChat
+
+        return OpenAIChat(settings, key)
+    from gateway.closed_apis.anthropic_messages import AnthropicMessages
+
+    return AnthropicMessages(settings, key)
 
 
 class ReservedAnswer:

@@ -57,7 +57,7 @@ class OpenAIChat:
                 async for piece in pieces:
                     yield piece
         except (openai.OpenAIError, httpx2.HTTPError) as error:
-            raise fault(error) from error
+            raise fault(error, openai) from error
         except NO_CHUNK as error:
             raise ApiBroken("what came is no chat completion") from error
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Protocol
 
-import anthropic
 import httpx2
-import openai
 
 from deltafleet.v1 import inference_pb2, worker_pb2
 
@@ -81,14 +79,29 @@ def timeout(timeout_s: float) -> httpx2.Timeout:
     return httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_LIMIT_S))
 
 
-def fault(error: Exception) -> ApiRefused | ApiBroken:
+class ClientLibrary(Protocol):
+    """What the providers' own libraries have in common. They are large: one is imported if used."""
+
+    @property
+    def APIStatusError(self) -> type[Exception]:
+        """The API's answer was an error; it has a response."""
+        ...
+
+    @property
+    def APIConnectionError(self) -> type[Exception]:
+        """There was no answer."""
+        ...
+
+
+def fault(error: Exception, library: ClientLibrary) -> ApiRefused | ApiBroken:
     """A client library's error in our words. Without the API's own text: it may hold the prompt."""
     kind = type(error).__name__
-    if isinstance(error, openai.APIStatusError | anthropic.APIStatusError):
-        status = error.response.status_code  # an error within a stream comes with the stream's own
+    if isinstance(error, library.APIStatusError):
+        response: httpx2.Response = error.response  # type: ignore[attr-defined]
+        status = response.status_code  # an error within a stream comes with the stream's own
         if status >= 300:
-            return ApiRefused(f"{kind}, status {status}", status, retry_after_s(error.response))
-    if isinstance(error, openai.APIConnectionError | anthropic.APIConnectionError):
+            return ApiRefused(f"{kind}, status {status}", status, retry_after_s(response))
+    if isinstance(error, library.APIConnectionError):
         cause = error.__cause__
         if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
             return ApiRefused(f"no connection: {type(cause).__name__}", None)

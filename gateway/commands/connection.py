@@ -11,22 +11,30 @@ import click
 import grpc
 
 from deltafleet.v1.error_reason_pb2 import ErrorReason
+from gateway.commands.client_channel import chosen_tls, open_channel, tls_options
+from gateway.identity.settings import own_api_key
 from gateway.pricing import to_usd
 from model_pool.rpc import to_failure
 
 Result = TypeVar("Result")
 
-server_option = click.option(
+_address_option = click.option(
     "--server", default="127.0.0.1:7070", show_default=True, help="Address of the gateway."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
+def server_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where the gateway is, and TLS; the key comes from DELTAFLEET_API_KEY."""
+    return _address_option(tls_options(command))
+
+
 def call(server: str, work: Callable[[grpc.aio.Channel], Awaitable[Result]]) -> Result:
     """Run work with a channel to the gateway; a failed call ends the command with exit code 1."""
+    tls = chosen_tls(click.get_current_context())
 
     async def connected() -> Result:
-        async with grpc.aio.insecure_channel(server) as channel:
+        async with open_channel(server, tls, own_api_key()) as channel:
             return await work(channel)
 
     try:

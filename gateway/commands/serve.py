@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 from pathlib import Path
 
 import click
 
 from gateway.fleet_files import check_paths, ledger_url, load_examples, load_quality, load_router
+from gateway.identity.opening import check_identity
 from gateway.price_list import load_prices
 from gateway.settings import Settings, load_settings
 from model_pool.settings import SettingsError
@@ -40,6 +42,9 @@ async def _serve(fleet: Path, server: dict[str, str]) -> None:
     from model_pool.logs import start_logging
 
     start_logging()
+    # Each connection is a descriptor, and many systems begin with 1,024 of them.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     stopping = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stopping.set)
@@ -88,6 +93,7 @@ def _load(fleet: Path) -> Settings:
         load_router(settings)
         load_quality(settings)
         check_paths(settings)
+        check_identity(settings)
     except SettingsError as error:
         raise click.ClickException(str(error)) from None
     return settings

@@ -17,6 +17,7 @@ from gateway.configuration.named_files import NamedFiles
 from gateway.configuration.watched import content_digest, named_paths
 from gateway.fleet_models import (
     descriptions,
+    make_allowed_models,
     make_escalation,
     make_habits,
     make_mixtures,
@@ -37,7 +38,7 @@ from gateway.routing.encoder_files import digest_of
 from gateway.routing.feedback import Feedback
 from gateway.routing.head import BadRouter
 from gateway.routing.labelled import BadLabels
-from gateway.routing.opening import Opened, fit_examples, open_fitted
+from gateway.routing.opening import Opened, fit_examples_apart, open_fitted
 from gateway.settings import Settings
 from gateway.spending import Budget
 from gateway.walk import Walk
@@ -90,8 +91,10 @@ class Maker:
                 files=files,
                 content=content,
                 digest=_digest(settings, content),
+                loaded=datetime.now(UTC),
                 targets=make_targets(settings),
                 descriptions=descriptions(settings),
+                allowed_models=make_allowed_models(settings),
                 opened=opened,
                 closed_apis=closed_apis,
                 walk=self._make_walk(settings, files, classifier, closed_apis, in_use),
@@ -155,6 +158,7 @@ class Maker:
             make_habits(settings),
             metrics,
             closed_apis.refusal,
+            make_allowed_models(settings),
         )
         answering = Answering(
             self._pool,
@@ -214,7 +218,7 @@ def _open_router(settings: Settings, files: NamedFiles) -> Opened:
     try:
         if routing.router is not None:
             return open_fitted(routing.router, files.fitted)
-        return fit_examples(files.examples, routing.encoder)
+        return fit_examples_apart(files.examples, routing.encoder)
     except (BadRouter, BadLabels, OSError) as error:
         place = "routing.encoder" if routing.router is None else "routing.router"
         raise SettingsError(f"{place}: {error}") from error

@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.page.documents import Document, load_static
+from gateway.page.rough_clients import SternH11
 from gateway.page.state import PageState
 
 MOST_CONNECTIONS = 256
@@ -81,13 +82,17 @@ def _answers(document: Callable[[], Awaitable[Document]]) -> Callable[..., Await
 
 
 class _App:
-    """An ASGI application as Starlette knows one: not a function."""
+    """An ASGI application as Starlette knows one: not a function.
+
+    prometheus_client takes every header for UTF-8, and fails at others.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+        headers = [(name, value) for name, value in scope["headers"] if value.isascii()]
+        await self._app({**scope, "headers": headers}, receive, send)
 
 
 class _SafeHeaders:
@@ -126,11 +131,11 @@ class MetricsPort:
             uvicorn.Config(
                 app,
                 loop="asyncio",
-                http="h11",
+                http=SternH11,
                 ws="none",
                 lifespan="on",
                 log_config=None,
-                log_level="warning",
+                log_level="error",  # of a malformed request it would warn, each time
                 access_log=False,
                 server_header=False,
                 limit_concurrency=MOST_CONNECTIONS,

@@ -26,12 +26,13 @@ class Answered:
     """An answer that may be scored.
 
     task: of its prompt; empty: out of scope, or nobody asked. row: float16[dim], the prompt's unit
-    embedding, where one was made.
+    embedding, where one was made. caller: whose it is; empty: nobody's who was known.
     """
 
     model: str
     task: str
     row: Halves | None
+    caller: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,19 +184,23 @@ class Feedback:
         for opinion in await self._store.read():
             self._opinions.add(opinion)
 
-    def answered(self, request_id: str, model: str, task: str, row: Floats | None) -> None:
-        """A request was answered, and may be scored from now on."""
+    def answered(
+        self, request_id: str, model: str, task: str, row: Floats | None, caller: str = ""
+    ) -> None:
+        """A request was answered, and may be scored from now on. caller: whose it is."""
         half = None if row is None else row.astype(np.float16)
-        self._recent.remember(request_id, Answered(model, task, half))
+        self._recent.remember(request_id, Answered(model, task, half, caller))
 
-    async def record(self, request_id: str, score: float, model: str) -> tuple[str, bool]:
+    async def record(
+        self, request_id: str, score: float, model: str, caller: str | None = None
+    ) -> tuple[str, bool]:
         """The model that answered, and whether this replaces an earlier opinion. Durable then.
 
-        model: what the caller thinks that it was; empty: it does not say. Raises UnknownRequest,
-        InvalidParameter.
+        model: what the caller thinks that it was; empty: it does not say. caller: who scores, where
+        that was proven: it knows of its own answers only. Raises UnknownRequest, InvalidParameter.
         """
         answered = self._recent.find(request_id) or self._opinions.find(request_id)
-        if answered is None:
+        if answered is None or caller not in (None, answered.caller):
             raise UnknownRequest(
                 f"no answer to {request_id!r} is remembered here", request_id=request_id
             )

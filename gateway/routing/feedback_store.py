@@ -27,7 +27,11 @@ OPINIONS = sa.Table(
     sa.Column("task", sa.Text, nullable=False),
     sa.Column("score", sa.Float, nullable=False),
     sa.Column("embedding", sa.LargeBinary, nullable=True),  # float16, little-endian
+    sa.Column("caller", sa.Text, nullable=False, server_default=""),
 )
+
+
+ADD_CALLER = "ALTER TABLE opinions ADD COLUMN caller TEXT NOT NULL DEFAULT ''"
 
 
 class FeedbackStore:
@@ -65,6 +69,10 @@ class FeedbackStore:
         self._engine = sa.create_engine(f"sqlite:///{self._path}")
         sa.event.listen(self._engine, "connect", _set_pragmas)
         _metadata.create_all(self._engine)
+        with self._engine.begin() as connection:
+            columns = sa.inspect(connection).get_columns("opinions")
+            if "caller" not in [one["name"] for one in columns]:
+                connection.execute(sa.text(ADD_CALLER))  # the file is from before there were any
 
     def _write(self, opinion: Opinion) -> None:
         answered = opinion.answered
@@ -72,6 +80,7 @@ class FeedbackStore:
             "model": answered.model,
             "task": answered.task,
             "score": opinion.score,
+            "caller": answered.caller,
             "embedding": None if answered.row is None else answered.row.astype("<f2").tobytes(),
         }
         statement = insert(OPINIONS).values(request_id=opinion.request_id, **values)
@@ -87,7 +96,11 @@ class FeedbackStore:
         with self._engine.begin() as connection:
             found = connection.execute(statement).all()
         return [
-            Opinion(one.request_id, Answered(one.model, one.task, _row(one.embedding)), one.score)
+            Opinion(
+                one.request_id,
+                Answered(one.model, one.task, _row(one.embedding), one.caller),
+                one.score,
+            )
             for one in reversed(found)
         ]
 

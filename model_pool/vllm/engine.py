@@ -19,20 +19,24 @@ from model_pool.durations import Durations
 from model_pool.engine import EngineReport, Job, Piece, Usage, Weights
 from model_pool.engine_time import US_PER_S, Activity, EngineTime
 from model_pool.errors import EngineFailed, FleetError, PoolSaturated, UnknownModel, WorkerLost
+from model_pool.fair_line import Ask, count_ahead
+from model_pool.line_forecast import LineForecast
 from model_pool.switching import Policy
 from model_pool.turns import Claim, Turns
 from model_pool.vllm.answer import AnswerProgress
 from model_pool.vllm.deltas import DeltaShelf, read_needs
 from model_pool.vllm.held import HeldSpecialists
-from model_pool.vllm.meter import Account, BusyMeter
+from model_pool.vllm.meter import BusyMeter
 from model_pool.vllm.options import Needs, VllmOptions
 from model_pool.vllm.process import VllmProcess
 from model_pool.vllm.prompt import PromptReader
+from model_pool.vllm.under_way import Answer
 
 logger = logging.getLogger(__name__)
 
 # How often it is looked whether vLLM lives.
 DEATH_INTERVAL_S = 0.5
+LINE = "line"  # of all who wait, in the forecast
 # When a full queue may have room again: an answer takes about as long.
 RETRY_AFTER_S = 1.0
 
@@ -50,34 +54,6 @@ class StartProcess(Protocol):
         thread_count: int | None,
         needs: Needs,
     ) -> Awaitable[VllmProcess]: ...
-
-
-class _Answer:
-    """One job under way. A task of its own fills `pieces`: a caller who reads slowly delays no
-    one, neither the place in the batch nor the next turn.
-    """
-
-    def __init__(
-        self,
-        job: Job,
-        weights: Weights,
-        claim: Claim,
-        request_id: str,
-        entered_s: float,
-        on_end: Callable[[Usage], None] | None,
-    ) -> None:
-        self.job = job
-        self.on_end = on_end
-        self.progress: AnswerProgress | None = None
-        self.weights = weights
-        self.claim = claim
-        self.request_id = request_id
-        self.entered_s = entered_s
-        self.queue_s: float | None = None  # until its first turn
-        self.turn_count = 0
-        self.account = Account()
-        self.pieces: asyncio.Queue[Piece | FleetError] = asyncio.Queue()
-        self.task: asyncio.Task[None] | None = None
 
 
 class VllmEngine:
@@ -127,12 +103,13 @@ class VllmEngine:
             pace=self._meter.pace,
         )
         self._loaded: dict[str, Weights] = {}
-        self._answers: set[_Answer] = set()
+        self._answers: set[Answer] = set()
         self._used: Counter[Weights] = Counter()  # by answers under way
         self._answer_count = 0
         self._is_idle = asyncio.Event()
         self._switch_count = 0
         self._changes = Durations()
+        self._line = LineForecast()
         self._prompts: PromptReader | None = None
         self._process: VllmProcess | None = None
 
@@ -194,8 +171,9 @@ class VllmEngine:
         """Stream the answer. on_end: see Engine.
 
         Raises PromptTooLong, InvalidParameter (the chat template refuses the messages),
-        UnknownModel (not loaded), PoolSaturated (queue full) before the first piece; EngineFailed
-        when the computing failed, WorkerLost when vLLM died.
+        UnknownModel (not loaded), PoolSaturated (the queue is full, or too long for the time that
+        the job has left) before the first piece; EngineFailed when the computing failed, WorkerLost
+        when vLLM died.
         """
         try:
             answer = self._enter(job, on_end)
@@ -206,14 +184,23 @@ class VllmEngine:
         task = answer.task = asyncio.create_task(self._serve(answer), name=answer.request_id)
         task.add_done_callback(lambda _: self._leave(answer))
         try:
-            piece = await _next_piece(answer)
+            piece = await answer.next_piece()
             while piece.finish_reason is None:
                 yield piece
-                piece = await _next_piece(answer)
+                piece = await answer.next_piece()
+            self._learn(answer, piece.usage)
             yield piece
         finally:
             task.cancel()
             await asyncio.wait([task])
+
+    def _learn(self, answer: Answer, usage: Usage) -> None:
+        """What an answer takes of the engine is what those behind it wait for, whoever has a turn;
+        how long one waited says more of the turns.
+        """
+        self._line.took(LINE, usage.busy_s)
+        took_s = self._clock() - answer.entered_s
+        self._line.ended(answer.job.model, took_s - (answer.queue_s or 0.0))
 
     def report(self) -> EngineReport:
         """What is loaded, queued and running, and the seconds since the engine was made."""
@@ -296,7 +283,7 @@ class VllmEngine:
             return WorkerLost("the worker's engine has died", retry_after_s=RETRY_AFTER_S)
         return EngineFailed(what)
 
-    def _enter(self, job: Job, on_end: Callable[[Usage], None] | None) -> _Answer:
+    def _enter(self, job: Job, on_end: Callable[[Usage], None] | None) -> Answer:
         """Count the job as queued. Raises UnknownModel, PoolSaturated."""
         self._started()
         if job.model not in self._loaded:
@@ -308,6 +295,9 @@ class VllmEngine:
                 retry_after_s=RETRY_AFTER_S,
                 queued_count=queued_count,
             )
+        waiting = [one.claim.ask for one in self._answers if one.queue_s is None]
+        ahead_count = count_ahead(waiting, Ask(caller=job.caller, priority=job.priority))
+        self._line.check(LINE, job.model, ahead_count, job.time_left_s)
         self._answer_count += 1
         weights = self._loaded[job.model]
         claim = Claim(
@@ -316,15 +306,16 @@ class VllmEngine:
             deadline_s=self._clock() + job.time_left_s if job.time_left_s < math.inf else math.inf,
             preemptible=job.sampling.temperature == 0 or job.sampling.seed is None,
             left_count=job.sampling.max_output_token_count,
+            caller=job.caller,
             must_move=True,
         )
         request_id = f"{job.request_id}-{self._answer_count}"
-        answer = _Answer(job, weights, claim, request_id, self._clock(), on_end)
+        answer = Answer(job, weights, claim, request_id, self._clock(), on_end)
         self._answers.add(answer)
         self._used[weights] += 1
         return answer
 
-    async def _serve(self, answer: _Answer) -> None:
+    async def _serve(self, answer: Answer) -> None:
         """From the prompt to the last piece, or to the failure in its place."""
         try:
             progress = answer.progress = await self._begin(answer)
@@ -337,7 +328,7 @@ class VllmEngine:
             logger.exception("engine_answer_failed", extra={"model": answer.weights.model})
             answer.pieces.put_nowait(self._failure("the computing of this model failed"))
 
-    def _leave(self, answer: _Answer) -> None:
+    def _leave(self, answer: Answer) -> None:
         """The answer's task has ended. Nobody waits for the piece, or the engine has stopped."""
         if answer.task is not None and answer.task.cancelled():
             answer.pieces.put_nowait(EngineFailed("the engine has stopped"))
@@ -352,13 +343,13 @@ class VllmEngine:
         if not self._answers:
             self._is_idle.set()
 
-    async def _begin(self, answer: _Answer) -> AnswerProgress:
+    async def _begin(self, answer: Answer) -> AnswerProgress:
         """Read the prompt. Raises PromptTooLong, InvalidParameter."""
         assert self._prompts is not None
         context_count, sampling = self.context_token_count, answer.job.sampling
         prompt_ids = await self._prompts.read(answer.job.messages, context_count)
         limit = min(sampling.max_output_token_count, context_count - len(prompt_ids))
-        answer.claim.left_count = limit
+        answer.claim.left_count, answer.claim.unread_count = limit, len(prompt_ids)
         sampling = replace(sampling, max_output_token_count=limit)
         return AnswerProgress(
             answer.weights.digest,
@@ -369,7 +360,7 @@ class VllmEngine:
             wants_log_probability=answer.job.wants_log_probability,
         )
 
-    async def _compute(self, answer: _Answer, progress: AnswerProgress) -> None:
+    async def _compute(self, answer: Answer, progress: AnswerProgress) -> None:
         """Fill `pieces`, to the end or to the end of this turn. The weights are live.
 
         Raises EngineFailed, vLLM's errors.
@@ -385,6 +376,7 @@ class VllmEngine:
             request_id=f"{answer.request_id}-{answer.turn_count}",
             adapter=self._held.adapter(answer.weights),
             wants_log_probabilities=answer.job.wants_log_probability,
+            rank=claim.rank,
         )
         last: Piece | None = None
         self._meter.enter(account)
@@ -402,8 +394,8 @@ class VllmEngine:
                     elif piece is not None:
                         answer.pieces.put_nowait(piece)
                     claim.token_count = len(progress.token_ids)
-                    claim.left_count = progress.left_count
-                    self._turns.moved(claim)
+                    claim.left_count, claim.unread_count = progress.left_count, 0
+                    self._turns.moved(claim, len(output.outputs[0].token_ids))
                     if progress.is_finished:
                         break
         finally:
@@ -411,10 +403,3 @@ class VllmEngine:
             if last is not None:  # it tells all that the request is charged with
                 usage = progress.usage(account.busy_s, answer.queue_s)
                 answer.pieces.put_nowait(replace(last, usage=usage))
-
-
-async def _next_piece(answer: _Answer) -> Piece:
-    delivered = await answer.pieces.get()
-    if isinstance(delivered, FleetError):
-        raise delivered
-    return delivered

@@ -99,6 +99,7 @@ class VllmOptions(BaseModel):
             **chosen,
             "model": str(base),
             "max_num_seqs": running_count,
+            "scheduling_policy": "priority",
             "load_format": LOAD_FORMAT,
             "weight_transfer_config": {"backend": TRANSFER_BACKEND},
             "generation_config": "auto",

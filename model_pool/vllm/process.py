@@ -134,10 +134,12 @@ class VllmProcess:
         request_id: str,
         adapter: HeldAdapter | None = None,
         wants_log_probabilities: bool = False,
+        rank: int = 0,
     ) -> AsyncGenerator[Any, None]:
         """vLLM's RequestOutputs, each with what is new. Closing the generator aborts the request.
 
-        salt: requests share cached prefixes only with those of the same salt.
+        salt: requests share cached prefixes only with those of the same salt. rank: where the cache
+        has no room for all, the smaller goes first, and the greatest is put off.
         wants_log_probabilities: of the tokens of the answer, each at temperature 1.
         """
         outputs: AsyncGenerator[Any, None] = self._llm.generate(
@@ -145,6 +147,7 @@ class VllmProcess:
             _sampling_params(sampling, wants_log_probabilities),
             request_id,
             lora_request=None if adapter is None else _lora_request(adapter),
+            priority=rank,
         )
         return outputs
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,26 @@ def job(prompt: str, model: str = "base", **sampling: Any) -> Job:
     """A job of one user turn; at most 24 tokens unless told."""
     sampling.setdefault("max_output_token_count", 24)
     return Job("test", model, (Message(Role.USER, prompt),), Sampling(**sampling))
+
+
+async def in_order(engine: Engine, first: Job, jobs: Sequence[Job]) -> list[str]:
+    """Ask all once the first answers; the callers of the others as their first pieces come."""
+    order: list[str] = []
+
+    async def ask(asked: Job) -> None:
+        async with aclosing(engine.generate(asked)) as stream:
+            await anext(stream)
+            order.append(asked.caller)
+            async for _ in stream:
+                pass
+
+    async with aclosing(engine.generate(first)) as stream:
+        await anext(stream)
+        tasks = [asyncio.create_task(ask(one)) for one in jobs]
+        async for _ in stream:
+            pass
+    await asyncio.gather(*tasks)
+    return order
 
 
 async def pieces_of(engine: Engine, asked: Job) -> list[Piece]:

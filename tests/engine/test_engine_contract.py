@@ -7,13 +7,20 @@ from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
-from engine.asking import Fleet, StartEngine, answer_of, job, pieces_of
+from engine.asking import Fleet, StartEngine, answer_of, in_order, job, pieces_of
 from engine.reference import Reference
 from engine.tiny_models import CONTEXT_TOKEN_COUNT
 
 from merge_on_load.errors import MergeError
 from model_pool.engine import FinishReason, Job, Message, Role, Sampling, Usage
-from model_pool.errors import EngineFailed, InvalidParameter, PromptTooLong, UnknownModel
+from model_pool.errors import (
+    EngineFailed,
+    InvalidParameter,
+    PoolSaturated,
+    PromptTooLong,
+    UnknownModel,
+)
+from model_pool.switching import Priority
 
 PROMPTS = tuple(f"{'the price of tea, ' * (i % 7)}number {i}" for i in range(40))
 LONG = {"max_output_token_count": 200}
@@ -287,6 +294,54 @@ async def test_shares_of_broken_off_jobs_add_up_too(
 
     assert sum(usage.busy_s for usage in ends) == pytest.approx(busy_s, rel=1e-6)
     assert max(usage.output_token_count for usage in ends) == 40
+
+
+async def test_one_callers_burst_does_not_keep_another_out(start_engine: StartEngine) -> None:
+    noisy = [replace(job(f"noise {i}"), caller="noisy") for i in range(8)]
+    quiet = replace(job("a question"), caller="quiet")
+    async with start_engine(max_running_count=1) as engine:
+        order = await in_order(engine, job("the first one", **LONG), [*noisy, quiet])
+
+    # One of the noisy may be the first that is there when the place is free, and one goes in turn.
+    assert order.index("quiet") <= 2
+
+
+async def test_the_urgent_pass_those_that_wait(start_engine: StartEngine) -> None:
+    jobs = [
+        replace(job(f"{priority.name} {i}"), caller=priority.name, priority=priority)
+        for priority in (Priority.BATCH, Priority.STANDARD, Priority.INTERACTIVE)
+        for i in range(3)
+    ]
+    async with start_engine(max_running_count=1) as engine:
+        order = await in_order(engine, job("the first one", **LONG), jobs)
+
+    # As above, one may have got the place before the others were there.
+    later = [Priority[name] for name in order[1:]]
+    assert later == sorted(later)
+
+
+async def test_who_would_be_late_is_told_before_anything_is_computed(
+    start_engine: StartEngine,
+) -> None:
+    hurried = replace(job("hurry"), time_left_s=1e-9)
+    ends: list[Usage] = []
+    async with start_engine(max_running_count=1) as engine:
+        await asyncio.gather(*(pieces_of(engine, job("learn")) for _ in range(3)))
+        async with aclosing(engine.generate(job("hold on", **LONG))) as stream:
+            await anext(stream)
+            tasks = [asyncio.create_task(pieces_of(engine, job(f"{i}"))) for i in range(3)]
+            await asyncio.sleep(0)
+            with pytest.raises(PoolSaturated, match="too late") as refusal:
+                async with aclosing(engine.generate(hurried, ends.append)) as late:
+                    await anext(late)
+            # Nobody goes before the urgent one: nothing is foretold.
+            urgent = replace(hurried, priority=Priority.INTERACTIVE)
+            assert (await pieces_of(engine, urgent))[-1].finish_reason
+        await asyncio.gather(*tasks)
+
+        assert await pieces_of(engine, hurried), "nobody waits any more"
+    assert (refusal.value.retry_after_s or 0) > 0
+    assert ends == [Usage(0, 0, 0.0)]
 
 
 async def test_drain_returns_when_the_last_job_has_ended(start_engine: StartEngine) -> None:

@@ -200,17 +200,17 @@ async def test_a_deadline_ends_the_call_there_too(mixed: Fleet, server: OpenAISe
     assert failure.code is StatusCode.DEADLINE_EXCEEDED
 
 
-async def test_a_full_server_says_when_to_come_back(mixed: Fleet, server: OpenAIServer) -> None:
+async def test_a_full_server_is_left_for_a_worker_with_room(
+    mixed: Fleet, server: OpenAIServer
+) -> None:
     async def refuse(call: Call) -> None:
         await call.refuse(429, retry_after="7")
 
     server.answer = refuse
-    failure = await refusal(mixed.ask("a", model="sql"))
+    answer = await mixed.ask("a", model="sql", max_output_token_count=1)
 
-    assert failure.code is StatusCode.UNAVAILABLE
-    assert failure.reason == "ERROR_REASON_POOL_SATURATED"
-    assert failure.retry_after_s == 7
-    assert failure.metadata == {"worker": "big-1"}
+    assert answer.summary.worker == "ours"
+    assert len(server.calls) == 1
 
 
 async def test_a_prompt_that_the_server_finds_too_long(mixed: Fleet, server: OpenAIServer) -> None:

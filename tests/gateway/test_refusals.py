@@ -44,6 +44,7 @@ BAD_FIELDS = {
     "empty stop": ({"prompt": "a", "stop": [""]}, "INVALID_PARAMETER"),
     "long stop": ({"prompt": "a", "stop": ["x" * 257]}, "INVALID_PARAMETER"),
     "many stops": ({"prompt": "a", "stop": ["x"] * 17}, "INVALID_PARAMETER"),
+    "long session": ({"prompt": "a", "session": "x" * 129}, "INVALID_PARAMETER"),
     "bad quality": ({"prompt": "a", "constraints": {"min_quality": 1.5}}, "INVALID_PARAMETER"),
     "quality NaN": (
         {"prompt": "a", "constraints": {"min_quality": float("nan")}},

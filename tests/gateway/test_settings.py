@@ -89,6 +89,12 @@ WRONG = {
         {"pool": {"switching": {"amortisation": 0}}},
         "pool.switching.amortisation",
     ),
+    "a breaker that waits less and less": (
+        {"pool": {"breaker": {"pause_s": 2, "longest_pause_s": 1}}},
+        "longest_pause_s is shorter",
+    ),
+    "a load below the mean": ({"pool": {"affinity": {"load_factor": 0.9}}}, "affinity.load_factor"),
+    "a second run of nothing": ({"pool": {"hedging": {"most_share": 0.1}}}, "hedging.after_s"),
     "a quality that nobody asks for": ({"routing": {"quality": "q"}}, "say min_quality too"),
     "a caller's quality above 1": ({"callers": {"app": {"min_quality": 2}}}, "callers.app.min_q"),
     "a caller's budget below 0": ({"callers": {"app": {"max_cost_usd": -1}}}, "callers.app.max_c"),
@@ -191,3 +197,21 @@ def test_a_worker_of_a_group_has_its_models_and_its_price(tmp_path: Path) -> Non
     assert theirs.pool.hardware_of("any-0").nano_usd_per_hour == 2_500_000_000
     with pytest.raises(SettingsError, match="warm"):
         settings.of_group("warm")
+
+
+def test_a_clients_key_is_no_setting(tmp_path: Path) -> None:
+    path, environment = changed(tmp_path), {"DELTAFLEET_API_KEY": "dfk_0_1"}
+    assert "dfk_0_1" not in load(Settings, path, environment=environment).model_dump_json()
+
+
+def test_certificates_of_callers_need_somebody_who_asks_for_them(tmp_path: Path) -> None:
+    identity = {"certificates": {"a.internal": {"caller": "a"}}}
+    for tls in ({}, {"tls": {"certificate": "c", "key": "k"}}):
+        path = changed(tmp_path, identity=identity, server=tls)
+        with pytest.raises(SettingsError, match="client_ca"):
+            load(Settings, path, environment={})
+    identity = {"certificates": {"a.internal": {"caller": "a", "models": ["sql", "poetry"]}}}
+    with pytest.raises(SettingsError, match="poetry"):
+        load(Settings, changed(tmp_path, identity=identity), environment={})
+    with pytest.raises(SettingsError, match="nobody could call"):
+        load(Settings, changed(tmp_path, identity={}), environment={})

@@ -17,6 +17,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from deltafleet.v1 import inference_pb2
+from support.certificates import make_authority
 from support.fleet import DEMO, REPO, Fleet, first_text, rest, running_fleet, until
 
 
@@ -124,6 +125,24 @@ async def test_a_worker_is_found_by_dns_and_drains_before_it_goes(
         async with running_worker("pod-1", address, "--group", "small", **pool):
             again = await fleet.ask("What is 3 plus 4?")
             assert (again.summary.worker, again.text) == ("pod-1", answer.text)
+
+
+async def test_a_worker_over_tls_that_comes_back_with_new_certificates(tmp_path: Path) -> None:
+    address, probes = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    files = make_authority().write(tmp_path, "worker")
+    tls = {"ca": str(files.ca), "certificate": str(files.certificate), "key": str(files.key)}
+    pool = {"pool__workers": [{"name": "far", "address": address}], "pool__tls": tls}
+    far = ("far", address, "--health-listen", probes)
+    async with running_fleet(tmp_path, awaits_workers=False, **pool) as fleet:
+        async with running_worker(*far, **pool):
+            first = await fleet.ask("What is 3 plus 4?")
+            assert first.summary.worker == "far"
+            assert await until_health(address, "GONE"), "nobody is heard in plain text"
+            assert await until_health(probes, "SERVING")
+        make_authority().write(tmp_path, "worker")
+        async with running_worker(*far, **pool):
+            again = await fleet.ask("What is 3 plus 4?")
+            assert (again.summary.worker, again.text) == ("far", first.text)
 
 
 async def test_a_worker_that_is_stopped_while_it_starts_ends_in_good_order(tmp_path: Path) -> None:

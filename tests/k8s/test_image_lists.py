@@ -18,7 +18,8 @@ from support.fleet import REPO
 IMAGES = REPO / "deploy" / "images"
 # What each program imports when it starts, beside what it imports when it is asked for it.
 PROGRAMS = {
-    "gateway": "import gateway.commands.serve, gateway.assembly, onnxruntime, sklearn.linear_model",
+    "gateway": "import gateway.commands.serve, gateway.assembly, gateway.identity.tokens, "
+    "cryptography, onnxruntime, sklearn.linear_model",
     "worker": "import model_pool.__main__, model_pool.transformers_engine, merge_on_load.kernels",
 }
 # Of this environment, where tests and programs lie together.

@@ -134,6 +134,7 @@ async def test_a_worker_out_of_reach_is_told_as_down_and_nothing_else() -> None:
     assert [line for line in told.splitlines() if 'worker="gone"' in line] == [
         'deltafleet_worker_up{worker="gone"} 0.0'
     ]
+    assert registry.get_sample_value("deltafleet_worker_breaker_state", {"worker": "here"}) == 0
     await pool.stop()
 
 

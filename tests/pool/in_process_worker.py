@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from model_pool.catalog import read_catalog
-from model_pool.settings import GATEWAY_SECTIONS, PoolSettings, load
+from model_pool.settings import GATEWAY_SECTIONS, PoolSettings, PoolTls, load
 from model_pool.transformers_engine import TransformersEngine
 from model_pool.worker import WorkerIdentity, WorkerServicer
 from model_pool.worker_door import WorkerDoor
@@ -19,7 +19,7 @@ from support.fleet import DEMO
 class InProcessWorker:
     """address: host:port."""
 
-    def __init__(self, name: str, address: str) -> None:
+    def __init__(self, name: str, address: str, tls: PoolTls | None = None) -> None:
         self.name = name
         self.address = address
         self.engine = TransformersEngine(Path(DEMO).parent / "base", thread_count=1)
@@ -27,7 +27,7 @@ class InProcessWorker:
         self.servicer = WorkerServicer(
             identity, self.engine, monotonic=time.monotonic, wall=time.time
         )
-        self.door = WorkerDoor(self.servicer, address)
+        self.door = WorkerDoor(self.servicer, address, tls)
 
     async def start(self) -> None:
         """Take requests."""
@@ -44,9 +44,11 @@ class InProcessWorker:
 
 
 @contextlib.asynccontextmanager
-async def running_worker(name: str, address: str) -> AsyncIterator[InProcessWorker]:
+async def running_worker(
+    name: str, address: str, tls: PoolTls | None = None
+) -> AsyncIterator[InProcessWorker]:
     """One that serves; stopped at the end, if it was not before."""
-    worker = InProcessWorker(name, address)
+    worker = InProcessWorker(name, address, tls)
     await worker.start()
     try:
         yield worker

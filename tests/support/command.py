@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from dataclasses import dataclass
 
@@ -18,13 +19,14 @@ class Ended:
     errors: str
 
 
-async def run(*arguments: object) -> Ended:
-    """deltafleet ARGUMENTS."""
+async def run(*arguments: object, **variables: str) -> Ended:
+    """deltafleet ARGUMENTS. variables: of the environment, beside those of this process."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway", *map(str, arguments)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=REPO,
+        env=os.environ | variables,
     )
     output, errors = await process.communicate()
     return Ended(process.returncode or 0, output.decode(), errors.decode())

@@ -19,6 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from deltafleet.v1 import (
+    admin_pb2_grpc,
     cost_pb2_grpc,
     fleet_pb2_grpc,
     inference_pb2,
@@ -30,6 +31,7 @@ REPO = Path(__file__).resolve().parents[2]
 DEMO = REPO / "examples" / "demo" / "fleet.yaml"
 START_LIMIT_S = 240.0
 LONG_TOKEN_COUNT = 100
+Connect = Callable[[str], grpc.aio.Channel]
 
 
 @dataclass
@@ -69,6 +71,7 @@ class Fleet:
         self.routing = routing_pb2_grpc.RoutingServiceStub(self.channel)
         self.models = fleet_pb2_grpc.FleetServiceStub(self.channel)
         self.costs = cost_pb2_grpc.CostServiceStub(self.channel)
+        self.admin = admin_pb2_grpc.AdminServiceStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
 
     async def ask(self, prompt: str = "", **fields: object) -> inference_pb2.GenerateResponse:
@@ -115,11 +118,17 @@ class Fleet:
 
 @contextlib.asynccontextmanager
 async def running_fleet(
-    directory: Path, fleet_file: Path = DEMO, *, awaits_workers: bool = True, **overrides: object
+    directory: Path,
+    fleet_file: Path = DEMO,
+    *,
+    awaits_workers: bool = True,
+    connect: Connect = grpc.aio.insecure_channel,
+    **overrides: object,
 ) -> AsyncIterator[Fleet]:
     """Start a fleet with its ledger in `directory`; it is serving when this yields.
 
-    awaits_workers: else it only listens, and says NOT_SERVING until a worker is ready.
+    awaits_workers: else it only listens, and says NOT_SERVING until a worker is ready. connect: its
+    address → a channel.
     overrides: pool__memory_budget_mib=40 becomes DELTAFLEET_POOL__MEMORY_BUDGET_MIB=40.
     """
     ledger = directory / "ledger.sqlite3"
@@ -143,7 +152,7 @@ async def running_fleet(
             first = (await process.stdout.readline()).decode()
             assert "listens on" in first, "".join(lines)
         address = first.split()[-1]
-        async with grpc.aio.insecure_channel(address) as channel:
+        async with connect(address) as channel:
             fleet = Fleet(address, _metrics(lines), ledger, process, channel, lines)
             if awaits_workers:
                 async with asyncio.timeout(START_LIMIT_S):

@@ -204,3 +204,36 @@ async def test_what_was_not_answered_or_by_another_is_refused(tmp_path: Path) ->
         await feedback.record("r1", 1.0, "b")
     assert feedback.corrected(ROW, "sql")("a", 0.5) == 0.5
     await store.close()
+
+
+async def test_an_answer_is_its_callers_also_after_a_restart(tmp_path: Path) -> None:
+    store, feedback = await kept(tmp_path / "feedback.sqlite3")
+    feedback.answered("r1", "a", "sql", ROW, "night")
+    with pytest.raises(UnknownRequest):
+        await feedback.record("r1", 1.0, "", "day")
+    assert await feedback.record("r1", 1.0, "", "night") == ("a", False)
+    await store.close()
+
+    store, feedback = await kept(tmp_path / "feedback.sqlite3")
+    with pytest.raises(UnknownRequest):
+        await feedback.record("r1", 0.0, "", "day")
+    assert await feedback.record("r1", 0.5, "", "night") == ("a", True)
+    assert await feedback.record("r1", 0.5, "") == ("a", True), "where nobody is asked who it is"
+    await store.close()
+
+
+async def test_a_file_from_before_callers_were_known_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.sqlite3"
+    with contextlib.closing(sqlite3.connect(path)) as old:
+        old.execute(
+            "CREATE TABLE opinions (row INTEGER PRIMARY KEY, request_id TEXT NOT NULL UNIQUE,"
+            " model TEXT NOT NULL, task TEXT NOT NULL, score FLOAT NOT NULL, embedding BLOB)"
+        )
+        old.execute("INSERT INTO opinions VALUES (1, 'r1', 'a', 'sql', 0.5, NULL)")
+        old.commit()
+    for _ in range(2):
+        store, feedback = await kept(path)
+        assert await feedback.record("r1", 1.0, "") == ("a", True)
+        with pytest.raises(UnknownRequest):
+            await feedback.record("r1", 1.0, "", "somebody")
+        await store.close()

@@ -22,19 +22,24 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x64\x65ltafleet/v1/admin.proto\x12\rdeltafleet.v1\"\x15\n\x13ReloadConfigRequest\"&\n\x14ReloadConfigResponse\x12\x0e\n\x06sha256\x18\x01 \x01(\t2g\n\x0c\x41\x64minService\x12W\n\x0cReloadConfig\x12\".deltafleet.v1.ReloadConfigRequest\x1a#.deltafleet.v1.ReloadConfigResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x64\x65ltafleet/v1/admin.proto\x12\rdeltafleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetConfigRequest\"b\n\x11GetConfigResponse\x12\x0c\n\x04yaml\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12/\n\x0bloaded_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x15\n\x13ReloadConfigRequest\"&\n\x14ReloadConfigResponse\x12\x0e\n\x06sha256\x18\x01 \x01(\t2\xb7\x01\n\x0c\x41\x64minService\x12N\n\tGetConfig\x12\x1f.deltafleet.v1.GetConfigRequest\x1a .deltafleet.v1.GetConfigResponse\x12W\n\x0cReloadConfig\x12\".deltafleet.v1.ReloadConfigRequest\x1a#.deltafleet.v1.ReloadConfigResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'deltafleet.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RELOADCONFIGREQUEST']._serialized_start=44
-  _globals['_RELOADCONFIGREQUEST']._serialized_end=65
-  _globals['_RELOADCONFIGRESPONSE']._serialized_start=67
-  _globals['_RELOADCONFIGRESPONSE']._serialized_end=105
-  _globals['_ADMINSERVICE']._serialized_start=107
-  _globals['_ADMINSERVICE']._serialized_end=210
+  _globals['_GETCONFIGREQUEST']._serialized_start=77
+  _globals['_GETCONFIGREQUEST']._serialized_end=95
+  _globals['_GETCONFIGRESPONSE']._serialized_start=97
+  _globals['_GETCONFIGRESPONSE']._serialized_end=195
+  _globals['_RELOADCONFIGREQUEST']._serialized_start=197
+  _globals['_RELOADCONFIGREQUEST']._serialized_end=218
+  _globals['_RELOADCONFIGRESPONSE']._serialized_start=220
+  _globals['_RELOADCONFIGRESPONSE']._serialized_end=258
+  _globals['_ADMINSERVICE']._serialized_start=261
+  _globals['_ADMINSERVICE']._serialized_end=444
 # @@protoc_insertion_point(module_scope)

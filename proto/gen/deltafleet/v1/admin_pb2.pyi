@@ -5,6 +5,7 @@ isort:skip_file
 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -15,6 +16,57 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+@_typing.final
+class GetConfigRequest(_message.Message):
+    """Asks for the configuration in force."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetConfigRequest: _TypeAlias = GetConfigRequest  # noqa: Y015
+
+@_typing.final
+class GetConfigResponse(_message.Message):
+    """The configuration in force."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    YAML_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    LOADED_TIME_FIELD_NUMBER: _builtins.int
+    yaml: _builtins.str
+    """YAML in the form of fleet.yaml: every value that holds, also the defaults. In place of a secret,
+    a hash of one, or a password within a URL it says "(set)".
+    """
+    sha256: _builtins.str
+    """Names it and the files that it names: SHA-256 in hex, as in the metric deltafleet_config_info."""
+    @_builtins.property
+    def loaded_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was read."""
+
+    def __init__(
+        self,
+        *,
+        yaml: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        loaded_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["loaded_time", b"loaded_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loaded_time", b"loaded_time", "sha256", b"sha256", "yaml", b"yaml"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetConfigResponse: _TypeAlias = GetConfigResponse  # noqa: Y015
 
 @_typing.final
 class ReloadConfigRequest(_message.Message):
@@ -41,7 +93,7 @@ class ReloadConfigResponse(_message.Message):
 
     SHA256_FIELD_NUMBER: _builtins.int
     sha256: _builtins.str
-    """Names it: SHA-256 in hex, as in the metric deltafleet_config_info."""
+    """As in GetConfigResponse."""
     def __init__(
         self,
         *,

@@ -35,6 +35,11 @@ class AdminServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.GetConfig = channel.unary_unary(
+                '/deltafleet.v1.AdminService/GetConfig',
+                request_serializer=deltafleet_dot_v1_dot_admin__pb2.GetConfigRequest.SerializeToString,
+                response_deserializer=deltafleet_dot_v1_dot_admin__pb2.GetConfigResponse.FromString,
+                _registered_method=True)
         self.ReloadConfig = channel.unary_unary(
                 '/deltafleet.v1.AdminService/ReloadConfig',
                 request_serializer=deltafleet_dot_v1_dot_admin__pb2.ReloadConfigRequest.SerializeToString,
@@ -45,6 +50,13 @@ class AdminServiceStub:
 class AdminServiceServicer:
     """For those who run the gateway.
     """
+
+    def GetConfig(self, request, context):
+        """The configuration in force, without its secrets.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def ReloadConfig(self, request, context):
         """Read fleet.yaml and the files that it names again. Taken over whole, or refused whole with
@@ -57,6 +69,11 @@ class AdminServiceServicer:
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'GetConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConfig,
+                    request_deserializer=deltafleet_dot_v1_dot_admin__pb2.GetConfigRequest.FromString,
+                    response_serializer=deltafleet_dot_v1_dot_admin__pb2.GetConfigResponse.SerializeToString,
+            ),
             'ReloadConfig': grpc.unary_unary_rpc_method_handler(
                     servicer.ReloadConfig,
                     request_deserializer=deltafleet_dot_v1_dot_admin__pb2.ReloadConfigRequest.FromString,
@@ -73,6 +90,33 @@ def add_AdminServiceServicer_to_server(servicer, server):
 class AdminService:
     """For those who run the gateway.
     """
+
+    @staticmethod
+    def GetConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/deltafleet.v1.AdminService/GetConfig',
+            deltafleet_dot_v1_dot_admin__pb2.GetConfigRequest.SerializeToString,
+            deltafleet_dot_v1_dot_admin__pb2.GetConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def ReloadConfig(request,

@@ -33,6 +33,8 @@ class AdminServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
+    GetConfig: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetConfigRequest, _admin_pb2.GetConfigResponse]
+    """The configuration in force, without its secrets."""
     ReloadConfig: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReloadConfigRequest, _admin_pb2.ReloadConfigResponse]
     """Read fleet.yaml and the files that it names again. Taken over whole, or refused whole with
     CONFIG_REFUSED; then the configuration from before stays in force.
@@ -43,6 +45,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """For those who run the gateway."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    GetConfig: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetConfigRequest, _admin_pb2.GetConfigResponse]  # type: ignore[assignment]
+    """The configuration in force, without its secrets."""
     ReloadConfig: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReloadConfigRequest, _admin_pb2.ReloadConfigResponse]  # type: ignore[assignment]
     """Read fleet.yaml and the files that it names again. Taken over whole, or refused whole with
     CONFIG_REFUSED; then the configuration from before stays in force.
@@ -50,6 +54,14 @@ class AdminServiceAsyncStub(AdminServiceStub):
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """For those who run the gateway."""
+
+    @_abc_1.abstractmethod
+    def GetConfig(
+        self,
+        request: _admin_pb2.GetConfigRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetConfigResponse, _abc.Awaitable[_admin_pb2.GetConfigResponse]]:
+        """The configuration in force, without its secrets."""
 
     @_abc_1.abstractmethod
     def ReloadConfig(

@@ -79,9 +79,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     closed API's budget of today. RetryInfo says when the next UTC day begins.
     Metadata: closed_api, limit_nano_usd.
     """
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 21
+    """UNAUTHENTICATED: no key, token or certificate came with the call, or one that is not known, has
+    expired or was revoked.
+    """
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 22
+    """PERMISSION_DENIED: the caller is known, but may not call this method or be answered by this
+    model. Metadata: scope or model.
+    """
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 26
     """ALREADY_EXISTS: the caller gave another request this x-request-id, and it runs or was answered
     of late. Metadata: request_id.
+    """
+    ERROR_REASON_CALLER_SATURATED: _ErrorReason.ValueType  # 27
+    """RESOURCE_EXHAUSTED: the caller has more requests under way than its share of what the fleet has
+    room for while others use it too. RetryInfo says when to come back.
+    Metadata: caller_count, free_count.
     """
     ERROR_REASON_CONFIG_REFUSED: _ErrorReason.ValueType  # 28
     """FAILED_PRECONDITION: fleet.yaml, or a file that it names, is wrong, or changes what only a start
@@ -151,9 +164,22 @@ ERROR_REASON_BUDGET_SPENT: ErrorReason.ValueType  # 20
 closed API's budget of today. RetryInfo says when the next UTC day begins.
 Metadata: closed_api, limit_nano_usd.
 """
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 21
+"""UNAUTHENTICATED: no key, token or certificate came with the call, or one that is not known, has
+expired or was revoked.
+"""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 22
+"""PERMISSION_DENIED: the caller is known, but may not call this method or be answered by this
+model. Metadata: scope or model.
+"""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 26
 """ALREADY_EXISTS: the caller gave another request this x-request-id, and it runs or was answered
 of late. Metadata: request_id.
+"""
+ERROR_REASON_CALLER_SATURATED: ErrorReason.ValueType  # 27
+"""RESOURCE_EXHAUSTED: the caller has more requests under way than its share of what the fleet has
+room for while others use it too. RetryInfo says when to come back.
+Metadata: caller_count, free_count.
 """
 ERROR_REASON_CONFIG_REFUSED: ErrorReason.ValueType  # 28
 """FAILED_PRECONDITION: fleet.yaml, or a file that it names, is wrong, or changes what only a start

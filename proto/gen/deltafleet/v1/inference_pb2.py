@@ -26,27 +26,27 @@ from deltafleet.v1 import routing_pb2 as deltafleet_dot_v1_dot_routing__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x64\x65ltafleet/v1/inference.proto\x12\rdeltafleet.v1\x1a\x1b\x64\x65ltafleet/v1/routing.proto\x1a\x1egoogle/protobuf/duration.proto\"\xdd\x02\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12,\n\x08messages\x18\x02 \x03(\x0b\x32\x1a.deltafleet.v1.ChatMessage\x12\r\n\x05model\x18\x03 \x01(\t\x12\x1e\n\x16max_output_token_count\x18\x04 \x01(\x05\x12\x18\n\x0btemperature\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x02\x88\x01\x01\x12/\n\x0b\x63onstraints\x18\t \x01(\x0b\x32\x1a.deltafleet.v1.Constraints\x12)\n\x08priority\x18\n \x01(\x0e\x32\x17.deltafleet.v1.Priority\x12\x0f\n\x07\x65xplain\x18\x0b \x01(\x08\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seed\"\x9e\x03\n\x07Summary\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x32\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x1b.deltafleet.v1.FinishReason\x12\x1a\n\x12prompt_token_count\x18\x03 \x01(\x05\x12\x1a\n\x12output_token_count\x18\x04 \x01(\x05\x12\x15\n\rcost_nano_usd\x18\x05 \x01(\x03\x12.\n\tbaselines\x18\x06 \x03(\x0b\x32\x1b.deltafleet.v1.BaselineCost\x12\x36\n\x13time_to_first_token\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\ntotal_time\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06worker\x18\t \x01(\t\x12\x16\n\x0eweights_digest\x18\n \x01(\t\x12\x19\n\x0cmean_logprob\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tis_repeat\x18\x0c \x01(\x08\x42\x0f\n\r_mean_logprob\"O\n\x0c\x42\x61selineCost\x12\x10\n\x08\x62\x61seline\x18\x01 \x01(\t\x12\x15\n\rcost_nano_usd\x18\x02 \x01(\x03\x12\x16\n\x0eprice_is_stale\x18\x03 \x01(\x08\"t\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12)\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x17.deltafleet.v1.Decision\x12\'\n\x07summary\x18\x03 \x01(\x0b\x32\x16.deltafleet.v1.Summary\"\x89\x01\n\x16StreamGenerateResponse\x12+\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x17.deltafleet.v1.DecisionH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12)\n\x07summary\x18\x03 \x01(\x0b\x32\x16.deltafleet.v1.SummaryH\x00\x42\x07\n\x05\x65vent*i\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x15\n\x11PRIORITY_STANDARD\x10\x02\x12\x12\n\x0ePRIORITY_BATCH\x10\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xba\x01\n\x10InferenceService\x12K\n\x08Generate\x12\x1e.deltafleet.v1.GenerateRequest\x1a\x1f.deltafleet.v1.GenerateResponse\x12Y\n\x0eStreamGenerate\x12\x1e.deltafleet.v1.GenerateRequest\x1a%.deltafleet.v1.StreamGenerateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x64\x65ltafleet/v1/inference.proto\x12\rdeltafleet.v1\x1a\x1b\x64\x65ltafleet/v1/routing.proto\x1a\x1egoogle/protobuf/duration.proto\"\xff\x02\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12,\n\x08messages\x18\x02 \x03(\x0b\x32\x1a.deltafleet.v1.ChatMessage\x12\r\n\x05model\x18\x03 \x01(\t\x12\x1e\n\x16max_output_token_count\x18\x04 \x01(\x05\x12\x18\n\x0btemperature\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x02\x88\x01\x01\x12/\n\x0b\x63onstraints\x18\t \x01(\x0b\x32\x1a.deltafleet.v1.Constraints\x12)\n\x08priority\x18\n \x01(\x0e\x32\x17.deltafleet.v1.Priority\x12\x0f\n\x07\x65xplain\x18\x0b \x01(\x08\x12\x14\n\x07session\x18\x0c \x01(\tH\x03\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\n\n\x08_session\"\x9e\x03\n\x07Summary\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x32\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x1b.deltafleet.v1.FinishReason\x12\x1a\n\x12prompt_token_count\x18\x03 \x01(\x05\x12\x1a\n\x12output_token_count\x18\x04 \x01(\x05\x12\x15\n\rcost_nano_usd\x18\x05 \x01(\x03\x12.\n\tbaselines\x18\x06 \x03(\x0b\x32\x1b.deltafleet.v1.BaselineCost\x12\x36\n\x13time_to_first_token\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\ntotal_time\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06worker\x18\t \x01(\t\x12\x16\n\x0eweights_digest\x18\n \x01(\t\x12\x19\n\x0cmean_logprob\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tis_repeat\x18\x0c \x01(\x08\x42\x0f\n\r_mean_logprob\"O\n\x0c\x42\x61selineCost\x12\x10\n\x08\x62\x61seline\x18\x01 \x01(\t\x12\x15\n\rcost_nano_usd\x18\x02 \x01(\x03\x12\x16\n\x0eprice_is_stale\x18\x03 \x01(\x08\"t\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12)\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x17.deltafleet.v1.Decision\x12\'\n\x07summary\x18\x03 \x01(\x0b\x32\x16.deltafleet.v1.Summary\"\x89\x01\n\x16StreamGenerateResponse\x12+\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x17.deltafleet.v1.DecisionH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12)\n\x07summary\x18\x03 \x01(\x0b\x32\x16.deltafleet.v1.SummaryH\x00\x42\x07\n\x05\x65vent*i\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x15\n\x11PRIORITY_STANDARD\x10\x02\x12\x12\n\x0ePRIORITY_BATCH\x10\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xba\x01\n\x10InferenceService\x12K\n\x08Generate\x12\x1e.deltafleet.v1.GenerateRequest\x1a\x1f.deltafleet.v1.GenerateResponse\x12Y\n\x0eStreamGenerate\x12\x1e.deltafleet.v1.GenerateRequest\x1a%.deltafleet.v1.StreamGenerateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'deltafleet.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRIORITY']._serialized_start=1217
-  _globals['_PRIORITY']._serialized_end=1322
-  _globals['_FINISHREASON']._serialized_start=1324
-  _globals['_FINISHREASON']._serialized_end=1419
+  _globals['_PRIORITY']._serialized_start=1251
+  _globals['_PRIORITY']._serialized_end=1356
+  _globals['_FINISHREASON']._serialized_start=1358
+  _globals['_FINISHREASON']._serialized_end=1453
   _globals['_GENERATEREQUEST']._serialized_start=110
-  _globals['_GENERATEREQUEST']._serialized_end=459
-  _globals['_SUMMARY']._serialized_start=462
-  _globals['_SUMMARY']._serialized_end=876
-  _globals['_BASELINECOST']._serialized_start=878
-  _globals['_BASELINECOST']._serialized_end=957
-  _globals['_GENERATERESPONSE']._serialized_start=959
-  _globals['_GENERATERESPONSE']._serialized_end=1075
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=1078
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=1215
-  _globals['_INFERENCESERVICE']._serialized_start=1422
-  _globals['_INFERENCESERVICE']._serialized_end=1608
+  _globals['_GENERATEREQUEST']._serialized_end=493
+  _globals['_SUMMARY']._serialized_start=496
+  _globals['_SUMMARY']._serialized_end=910
+  _globals['_BASELINECOST']._serialized_start=912
+  _globals['_BASELINECOST']._serialized_end=991
+  _globals['_GENERATERESPONSE']._serialized_start=993
+  _globals['_GENERATERESPONSE']._serialized_end=1109
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=1112
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=1249
+  _globals['_INFERENCESERVICE']._serialized_start=1456
+  _globals['_INFERENCESERVICE']._serialized_end=1642
 # @@protoc_insertion_point(module_scope)

@@ -156,7 +156,7 @@ Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
 @_typing.final
 class Constraints(_message.Message):
     """What the caller asks of the model that answers. What is unset is as fleet.yaml says of the caller
-    that the metadata `deltafleet-caller` names (unauthenticated), else as it says of all.
+    that the metadata `deltafleet-caller` names (unchecked without identity), else as it says of all.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -66,6 +66,7 @@ class RunRequest(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     WANTS_LOGPROB_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The gateway's id of the request."""
     model: _builtins.str
@@ -82,6 +83,10 @@ class RunRequest(_message.Message):
     """Who goes first. Unset: standard."""
     wants_logprob: _builtins.bool
     """Whether the last response is to tell mean_logprob. An OpenAI-compatible server may not."""
+    caller: _builtins.str
+    """Who asks: callers of one priority share the worker's places fairly. Empty: all who do not say
+    are one caller.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_routing_pb2.ChatMessage]:
         """The conversation."""
@@ -103,10 +108,11 @@ class RunRequest(_message.Message):
         seed: _builtins.int | None = ...,
         priority: _inference_pb2.Priority.ValueType = ...,
         wants_logprob: _builtins.bool = ...,
+        caller: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "max_output_token_count", b"max_output_token_count", "messages", b"messages", "model", b"model", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p", "wants_logprob", b"wants_logprob"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "caller", b"caller", "max_output_token_count", b"max_output_token_count", "messages", b"messages", "model", b"model", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p", "wants_logprob", b"wants_logprob"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015

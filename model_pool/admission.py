@@ -1,0 +1,202 @@
+"""Whether one more request may come in, or is refused at once.
+
+Dynamic thresholds (Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998): a request
+comes in while its caller has fewer places than alpha times the free ones. A caller who is alone
+gets alpha / (1 + alpha) of all places; n greedy ones share them, and leave 1 / (1 + n alpha) free
+for whoever comes anew. The alpha of a priority is larger the more urgent it is, and a caller's less
+urgent places do not count against it: who fills the fleet with batch work stops long before an
+interactive request finds no room, its own ones included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+from deltafleet.v1 import inference_pb2, worker_pb2
+from model_pool.errors import CallerSaturated, FleetError, PoolSaturated
+from model_pool.fair_line import Ask, count_ahead
+from model_pool.line_forecast import LineForecast
+from model_pool.switching import Priority
+
+RETRY_AFTER_S = 1.0  # an answer takes about as long
+PRIORITIES = {
+    inference_pb2.PRIORITY_UNSPECIFIED: Priority.STANDARD,
+    inference_pb2.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
+    inference_pb2.PRIORITY_STANDARD: Priority.STANDARD,
+    inference_pb2.PRIORITY_BATCH: Priority.BATCH,
+}
+
+
+def ask_of(request: worker_pb2.RunRequest) -> Ask:
+    """What a request is to those who admit it."""
+    priority = PRIORITIES.get(request.priority, Priority.STANDARD)
+    return Ask(lane=request.model, caller=request.caller, priority=priority)
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """alpha of each priority, in its order. specialist: of all requests for one specialist."""
+
+    alphas: tuple[float, float, float] = (16.0, 8.0, 2.0)
+    specialist: float = 32.0
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Places of a group of workers: free_count of them; other_count are had by other callers.
+
+    caller_count: had by the caller who asks, with requests as urgent as this one or more.
+    """
+
+    free_count: int
+    caller_count: int = 0
+    other_count: int = 0
+
+
+def refusal(
+    ask: Ask, rooms: Sequence[Room], thresholds: Thresholds, *, specialist_count: int = 0
+) -> FleetError | None:
+    """Why the request may not come in, if so. Pure.
+
+    rooms: all workers, then those that serve its model. specialist_count: places of that model, of
+    requests as urgent as this one or more.
+    Who is refused for its own places alone has filled the fleet: that is no matter of shares.
+    """
+    alpha = thresholds.alphas[ask.priority]
+    for room in rooms:
+        if room.free_count <= 0:
+            return _full(f"all places for {ask.lane} are taken")
+        if room.caller_count >= alpha * room.free_count:
+            if not room.other_count:
+                return _full(f"{room.caller_count} requests are under way")
+            return CallerSaturated(
+                f"this caller has {room.caller_count} requests under way, and {room.free_count} "
+                "places are free",
+                retry_after_s=RETRY_AFTER_S,
+                caller_count=room.caller_count,
+                free_count=room.free_count,
+            )
+    if specialist_count >= thresholds.specialist * rooms[0].free_count:
+        return _full(f"{specialist_count} requests for {ask.lane} are under way")
+    return None
+
+
+def _full(message: str) -> PoolSaturated:
+    return PoolSaturated(message, retry_after_s=RETRY_AFTER_S)
+
+
+class Stay:
+    """One request, from its admission to its end. ahead_count: who went before it then, about."""
+
+    def __init__(self, ask: Ask, since_s: float, ahead_count: int) -> None:
+        self.ask = ask
+        self.since_s = since_s
+        self.ahead_count = ahead_count
+        self.has_begun = False
+
+
+class Admission:
+    """Who is in, and how long it takes. clock: seconds.
+
+    Learns how quickly lines move from those that found others waiting: of a worker that starts, or
+    of weights that are built, it says nothing.
+    """
+
+    def __init__(
+        self,
+        thresholds: Thresholds | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._thresholds = thresholds or Thresholds()
+        self._clock = clock
+        self._stays: set[Stay] = set()
+        # Of a lane (None: of all), a caller in it, its requests of one priority; and all callers'.
+        self._counts = Counter[tuple[Hashable, ...]]()
+        self._forecast = LineForecast()
+
+    @property
+    def count(self) -> int:
+        """Requests that are in."""
+        return len(self._stays)
+
+    @contextlib.contextmanager
+    def enter(
+        self,
+        ask: Ask,
+        *,
+        free_count: int,
+        free_for_model_count: int | None = None,
+        queued_count: int = 0,
+        time_left_s: float = math.inf,
+    ) -> Iterator[Stay]:
+        """Let a request in for as long as the block lasts.
+
+        free_count: places of all workers; free_for_model_count: of those that serve its model.
+        queued_count: requests that wait at these; where none does, nobody is told to be late.
+        Raises PoolSaturated, CallerSaturated.
+        """
+        if failure := self._refusal(ask, free_count, free_for_model_count):
+            raise failure
+        ahead_count = self._count_ahead(ask) if queued_count else 0
+        self._forecast.check(_line(ask), str(ask.lane), ahead_count, time_left_s)
+        stay = Stay(ask, self._clock(), ahead_count)
+        self._count(ask, 1)
+        self._stays.add(stay)
+        try:
+            yield stay
+            if stay.has_begun:
+                self._forecast.ended(str(ask.lane), self._clock() - stay.since_s)
+        finally:
+            self._stays.remove(stay)
+            self._count(ask, -1)
+            if not stay.has_begun and stay.ahead_count:
+                waited_s = self._clock() - stay.since_s
+                self._forecast.gave_up(_line(ask), stay.ahead_count, waited_s)
+
+    def begin(self, stay: Stay) -> None:
+        """The request has its first word; its answer's time counts from here. Again: no fault."""
+        if stay.has_begun:
+            return
+        stay.has_begun = True
+        waited_s, stay.since_s = self._clock() - stay.since_s, self._clock()
+        if stay.ahead_count:
+            self._forecast.started(_line(stay.ask), stay.ahead_count, waited_s)
+
+    def _refusal(
+        self, ask: Ask, free_count: int, free_for_model_count: int | None
+    ) -> FleetError | None:
+        rooms = [self._room(ask, None, free_count)]
+        if free_for_model_count is not None:
+            rooms.append(self._room(ask, ask.lane, free_for_model_count))
+        count = self._urgent_count(ask, ask.lane, None)
+        return refusal(ask, rooms, self._thresholds, specialist_count=count)
+
+    def _room(self, ask: Ask, lane: Hashable, free_count: int) -> Room:
+        """lane: None for all models."""
+        other_count = self._counts[lane,] - self._counts[lane, ask.caller]
+        return Room(free_count, self._urgent_count(ask, lane, ask.caller), other_count)
+
+    def _urgent_count(self, ask: Ask, lane: Hashable, caller: str | None) -> int:
+        """Places of requests as urgent as this one or more. caller: None for all callers."""
+        return sum(self._counts[lane, caller, one] for one in Priority if one <= ask.priority)
+
+    def _count_ahead(self, ask: Ask) -> int:
+        waiting = (stay.ask for stay in self._stays if not stay.has_begun)
+        return count_ahead((one for one in waiting if one.lane == ask.lane), ask)
+
+    def _count(self, ask: Ask, change: int) -> None:
+        for lane in (None, ask.lane):
+            of_caller = (lane, ask.caller, ask.priority)
+            for key in ((lane,), (lane, ask.caller), of_caller, (lane, None, ask.priority)):
+                self._counts[key] += change
+                if not self._counts[key]:
+                    del self._counts[key]
+
+
+def _line(ask: Ask) -> str:
+    return f"{ask.lane} {ask.priority.name}"
