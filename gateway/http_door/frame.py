@@ -26,6 +26,7 @@ from model_pool.call import (
     new_request_id,
     own_request_id,
     request_id,
+    told,
     within,
 )
 from model_pool.errors import (
@@ -99,6 +100,7 @@ class Frame:
         headers = Headers(scope=scope)
         name = _own_id(headers) or new_request_id()
         request_id.set(name)
+        told.set([])
         cut = scope.get("extensions", {}).get(ABORT, {}).get("cut", _nothing)
         reply = Reply(send, name, cut)
         try:

@@ -12,8 +12,10 @@ from gateway.http_door.completions import Completions
 from gateway.http_door.frame import AdmitHttp, OnHttpEnd, Rules
 from gateway.http_door.models import Embeddings, Models
 from gateway.http_door.server import HttpDoor
+from gateway.http_door.tls import server_context
 from gateway.settings import Server
 from gateway.walk import Walker
+from model_pool.tls import CertificateFiles
 
 log = logging.getLogger("gateway")
 
@@ -32,7 +34,9 @@ async def open_http_door(
 
     is_ready: whether a worker is.
     """
-    door = HttpDoor(listen, settings.drain_limit_s)
+    tls = settings.tls
+    files = CertificateFiles(tls.certificate, tls.key, tls.client_ca) if tls else None
+    door = HttpDoor(listen, settings.drain_limit_s, server_context(files) if files else None)
     app = make_app(
         Rules(settings.max_message_bytes, settings.default_deadline_s, admit, on_end),
         Completions(walk),

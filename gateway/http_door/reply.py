@@ -9,7 +9,7 @@ from starlette.types import Send
 
 from gateway.http_door.answers import to_event
 from gateway.http_door.statuses import HTTP_OF, to_error_json, to_headers
-from model_pool.call import REQUEST_ID_KEY
+from model_pool.call import REQUEST_ID_KEY, told
 from model_pool.errors import FleetError
 
 STUCK_LIMIT_S = 1.0  # for a reader who takes nothing, when all that is left to send is a failure
@@ -74,7 +74,8 @@ class Reply:
 
     async def _start(self, status: int, kind: str, headers: Mapping[str, str]) -> None:
         self.status = status
-        every = {"content-type": kind, REQUEST_ID_KEY: self._request_id, **headers}
+        ours = {"content-type": kind, REQUEST_ID_KEY: self._request_id}
+        every = {**ours, **dict(told.get(())), **headers}
         if self.closes:
             every["connection"] = "close"
         listed = [(key.encode(), value.encode("latin-1")) for key, value in every.items()]

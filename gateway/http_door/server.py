@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import ssl
 from collections.abc import Iterator
 from functools import partial
 from typing import cast
@@ -30,8 +31,12 @@ class _Server(uvicorn.Server):
 class HttpDoor:
     """Open from `start` to `stop`. address: host:port, once it is open."""
 
-    def __init__(self, listen: str, drain_limit_s: float) -> None:
+    def __init__(
+        self, listen: str, drain_limit_s: float, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """tls: None for plain text."""
         self._listen = listen
+        self._tls = tls
         self._drain_limit_s = drain_limit_s
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
@@ -55,6 +60,7 @@ class HttpDoor:
         self.is_open = True
 
     def _config(self, app: ASGIApp) -> uvicorn.Config:
+        tls = self._tls
         connection = partial(HttpConnection, Crowd(most_connections()))
         return uvicorn.Config(
             app,
@@ -69,6 +75,7 @@ class HttpDoor:
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(self._drain_limit_s),
+            ssl_context_factory=None if tls is None else lambda *_: tls,
         )
 
     async def stop(self) -> None:
