@@ -134,7 +134,7 @@ kill-ledger: $(INSTALLED) $(POSTGRES) ## kill the ledger's writers and server, c
 $(FAKETIME):
 	tools/faketime-env
 
-chaos: $(INSTALLED) $(FAKETIME) ## inject 600 faults under load, count what was promised and broken (20 minutes); writes gateway/CHAOS.md
+chaos: $(INSTALLED) $(FAKETIME) $(REDIS) ## inject 600 faults under load, count what was promised and broken (20 minutes); writes gateway/CHAOS.md
 	$(BIN)/python -m benchmarks.chaos
 
 fuzz: $(INSTALLED) ## send 200,000 malformed calls and connections, known attacks and 10,000 idle connections (15 minutes); writes gateway/FUZZ.md

@@ -41,7 +41,7 @@ from examples.demo.tasks import TASKS
 HOME = ROOT.resolve() / "chaos"
 REPORT = Path(__file__).parents[2] / "gateway" / "CHAOS.md"
 FAKETIME = Path("build/faketime/libfaketime.so.1").resolve()
-REDIS = Path("build/redis/bin/redis-server").resolve()
+REDIS = Path("build/redis/redis-server").resolve()
 SEED = 8
 CALLER_COUNT = 10
 PROMPTS_PER_TASK = 6
