@@ -109,7 +109,7 @@ class Door(grpc.aio.ServerInterceptor):
 
     def limit(self, max_message_bytes: int, default_deadline_s: float | None) -> None:
         """Other limits for the calls that begin from now on."""
-        self._max_message_bytes = max_message_bytes
+        self._receiver.max_message_bytes = max_message_bytes
         self._default_deadline_s = default_deadline_s
 
     async def intercept_service(

@@ -19,7 +19,8 @@ from deltafleet.v1 import inference_pb2
 from support.fleet import DEMO, Fleet, failure_of, first_text, refusal, rest, running_fleet, until
 from support.redis_server import RedisServer
 
-BUDGET_NANO_USD = 2_000
+USD_PER_HOUR = 5  # dear, so that a long answer is worth many budgets on the fastest machine
+BUDGET_NANO_USD = 20_000
 CALLERS = f"""
 callers:
   counted: {{requests_per_minute: 4}}
@@ -57,7 +58,10 @@ async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
             for name in ("one", "two"):
                 (home / name).mkdir()
                 running = running_fleet(
-                    home / name, home / "fleet.yaml", limits__redis_url=server.url
+                    home / name,
+                    home / "fleet.yaml",
+                    limits__redis_url=server.url,
+                    pool__hardware__usd_per_hour=USD_PER_HOUR,
                 )
                 fleets.append(await stack.enter_async_context(running))
             yield Pair((fleets[0], fleets[1]), server)
