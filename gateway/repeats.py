@@ -105,6 +105,7 @@ class _Run:
         self._more = asyncio.Event()
         self._listener_count = 0
         self._was_given_up = False
+        self._is_whole = False
         self._has_ended = False
         self._task: asyncio.Task[None] | None = None
 
@@ -129,10 +130,12 @@ class _Run:
             async with within(time_left_s()), contextlib.aclosing(events):
                 async for event in events:
                     self._events.append(event)
+                    self._is_whole |= event.HasField("summary")
                     self.size_bytes += event.ByteSize()
                     self._tell()
         except BaseException as error:
-            self._error = error
+            if not self._is_whole:  # else the ledger has it: what ended late is no failure of it
+                self._error = error
             if not isinstance(error, Exception):
                 raise
         finally:

@@ -34,10 +34,13 @@ class Budget:
         *,
         spent_nano_usd: int = 0,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """monotonic: seconds, by a clock that nobody sets."""
         self.api = api
         self.limit_nano_usd = limit_nano_usd
         self._clock = clock
+        self._monotonic = monotonic
         self._day = self._today()
         self._spent_nano_usd = spent_nano_usd
         self._held_nano_usd = 0
@@ -58,16 +61,17 @@ class Budget:
 
     def refusal(self, nano_usd: int) -> BudgetSpent | None:
         """Why so much cannot be held now; None: it can."""
-        room = max(0, self.limit_nano_usd - self.spent_nano_usd - self._held_nano_usd)
-        if self._clock() < self._shrunk_until_s:
-            room = min(room, self._shrunk_nano_usd)
+        of_today = max(0, self.limit_nano_usd - self.spent_nano_usd - self._held_nano_usd)
+        is_shrunk = self._monotonic() < self._shrunk_until_s
+        room = min(of_today, self._shrunk_nano_usd) if is_shrunk else of_today
         if nano_usd <= room:
             return None
         midnight_s = (self._day + 1) * SECONDS_PER_DAY
+        wait_s = SHRUNK_S if nano_usd <= of_today else midnight_s - self._clock()
         return BudgetSpent(
             f"{self.api} is not asked: the request may cost {nano_usd} nano-dollars, and "
             f"{room} of today's budget are left",
-            retry_after_s=max(1.0, midnight_s - self._clock()),
+            retry_after_s=max(1.0, wait_s),
             closed_api=self.api,
             limit_nano_usd=self.limit_nano_usd,
         )
@@ -75,7 +79,7 @@ class Budget:
     def shrink(self, room_nano_usd: int) -> None:
         """Others spend of it too: no more than this is left, as far as is known for a moment."""
         self._shrunk_nano_usd = room_nano_usd
-        self._shrunk_until_s = self._clock() + SHRUNK_S
+        self._shrunk_until_s = self._monotonic() + SHRUNK_S
 
     def reserve(self, nano_usd: int) -> Reservation:
         """Hold so much for one request. Raises BudgetSpent."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 import grpc
 
 from deltafleet.v1 import worker_pb2, worker_pb2_grpc
+from deltafleet.v1.error_reason_pb2 import ErrorReason
 from model_pool.errors import DeadlineExceeded, FleetError, WorkerLost
 from model_pool.member import RETRY_AFTER_S, Status
 from model_pool.rpc import HARD_LIMIT_BYTES, responses_of, to_failure
@@ -153,8 +154,14 @@ class WorkerLink:
 
     def _failure(self, error: grpc.aio.AioRpcError) -> FleetError:
         failure = to_failure(error)
-        if failure is not None:
+        if failure is not None and failure.reason != ErrorReason.ERROR_REASON_INTERNAL:
             return failure
+        if failure is not None:  # its own fault, such as no memory: another one may do better
+            return WorkerLost(
+                f"worker {self.name} failed, and its log says why",
+                retry_after_s=RETRY_AFTER_S,
+                worker=self.name,
+            )
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineExceeded("the deadline has passed")
         return WorkerLost(

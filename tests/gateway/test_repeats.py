@@ -142,6 +142,26 @@ async def test_one_that_is_being_given_up_is_not_joined_nor_run_beside() -> None
     assert runs.cancelled_count == 1
 
 
+async def test_what_is_whole_is_remembered_however_its_end_is_broken() -> None:
+    """The ledger has it by then: what comes after the summary must not let it run again."""
+    begun = []
+
+    async def begin() -> AsyncGenerator[Event, None]:
+        begun.append(1)
+        yield Event(summary=inference_pb2.Summary(request_id="order-1"))
+        await asyncio.Event().wait()  # such as telling limits what was used
+
+    repeats = make()
+    first = asyncio.create_task(hear(repeats, begin))
+    await turn()
+    first.cancel()
+    await turn()
+    assert first.cancelled()
+    again = await hear(repeats, begin)
+    assert [event.summary.is_repeat for event in again] == [True]
+    assert begun == [1]
+
+
 async def test_the_first_ones_deadline_holds_for_all() -> None:
     repeats, runs = make(), Runs()
 

@@ -88,3 +88,19 @@ def test_a_request_whose_bill_never_came_is_billed_at_most_and_may_be_tried_agai
         reservation.is_sent = True
         reservation.bill(3)
     assert reservation.most_nano_usd == budget.spent_nano_usd == 7
+
+
+def test_what_others_left_is_believed_for_a_moment_whatever_the_clock_does() -> None:
+    day_s, now_s = [NOON_S], [0.0]
+    budget = Budget("api", 100, clock=lambda: day_s[0], monotonic=lambda: now_s[0])
+    budget.shrink(10)
+    refused = budget.refusal(20)
+    assert refused is not None
+    assert refused.retry_after_s == 1.0, "today's budget is not spent"
+    assert budget.refusal(10) is None
+    day_s[0] -= SECONDS_PER_DAY
+    now_s[0] += 1.0
+    assert budget.refusal(100) is None
+    spent = budget.refusal(101)
+    assert spent is not None
+    assert spent.retry_after_s == SECONDS_PER_DAY / 2
