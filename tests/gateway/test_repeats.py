@@ -15,7 +15,7 @@ from gateway.errors import RequestIdReused
 from gateway.repeats import Event, Repeats
 from model_pool.call import to_its_end, within
 from model_pool.errors import DeadlineExceeded, WorkerLost
-from support.fleet import Fleet, failure_of, first_text, refusal, rest, rows, until
+from support.fleet import Fleet, first_text, refusal, rest, rows, until
 
 ASKED = inference_pb2.GenerateRequest(prompt="What is 2 + 3?")
 OTHER = inference_pb2.GenerateRequest(prompt="What is 2 + 4?")
@@ -263,17 +263,12 @@ async def test_where_all_leave_the_run_ends_and_may_be_asked_again(
     assert {outcome for name, outcome in rows(fleet) if name == "order-79"} == {"cancelled"}
 
 
-async def test_a_deadline_is_told_as_one(
+async def test_a_deadline_is_told_as_one_and_the_name_is_free_again(
     fleet: Fleet, long_request: inference_pb2.GenerateRequest
 ) -> None:
-    call = fleet.inference.StreamGenerate(
-        long_request, metadata=(("x-request-id", "order-80"),), timeout=0.3
-    )
-    with pytest.raises(grpc.aio.AioRpcError) as late:
-        await rest(call)
-    assert failure_of(late.value).code is grpc.StatusCode.DEADLINE_EXCEEDED
-
-    async def is_written() -> bool:
-        return ("order-80", "deadline") in rows(fleet)
-
-    await until(is_written)
+    own = (("x-request-id", "order-80"),)
+    late = await refusal(fleet.inference.Generate(long_request, metadata=own, timeout=0.05))
+    assert late.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    answer = await fleet.inference.Generate(long_request, metadata=own)
+    assert answer.summary.finish_reason
+    assert not answer.summary.is_repeat
