@@ -141,11 +141,12 @@ fuzz: $(INSTALLED) ## send 200,000 malformed calls and connections, known attack
 	$(BIN)/python -m benchmarks.fuzz
 
 # SCENARIO: a file of loadtests/scenarios by its name. LOCUST_WORKERS: processes that send; default:
-# one, without a master. HOST: the gRPC address of gateways that run already, METRICS: of their pages.
+# one, without a master. HOST: the gRPC address of gateways that run already, METRICS: of their pages,
+# CA: PEM of who signed their certificates, TLS_NAME: in these, if not the address; DELTAFLEET_API_KEY: a key.
 SCENARIO ?= steady
 LOCUST_WORKERS ?= 0
-load: $(INSTALLED) $(POSTGRES) ## run a load test: SCENARIO=steady [LOCUST_WORKERS=2] [HOST=host:port METRICS=host:port]; writes build/load
-	$(BIN)/python -m loadtests run $(SCENARIO) --workers $(LOCUST_WORKERS) --host '$(HOST)' --metrics '$(METRICS)'
+load: $(INSTALLED) $(POSTGRES) ## run a load test: SCENARIO=steady [LOCUST_WORKERS=2] [HOST=host:port METRICS=host:port CA=ca.pem]; writes build/load
+	$(BIN)/python -m loadtests run $(SCENARIO) --workers $(LOCUST_WORKERS) --host '$(HOST)' --metrics '$(METRICS)' $(if $(CA),--tls-ca '$(CA)') $(if $(TLS_NAME),--tls-name '$(TLS_NAME)')
 
 load-compare: $(INSTALLED) ## compare two load tests: A=build/load/... B=build/load/...
 	@$(BIN)/python -m loadtests compare $(A) $(B)

@@ -18,7 +18,8 @@ from typing import TextIO
 
 from model_pool.catalog import read_catalog
 from model_pool.engine import Job, Piece, Usage
-from model_pool.settings import GATEWAY_SECTIONS, PoolSettings, load
+from model_pool.settings import GATEWAY_SECTIONS, PoolSettings
+from model_pool.settings_file import load
 from model_pool.transformers_engine import TransformersEngine
 from model_pool.worker import WorkerIdentity, WorkerServicer
 from model_pool.worker_door import WorkerDoor

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from gateway.histograms import ModelHistogram
 from gateway.limits.counters import Limit
+from gateway.repeats import REPEATED
 from gateway.usd_counter import UsdCounter
 
 log = logging.getLogger("gateway.access")
@@ -38,6 +39,7 @@ REQUEST_BUCKETS_S = (
 LOOP_LAG_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 LIMITS = (*(limit.value for limit in Limit), "unavailable")
 ANSWERING = ("Generate", "StreamGenerate")
+HTTP_ANSWERING = ("/v1/chat/completions", "/v1/completions")
 
 
 class Metrics:
@@ -211,6 +213,10 @@ class Metrics:
             self.limited.labels(limit)
         for method in ANSWERING:
             self._handled.labels("deltafleet.v1.InferenceService", method, "OK", "")
+        for path in HTTP_ANSWERING:
+            self._http.labels(path, "200", "")
+        for state in REPEATED:
+            self.repeats.labels(state)
 
     def reloaded(self, outcome: str) -> None:
         """fleet.yaml was read again. outcome: "applied" or "refused"."""

@@ -17,6 +17,7 @@ from model_pool.call import time_left_s, within
 
 Event = inference_pb2.StreamGenerateResponse
 Begin = Callable[[], AsyncGenerator[Event, None]]
+REPEATED = ("running", "answered")  # what the first request of an id may be doing
 Key = tuple[str, str]  # a caller's name, and the id that it gave
 
 
@@ -66,7 +67,7 @@ class Repeats:
                 f"another request had the id {call.request_id}", request_id=call.request_id
             )
         else:
-            self._on_repeat("answered" if run.is_answered else "running")
+            self._on_repeat(REPEATED[run.is_answered])
         async with contextlib.aclosing(run.listen()) as events:
             async for event in events:
                 yield _marked(event) if is_repeat else event

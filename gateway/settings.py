@@ -14,14 +14,8 @@ from gateway.closed_apis.configuration import ClosedApi
 from gateway.identity.settings import Identity
 from gateway.mixture import ANSWERS, QUESTION, VOTE
 from gateway.verifier import ANSWER
-from model_pool.settings import (
-    BASE_MODEL,
-    FleetPath,
-    Name,
-    PoolSettings,
-    Section,
-    load,
-)
+from model_pool.settings import BASE_MODEL, FleetPath, Name, PoolSettings, Section
+from model_pool.settings_file import load
 
 LARGEST_BUDGET_USD = 1_000_000  # nano-dollars of nine times as much are exact in Redis
 
@@ -348,7 +342,7 @@ class Settings(PoolSettings):
 
 
 def load_settings(path: Path, text: str | None = None) -> Settings:
-    """Read fleet.yaml. text: see model_pool.settings.load. Raises SettingsError that says where and
-    why.
+    """Read fleet.yaml. text: see model_pool.settings_file.load. Raises SettingsError that says
+    where and why.
     """
     return load(Settings, path, text=text)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import say
+from gateway.identity.settings import is_private, own_api_key
+from loadtests.access import Access
 from loadtests.compare import compare, render_comparison
 from loadtests.fleet import Door
 from loadtests.report import make_report, read_report, write_report
@@ -39,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--workers", type=int, default=0, help="locust workers; 0: one process")
     run.add_argument("--host", default="", help="host:port of gateways that run, commas between")
     run.add_argument("--metrics", default="", help="host:port of their metrics pages")
+    run.add_argument("--tls-ca", type=Path, help="PEM of who signed their certificates")
+    run.add_argument("--tls-name", help="in their certificates, if not the address")
     run.add_argument("--out", type=Path, help="directory of the report; default: build/load/...")
     run.set_defaults(command=_run)
     compared = commands.add_parser("compare", help="compare two reports")
@@ -56,7 +60,8 @@ def _run(chosen: argparse.Namespace) -> int:
     doors = _doors(chosen.host, chosen.metrics)
     name = Path(chosen.scenario).stem
     directory = chosen.out or ROOT / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    report = _measure(chosen.scenario, Place(directory, chosen.workers, doors), chosen.host)
+    place = Place(directory, chosen.workers, doors, _access(chosen, doors))
+    report = _measure(chosen.scenario, place, chosen.host)
     return 0 if report["passed"] else 1
 
 
@@ -77,6 +82,15 @@ def _measure(name: str, place: Place, host: str = "") -> dict[str, Any]:
         say(f"{verdict} {one['what']}: {one['measured']} (allowed: {one['allowed']})")
     say(f"{stem}: {'limits hold' if report['passed'] else 'LIMITS BROKEN'}; {page}")
     return report
+
+
+def _access(chosen: argparse.Namespace, doors: tuple[Door, ...]) -> Access:
+    ca: Path | None = chosen.tls_ca
+    if ca is None and chosen.tls_name:
+        raise BadScenario("--tls-name needs --tls-ca")
+    if ca is None and own_api_key() and not all(is_private(door.address) for door in doors):
+        say("the key is sent in plain text: --tls-ca")
+    return Access(ca=ca and ca.resolve(), server_name=chosen.tls_name)
 
 
 def _doors(host: str, metrics: str) -> tuple[Door, ...]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import AsyncIterable, Callable
 from typing import Any
 
 import grpc
@@ -12,49 +11,13 @@ from google.rpc import error_details_pb2, status_pb2
 
 from deltafleet.v1 import inference_pb2, inference_pb2_grpc
 from examples.demo.tasks import TASKS
+from loadtests.access import frame_of
 from loadtests.record import Record
 from loadtests.scenario import Traffic
 from loadtests.schedule import Question
 
-CALLER_KEY = "deltafleet-caller"
 DETAILS_KEY = "grpc-status-details-bin"
 REASON_PREFIX = "ERROR_REASON_"
-# What gRPC itself recommends for replicas behind one name: take turns, leave out whoever says that
-# it does not serve, wait where none can be reached, and send again what none has begun to answer.
-BALANCED: dict[str, Any] = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "healthCheckConfig": {"serviceName": "deltafleet.v1.InferenceService"},
-}
-RETRYING: dict[str, Any] = {
-    "methodConfig": [
-        {
-            "name": [{"service": "deltafleet.v1.InferenceService"}],
-            "waitForReady": True,
-            "retryPolicy": {
-                "maxAttempts": 5,
-                "initialBackoff": "0.1s",
-                "maxBackoff": "2s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ]
-}
-
-
-def open_channel(addresses: Sequence[str], *, retries: bool) -> grpc.aio.Channel:
-    """To one gateway, or to all of them in turn."""
-    config = (BALANCED if len(addresses) > 1 else {}) | (RETRYING if retries else {})
-    target = addresses[0] if len(addresses) == 1 else f"ipv4:{','.join(addresses)}"
-    return grpc.aio.insecure_channel(
-        target,
-        options=[
-            ("grpc.service_config", json.dumps(config)),
-            ("grpc.enable_retries", int(retries)),
-            # A replica that is back is found within a second; gRPC's default is two minutes.
-            ("grpc.max_reconnect_backoff_ms", 1000),
-        ],
-    )
 
 
 class Asker:
@@ -72,6 +35,7 @@ class Asker:
     ) -> None:
         self._stub = inference_pb2_grpc.InferenceServiceStub(channel)
         self._traffic = traffic
+        self._metadata = frame_of(traffic.caller)
         self._phase = phase
         self._now_s = now_s
 
@@ -110,7 +74,7 @@ class Asker:
         )
         frame: dict[str, Any] = {
             "timeout": max(0.001, record.deadline_s - record.lag_s),
-            "metadata": ((CALLER_KEY, self._traffic.caller),),
+            "metadata": self._metadata,
         }
         if question.is_streamed:
             return await self._read(self._stub.StreamGenerate(request, **frame), record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from loadtests.access import Access
 from loadtests.scenario import Scenario, Stage
 from model_pool.settings import Section
 
@@ -20,6 +21,7 @@ class LoadPlan(Section):
     phase: int
     stages: tuple[tuple[Stage, ...], ...]
     addresses: tuple[str, ...]
+    access: Access = Access()
     generators: int
     directory: Path
 

@@ -8,11 +8,13 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 
 from benchmarks.timing import say
 from deltafleet.v1 import cost_pb2, inference_pb2, inference_pb2_grpc
+from loadtests.access import Access, frame_of
 from loadtests.fleet import Door, Fleet, running_fleet
 from loadtests.generators import Generators, generating
 from loadtests.plan import LoadPlan
@@ -31,12 +33,13 @@ END_LIMIT_S = 60.0  # beyond the last deadline
 class Place:
     """Where a scenario runs. generators: locust processes beside its master; 0: one, alone.
 
-    doors: of gateways that run already; none: the demo fleet is started.
+    doors: of gateways that run already; none: the demo fleet is started. access: to them.
     """
 
     directory: Path
     generators: int = 0
     doors: tuple[Door, ...] = ()
+    access: Access = field(default_factory=Access)
 
 
 @dataclass(slots=True)
@@ -71,12 +74,12 @@ async def run_scenario(scenario: Scenario, place: Place) -> Run:
     async with _fleet(scenario, place) as (fleet, doors):
         addresses = tuple(door.address for door in doors)
         pages = [door.metrics for door in doors if door.metrics]
-        await _warm_up(scenario, addresses)
+        await _warm_up(scenario, addresses, place.access)
         before, began_at = await scrape(pages), time.time()
         async with watching(pages) as samples:
             phases = await _phases(scenario, place, addresses, fleet)
         after = await scrape(pages)
-        costs = await cost_report(addresses[0], began_at)
+        costs = await cost_report(addresses[0], place.access, began_at)
         return Run(phases, samples, before, after, costs)
 
 
@@ -94,16 +97,20 @@ async def _fleet(
         yield fleet, fleet.gateways
 
 
-async def _warm_up(scenario: Scenario, addresses: Sequence[str]) -> None:
-    """Ask each gateway one question of each task, so that all weights have been built once."""
+async def _warm_up(scenario: Scenario, addresses: Sequence[str], access: Access) -> None:
+    """Ask each gateway one question of each task, so that all weights have been built once, and
+    for its costs, so that a key that may not read them is known before the load.
+    """
+    frame: dict[str, Any] = {"timeout": WARM_UP_LIMIT_S, "wait_for_ready": True}
     for address in addresses:
-        async with grpc.aio.insecure_channel(address) as channel:
+        async with access.open_channel([address]) as channel:
             stub = inference_pb2_grpc.InferenceServiceStub(channel)
             try:
                 for traffic in scenario.traffic:
                     for task in traffic.tasks:
                         request = _one_question(traffic, task, scenario.seed)
-                        await stub.Generate(request, timeout=WARM_UP_LIMIT_S, wait_for_ready=True)
+                        await stub.Generate(request, metadata=frame_of(), **frame)
+                await cost_report(address, access, time.time())
             except grpc.aio.AioRpcError as error:
                 why = f"{address} does not answer: {error.code().name} {error.details()}"
                 raise RuntimeError(why) from None
@@ -149,6 +156,7 @@ def _plan(
         stages=stages,
         addresses=addresses,
         generators=max(1, place.generators),
+        access=place.access,
         directory=place.directory.resolve(),
     )
 

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from loadtests.asking import Asker, open_channel
+from loadtests.asking import Asker
 from loadtests.plan import LoadPlan
 from loadtests.scenario import Users
 from loadtests.schedule import Arrival, arrivals, question, share_of
@@ -30,7 +30,7 @@ class Sender:
         self._plan = plan
         self._place = place
         self._begin = begin
-        self._channel = open_channel(plan.addresses, retries=plan.scenario.retries)
+        self._channel = plan.access.open_channel(plan.addresses, retries=plan.scenario.retries)
         self._askers = [
             Asker(self._channel, one, plan.phase, self._now_s) for one in plan.scenario.traffic
         ]

@@ -9,11 +9,11 @@ import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field
 
-import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from prometheus_client.parser import text_string_to_metric_families
 
 from deltafleet.v1 import cost_pb2, cost_pb2_grpc
+from loadtests.access import Access, frame_of
 
 INTERVAL_S = 1.0
 NANO = 10**9
@@ -93,15 +93,16 @@ async def watching(addresses: Sequence[str]) -> AsyncIterator[list[Sample]]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def cost_report(address: str, start: float) -> cost_pb2.GetCostReportResponse:
+async def cost_report(address: str, access: Access, start: float) -> cost_pb2.GetCostReportResponse:
     """Sums of the ledger by model, of what ended since then (seconds since the epoch)."""
     stamp = Timestamp()
     stamp.FromNanoseconds(int(start * NANO))
     request = cost_pb2.GetCostReportRequest(start_time=stamp, by=["model"])
-    async with grpc.aio.insecure_channel(address) as channel:
-        report: cost_pb2.GetCostReportResponse = await cost_pb2_grpc.CostServiceStub(
-            channel
-        ).GetCostReport(request, timeout=60)
+    async with access.open_channel([address]) as channel:
+        costs = cost_pb2_grpc.CostServiceStub(channel)
+        report: cost_pb2.GetCostReportResponse = await costs.GetCostReport(
+            request, timeout=60, metadata=frame_of()
+        )
         return report
 
 

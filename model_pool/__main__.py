@@ -28,7 +28,8 @@ from model_pool.engine import Engine
 from model_pool.errors import ConfigRefused, FleetError
 from model_pool.file_watch import FileWatch, Stamps, stamps_of
 from model_pool.logs import start_logging
-from model_pool.settings import GATEWAY_SECTIONS, PoolSettings, SettingsError, load
+from model_pool.settings import GATEWAY_SECTIONS, PoolSettings, SettingsError
+from model_pool.settings_file import load
 from model_pool.switching import Policy
 from model_pool.tracing import Tracing, open_tracing
 from model_pool.worker import WorkerIdentity, WorkerServicer

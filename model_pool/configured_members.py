@@ -14,7 +14,8 @@ from model_pool.local_workers import LocalWorkers
 from model_pool.member import Member
 from model_pool.pool import Pool
 from model_pool.settings import Pool as PoolSection
-from model_pool.settings import Worker, member_key
+from model_pool.settings import Worker
+from model_pool.settings_file import member_key
 from model_pool.tls import Connector
 from model_pool.worker_link import PLAIN, WorkerLink
 

@@ -29,7 +29,8 @@ from opentelemetry.trace import (
 
 from deltafleet.v1.error_reason_pb2 import ErrorReason
 from model_pool.errors import FleetError
-from model_pool.settings import TracingSettings, tracing_headers
+from model_pool.settings import TracingSettings
+from model_pool.settings_file import tracing_headers
 from model_pool.traceparent import KEY, parts_of
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """The Grafana dashboard: `python -m deploy.monitoring.dashboard` writes dashboard.json anew.
 
-panels.py says what it shows; Grafana's own library makes the JSON of it.
+panels.py and door_panels.py say what it shows; Grafana's own library makes the JSON of it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableRefresh,
 )
 
-from deploy.monitoring.panels import ROWS, Panel, Query
+from deploy.monitoring.panel import Panel, Query
+from deploy.monitoring.panels import ROWS
 
 FILE = Path(__file__).with_name("dashboard.json")
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")

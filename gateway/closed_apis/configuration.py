@@ -8,13 +8,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from model_pool.settings import (
-    CLOSED_API_KEY_PREFIX,
-    ENVIRONMENT_PREFIX,
-    FleetPath,
-    Section,
-    Url,
-)
+from model_pool.settings import FleetPath, Section, Url
+from model_pool.settings_file import CLOSED_API_KEY_PREFIX, ENVIRONMENT_PREFIX
 
 
 def _compiles(pattern: str) -> str:

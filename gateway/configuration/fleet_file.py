@@ -9,7 +9,7 @@ from pathlib import Path
 from gateway.configuration.named_files import NamedFiles, read_named_files
 from gateway.fleet_files import check_paths
 from gateway.settings import Server, Settings, load_settings
-from model_pool.settings import read_text
+from model_pool.settings_file import read_text
 
 
 @dataclass(frozen=True, slots=True)

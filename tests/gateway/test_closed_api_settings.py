@@ -14,7 +14,8 @@ from gateway.fleet_files import closed_api_key
 from gateway.price_list import load_prices
 from gateway.router import Constraints, Expectations, ModelKind, Route, Router, RouteReason, Target
 from gateway.settings import Settings
-from model_pool.settings import SettingsError, load
+from model_pool.settings import SettingsError
+from model_pool.settings_file import load
 from support.fleet import DEMO
 
 API = {

@@ -22,7 +22,8 @@ from gateway.held_answer import HeldAnswer
 from gateway.mixture import DEFAULT_PROMPT, Mixture, aggregating, ask_all, normalised, vote
 from gateway.settings import Settings
 from model_pool.errors import EngineFailed, WorkerLost
-from model_pool.settings import SettingsError, load
+from model_pool.settings import SettingsError
+from model_pool.settings_file import load
 from support.closed_fleet import with_closed_api
 from support.fleet import Fleet, running_fleet
 

@@ -15,7 +15,8 @@ from deltafleet.v1 import routing_pb2
 from examples.demo.tasks import TASKS
 from gateway.mixture import normalised
 from gateway.settings import Settings
-from model_pool.settings import SettingsError, load
+from model_pool.settings import SettingsError
+from model_pool.settings_file import load
 from support.closed_fleet import INPUT_NANO_USD, OUTPUT_NANO_USD, with_closed_api
 from support.fleet import Fleet, refusal, running_fleet
 from support.openai_server import (

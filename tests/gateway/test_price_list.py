@@ -17,7 +17,8 @@ from gateway.price_list import (
     read_prices,
 )
 from gateway.settings import Settings
-from model_pool.settings import SettingsError, load
+from model_pool.settings import SettingsError
+from model_pool.settings_file import load
 
 RATES = {"input_usd_per_mtok": "1", "output_usd_per_mtok": "5"}
 HALF = {"input_usd_per_mtok": "0.5", "output_usd_per_mtok": "2.5"}

@@ -14,7 +14,8 @@ from gateway.price_list import load_prices
 from gateway.settings import Settings
 from model_pool.errors import FleetError
 from model_pool.rpc import STATUS_OF
-from model_pool.settings import GATEWAY_SECTIONS, PoolSettings, SettingsError, load
+from model_pool.settings import GATEWAY_SECTIONS, PoolSettings, SettingsError
+from model_pool.settings_file import load
 from support.fleet import DEMO
 
 

@@ -7,6 +7,7 @@ import { fileURLToPath } from "node:url";
 import ts from "typescript";
 
 const KINDS = {
+  BackendTLSPolicy: "@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1/BackendTLSPolicy",
   GRPCRoute: "@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1/GRPCRoute",
   PodMonitor: "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PodMonitor",
   PrometheusRule: "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PrometheusRule",

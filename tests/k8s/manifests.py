@@ -15,10 +15,11 @@ from support.fleet import REPO
 
 K8S = REPO / "deploy" / "k8s"
 BUILD = REPO / "build" / "k8s" / "bin" / "kustomize-build"
-OVERLAYS = ("local", "a10", "h100")
+OVERLAYS = ("local", "a10", "h100", "a10-guarded")
 GPU_OVERLAYS = ("a10", "h100")
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 Document = dict[str, Any]
+Faults = Iterator[str]
 
 
 @functools.cache
@@ -90,6 +91,13 @@ class Workload:
         }
 
     @property
+    def pre_stop_s(self) -> int:
+        """How long it waits before SIGTERM."""
+        hook = self.containers[0].get("lifecycle", {}).get("preStop", {})
+        seconds: int = hook.get("sleep", {}).get("seconds", 0)
+        return seconds
+
+    @property
     def is_worker(self) -> bool:
         return self.labels["app.kubernetes.io/name"] == "deltafleet-worker"
 
@@ -109,6 +117,27 @@ def selects(selector: Document, labels: dict[str, str]) -> bool:
 def selected(documents: list[Document], selector: Document) -> list[Workload]:
     """The workloads whose pods a selector matches."""
     return [one for one in workloads(documents) if selects(selector, one.labels)]
+
+
+def pods_of(documents: list[Document], service: Document) -> list[Workload]:
+    """The workloads behind a Service."""
+    selector = service["spec"].get("selector")
+    return selected(documents, {"matchLabels": selector}) if selector else []
+
+
+def find(documents: list[Document], kind: str, name: str) -> Document | None:
+    """One of a kind and a name."""
+    for one in documents:
+        if one["kind"] == kind and one["metadata"]["name"] == name:
+            return one
+    return None
+
+
+def embedded_fleet(documents: list[Document]) -> dict[str, Any]:
+    """The overlay's fleet.yaml."""
+    text = named(documents, "ConfigMap", "deltafleet-fleet")["data"]["fleet.yaml"]
+    fleet: dict[str, Any] = yaml.safe_load(text)
+    return fleet
 
 
 def strings(value: Any) -> Iterator[str]:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
-import yaml
-from k8s.manifests import Document, Workload, named, selected, selects, strings, workloads
+from k8s import fleet_policies
+from k8s.manifests import (
+    Document,
+    Faults,
+    Workload,
+    find,
+    named,
+    pods_of,
+    selected,
+    selects,
+    strings,
+    workloads,
+)
 
-Faults = Iterator[str]
 RESTRICTED_VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
 # Made by whoever installs it; deploy/k8s/README.md says how.
-SECRETS = {"deltafleet-ledger"}
+SECRETS = {
+    *("deltafleet-ledger", "deltafleet-keys", "deltafleet-redis"),
+    *("deltafleet-tls", "deltafleet-gateway-pool-tls", "deltafleet-worker-pool-tls"),
+}
 SECRET_WORDS = re.compile(r"(?i)(key|token|password|secret|credential)")
 URL_WITH_PASSWORD = re.compile(r"://[^/\s:@]+:[^/\s@]+@")
 CLUSTER_KINDS = {"Namespace", "PersistentVolume"}
@@ -125,8 +137,12 @@ def no_literal_secrets(documents: list[Document]) -> Faults:
             yield f"{place}: a URL with a password"
     for workload in workloads(documents):
         for container in workload.all_containers:
+            files = tuple(mount["mountPath"] + "/" for mount in container.get("volumeMounts", ()))
             for variable in container.get("env", ()):
-                if SECRET_WORDS.search(variable["name"]) and "value" in variable:
+                value = variable.get("value", "")
+                if not SECRET_WORDS.search(variable["name"]) or not value:
+                    continue
+                if not value.startswith(files):  # where it is may be told
                     yield f"{workload.name}/{container['name']}: {variable['name']} is written down"
 
 
@@ -140,7 +156,7 @@ def selectors_match(documents: list[Document]) -> Faults:
                 yield f"{one.name}: is spread by other pods"
     for one in documents:
         place, spec = f"{one['kind']} {one['metadata']['name']}", one.get("spec", {})
-        if one["kind"] == "Service" and not _of_service(documents, one):
+        if one["kind"] == "Service" and not pods_of(documents, one):
             yield f"{place}: selects nothing"
         if one["kind"] in {"PodDisruptionBudget", "PodMonitor"} and (
             not spec["selector"].get("matchLabels") or not selected(documents, spec["selector"])
@@ -152,18 +168,13 @@ def selectors_match(documents: list[Document]) -> Faults:
             yield f"{place}: selects nothing"
 
 
-def _of_service(documents: list[Document], service: Document) -> list[Workload]:
-    selector = service["spec"].get("selector")
-    return selected(documents, {"matchLabels": selector}) if selector else []
-
-
 def ports_exist(documents: list[Document]) -> Faults:
     """Every port that is named is one of the pods that are meant."""
     for one in documents:
         place, spec = f"{one['kind']} {one['metadata']['name']}", one.get("spec", {})
         if one["kind"] == "Service":
             for port in spec["ports"]:
-                for workload in _of_service(documents, one):
+                for workload in pods_of(documents, one):
                     if port.get("targetPort", port["port"]) not in {
                         *workload.ports,
                         *workload.ports.values(),
@@ -177,7 +188,7 @@ def ports_exist(documents: list[Document]) -> Faults:
         if one["kind"] == "GRPCRoute":
             for rule in spec["rules"]:
                 for backend in rule["backendRefs"]:
-                    service = _found(documents, "Service", backend["name"])
+                    service = find(documents, "Service", backend["name"])
                     if service is None or backend["port"] not in [
                         port["port"] for port in service["spec"]["ports"]
                     ]:
@@ -207,7 +218,7 @@ def references_resolve(documents: list[Document]) -> Faults:
     """ConfigMaps, Secrets, ServiceAccounts, claims and mounts are there."""
     for one in workloads(documents):
         account = one.pod.get("serviceAccountName", "default")
-        if _found(documents, "ServiceAccount", account) is None:
+        if find(documents, "ServiceAccount", account) is None:
             yield f"{one.name}: no ServiceAccount {account}"
         volumes = {volume["name"]: volume for volume in one.pod.get("volumes", ())}
         for volume in volumes.values():
@@ -227,20 +238,13 @@ def references_resolve(documents: list[Document]) -> Faults:
 
 
 def _lost_volume(documents: list[Document], one: Workload, volume: Document) -> Faults:
-    if (wanted := volume.get("configMap")) and not _found(documents, "ConfigMap", wanted["name"]):
+    if (wanted := volume.get("configMap")) and not find(documents, "ConfigMap", wanted["name"]):
         yield f"{one.name}: no ConfigMap {wanted['name']}"
     if (wanted := volume.get("secret")) and wanted["secretName"] not in SECRETS:
         yield f"{one.name}: nobody says how the Secret {wanted['secretName']} is made"
     claim = volume.get("persistentVolumeClaim")
-    if claim and not _found(documents, "PersistentVolumeClaim", claim["claimName"]):
+    if claim and not find(documents, "PersistentVolumeClaim", claim["claimName"]):
         yield f"{one.name}: no claim {claim['claimName']}"
-
-
-def _found(documents: list[Document], kind: str, name: str) -> Document | None:
-    for one in documents:
-        if one["kind"] == kind and one["metadata"]["name"] == name:
-            return one
-    return None
 
 
 def targets_exist(documents: list[Document]) -> Faults:
@@ -250,7 +254,7 @@ def targets_exist(documents: list[Document]) -> Faults:
         if one["kind"] in {"HorizontalPodAutoscaler", "ScaledObject"}:
             target = one["spec"]["scaleTargetRef"]
             scaled.append(target["name"])
-            if _found(documents, target["kind"], target["name"]) is None:
+            if find(documents, target["kind"], target["name"]) is None:
                 place = f"{one['kind']} {one['metadata']['name']}"
                 yield f"{place}: no {target['kind']} {target['name']}"
     for name in {name for name in scaled if scaled.count(name) > 1}:
@@ -260,10 +264,10 @@ def targets_exist(documents: list[Document]) -> Faults:
         if not any(selects(selector, one.labels) for selector in budgets):
             yield f"{one.name}: no PodDisruptionBudget"
         if one.document["kind"] == "StatefulSet":
-            service = _found(documents, "Service", one.document["spec"]["serviceName"])
+            service = find(documents, "Service", one.document["spec"]["serviceName"])
             if service is None or service["spec"].get("clusterIP") != "None":
                 yield f"{one.name}: no headless Service"
-            elif [found.name for found in _of_service(documents, service)] != [one.name]:
+            elif [one_pod.name for one_pod in pods_of(documents, service)] != [one.name]:
                 yield f"{one.name}: its Service has other pods"
 
 
@@ -281,116 +285,8 @@ def gateways_survive(documents: list[Document]) -> Faults:
     keys = [spread["topologyKey"] for spread in one.pod.get("topologySpreadConstraints", ())]
     if not {"kubernetes.io/hostname", "topology.kubernetes.io/zone"} <= set(keys):
         yield f"{one.name}: all may be on one node, or in one zone"
-    if not _pre_stop_s(one):
+    if not one.pre_stop_s:
         yield f"{one.name}: stops while proxies still send to it"
-
-
-def time_to_drain(documents: list[Document]) -> Faults:
-    """Nobody is killed before what runs had the time that fleet.yaml gives it."""
-    fleet = embedded_fleet(documents)
-    for one in workloads(documents):
-        section = "pool" if one.is_worker else "server"
-        drain_s = fleet.get(section, {}).get("drain_limit_s", 30)
-        needed_s = _pre_stop_s(one) + drain_s + 10
-        if one.pod.get("terminationGracePeriodSeconds", 30) < needed_s:
-            yield f"{one.name}: is killed before it has drained, which takes {needed_s} s"
-
-
-def _pre_stop_s(one: Workload) -> int:
-    hook = one.containers[0].get("lifecycle", {}).get("preStop", {})
-    seconds: int = hook.get("sleep", {}).get("seconds", 0)
-    return seconds
-
-
-def embedded_fleet(documents: list[Document]) -> dict[str, Any]:
-    """The overlay's fleet.yaml."""
-    text = named(documents, "ConfigMap", "deltafleet-fleet")["data"]["fleet.yaml"]
-    fleet: dict[str, Any] = yaml.safe_load(text)
-    return fleet
-
-
-def groups_are_found(documents: list[Document]) -> Faults:
-    """fleet.yaml's groups are the workers' classes: by name, Service and port."""
-    groups = embedded_fleet(documents)["pool"]["discovery"]
-    workers = {
-        one.labels["deltafleet.dev/group"]: one for one in workloads(documents) if one.is_worker
-    }
-    for name in sorted(set(groups) ^ set(workers)):
-        yield f"{name}: a group without workers, or workers without a group"
-    for name in sorted(set(groups) & set(workers)):
-        host, _, port = groups[name]["dns"].rpartition(":")
-        service = _found(documents, "Service", host)
-        if service is None or _of_service(documents, service) != [workers[name]]:
-            yield f"{name}: {host} leads elsewhere"
-        if int(port) != workers[name].ports["worker"]:
-            yield f"{name}: its workers do not listen on {port}"
-    for one in documents:
-        if one["kind"] == "ScaledObject":
-            yield from _strange_queries(documents, one, groups)
-
-
-def _strange_queries(documents: list[Document], scaler: Document, groups: dict[str, Any]) -> Faults:
-    """A scaler asks for the workers and the models of its own target alone."""
-    target = Workload(named(documents, "StatefulSet", scaler["spec"]["scaleTargetRef"]["name"]))
-    place, group = f"ScaledObject {target.name}", groups[target.labels["deltafleet.dev/group"]]
-    others = [one.name for one in workloads(documents) if one.name != target.name]
-    queries = [trigger["metadata"]["query"] for trigger in scaler["spec"]["triggers"]]
-    for query in queries:
-        for pattern in re.findall(r'worker=~"([^"]*)"', query):
-            if not re.fullmatch(pattern, f"{target.name}-0"):
-                yield f"{place}: {pattern} is not its workers"
-            for name in (name for name in others if re.fullmatch(pattern, f"{name}-0")):
-                yield f"{place}: {pattern} has workers of {name}"
-        for pattern in re.findall(r'model=~"([^"]*)"', query):
-            if set(pattern.split("|")) != set(group["models"]):
-                yield f"{place}: {pattern} is not its models"
-    if not any("oldest_wait" in query for query in queries):
-        yield f"{place}: nobody who waits for the first worker is seen"
-    if scaler["spec"].get("minReplicaCount") == 0 and set(group["models"]) & {"base"}:
-        yield f"{place}: the fallback may have no worker"
-
-
-def gpus_are_asked_for(documents: list[Document]) -> Faults:
-    """A vLLM worker has one whole GPU, on a node of the kind that it is meant for."""
-    if embedded_fleet(documents)["pool"].get("engine") != "vllm":
-        return
-    for one in workloads(documents):
-        if not one.is_worker:
-            continue
-        for kind in ("requests", "limits"):
-            if one.containers[0]["resources"][kind].get("nvidia.com/gpu") != "1":
-                yield f"{one.name}: {kind} are not one GPU"
-        if "deltafleet.dev/accelerator" not in one.pod.get("nodeSelector", {}):
-            yield f"{one.name}: any node will do"
-        if "nvidia.com/gpu.product" not in set(strings(one.pod.get("affinity", {}))):
-            yield f"{one.name}: any GPU will do"
-        if not any(one.get("key") == "nvidia.com/gpu" for one in one.pod.get("tolerations", ())):
-            yield f"{one.name}: GPU nodes keep it away"
-        minutes = _startup_s(one) / 60
-        if minutes < 20:
-            yield f"{one.name}: has {minutes:.0f} minutes to build its weights"
-
-
-def _startup_s(one: Workload) -> float:
-    probe = one.containers[0]["startupProbe"]
-    seconds: float = probe["periodSeconds"] * probe["failureThreshold"]
-    return seconds
-
-
-def base_is_read_only(documents: list[Document]) -> Faults:
-    """Workers read the node's copy of the base, which the init container alone writes."""
-    base = embedded_fleet(documents)["base"]["path"]
-    for one in workloads(documents):
-        if not one.is_worker:
-            continue
-        (fill,) = one.pod["initContainers"]
-        if fill["command"][-1] != base:
-            yield f"{one.name}: fleet.yaml has its base at {base}"
-        mounts = {mount["name"]: mount for mount in one.containers[0]["volumeMounts"]}
-        if not mounts["node-cache"].get("readOnly"):
-            yield f"{one.name}: may change the node's copy of the base"
-        if not base.startswith(mounts["node-cache"]["mountPath"] + "/"):
-            yield f"{one.name}: its base is not in the node's cache"
 
 
 POLICIES: tuple[Callable[[list[Document]], Faults], ...] = (
@@ -406,10 +302,7 @@ POLICIES: tuple[Callable[[list[Document]], Faults], ...] = (
     references_resolve,
     targets_exist,
     gateways_survive,
-    time_to_drain,
-    groups_are_found,
-    gpus_are_asked_for,
-    base_is_read_only,
+    *fleet_policies.POLICIES,
 )
 
 

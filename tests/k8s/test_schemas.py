@@ -18,7 +18,7 @@ VERSIONS = ("1.35", "1.36", "1.37")
 VALIDATE = BUILD.parents[1] / "venv" / "bin" / "kubernetes-validate"
 CHECK = Path(__file__).with_name("custom_resources.mjs")
 NODE_PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-CUSTOM = ("GRPCRoute", "PodMonitor", "PrometheusRule", "ScaledObject")
+CUSTOM = ("BackendTLSPolicy", "GRPCRoute", "PodMonitor", "PrometheusRule", "ScaledObject")
 
 
 def core_faults(documents: list[Document], version: str, directory: Path) -> str:
@@ -66,7 +66,7 @@ def test_custom_resources_are_as_their_schemas_say(name: str) -> None:
 
 
 def test_every_custom_resource_is_used() -> None:
-    assert {one["kind"] for one in overlay("a10")} >= set(CUSTOM)
+    assert {one["kind"] for one in overlay("a10-guarded")} >= set(CUSTOM)
 
 
 @pytest.mark.parametrize(

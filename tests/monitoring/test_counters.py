@@ -14,7 +14,8 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from deltafleet.v1 import worker_pb2
-from gateway.metrics import Metrics
+from gateway.http_door.application import ANSWERING
+from gateway.metrics import HTTP_ANSWERING, LIMITS, Metrics
 from gateway.pricing import span_cost_nano_usd
 from gateway.usd_counter import UsdCounter
 from gateway.wait_metrics import WaitCollector
@@ -177,3 +178,18 @@ def test_the_documents_name_every_metric() -> None:
     documented = set(re.findall(r"^\| `(\w+)", README.read_text(), re.MULTILINE))
     assert told <= documented
     assert {name for name in documented - told if not name.startswith(ELSEWHERE)} == set()
+
+
+def test_what_alerts_and_rates_need_is_there_before_the_first_request() -> None:
+    metrics = Metrics()
+    metrics.expect(("sql",), ())
+    value = metrics.registry.get_sample_value
+
+    assert set(HTTP_ANSWERING) == set(ANSWERING)
+    for path in ANSWERING:
+        told = {"path": path, "status": "200", "reason": ""}
+        assert value("deltafleet_http_requests_total", told) == 0
+    for state in ("running", "answered"):
+        assert value("deltafleet_repeated_requests_total", {"state": state}) == 0
+    for limit in LIMITS:
+        assert value("deltafleet_limited_requests_total", {"limit": limit}) == 0

@@ -10,6 +10,8 @@ import pytest
 import yaml
 from monitoring.prometheus import PROMTOOL
 
+from deltafleet.v1.error_reason_pb2 import ErrorReason
+from model_pool.rpc import STATUS_OF
 from support.fleet import REPO
 
 RULES = sorted((REPO / "deploy" / "monitoring" / "rules").glob("*.yaml"))
@@ -48,6 +50,19 @@ def test_prometheus_takes_the_rules() -> None:
 def test_the_rules_say_what_they_must(file: Path) -> None:
     tested = subprocess.run([PROMTOOL, "test", "rules", file], capture_output=True, text=True)
     assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_the_same_failures_count_against_the_objective_at_both_doors() -> None:
+    burn = "deltafleet:slo_burn:ratio_rate1h"
+    rule = next(rule for rule in rules() if rule.get("record") == burn)
+    codes = set(re.search(r'grpc_code=~"([A-Z_|]+)"', rule["expr"])[1].split("|"))
+    reasons = set(re.search(r'reason=~"([a-z_|]+)"', rule["expr"])[1].split("|"))
+    told = {
+        ErrorReason.Name(reason).removeprefix("ERROR_REASON_").lower()
+        for reason, code in STATUS_OF.items()
+        if code.name in codes
+    }
+    assert reasons == told
 
 
 def test_every_recording_rule_is_tested_by_a_value() -> None:

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from model_pool.catalog import read_catalog
-from model_pool.settings import GATEWAY_SECTIONS, PoolSettings, PoolTls, load
+from model_pool.settings import GATEWAY_SECTIONS, PoolSettings, PoolTls
+from model_pool.settings_file import load
 from model_pool.transformers_engine import TransformersEngine
 from model_pool.worker import WorkerIdentity, WorkerServicer
 from model_pool.worker_door import WorkerDoor
