@@ -32,12 +32,12 @@ Read = Callable[[bytes], Message | FleetError]
 class Receiver:
     """Reads the one request of a call.
 
-    max_message_bytes: of a request, unpacked. limit_s: until it is whole; None: the call's deadline
-    alone counts.
+    max_message_bytes: of a request, unpacked; may be changed. limit_s: until it is whole; None:
+    the call's deadline alone counts.
     """
 
     def __init__(self, *, max_message_bytes: int, limit_s: float | None = None) -> None:
-        self._max_message_bytes = max_message_bytes
+        self.max_message_bytes = max_message_bytes
         self._limit_s = limit_s
 
     async def receive(self, context: Any) -> Any:
@@ -85,26 +85,26 @@ class Receiver:
     def _plain(self, data: bytes) -> bytes:
         if data[:2] == GZIP_MAGIC:
             data = self._unzip(data)
-        if len(data) > self._max_message_bytes:
+        if len(data) > self.max_message_bytes:
             raise self._too_large(len(data))
         return data
 
     def _unzip(self, data: bytes) -> bytes:
         unpacking = zlib.decompressobj(_GZIP_WINDOW_BITS)
         try:
-            plain = unpacking.decompress(data, self._max_message_bytes + 1)
+            plain = unpacking.decompress(data, self.max_message_bytes + 1)
         except zlib.error:
             raise errors.MalformedMessage("the message is not what gzip made") from None
-        if len(plain) <= self._max_message_bytes and not unpacking.eof:
+        if len(plain) <= self.max_message_bytes and not unpacking.eof:
             raise errors.MalformedMessage("the message is not all that gzip made")
         return plain
 
     def _too_large(self, size_bytes: int) -> FleetError:
         return errors.MessageTooLarge(
             f"the message has {size_bytes} bytes, or more where it was compressed; the limit is "
-            f"{self._max_message_bytes}",
+            f"{self.max_message_bytes}",
             size_bytes=size_bytes,
-            limit_bytes=self._max_message_bytes,
+            limit_bytes=self.max_message_bytes,
         )
 
 

@@ -28,6 +28,7 @@ from model_pool.call import (
     within,
 )
 from model_pool.errors import FleetError
+from model_pool.letting_go import forget, released
 from model_pool.receiving import Receiver
 from model_pool.traceparent import sampled_trace_id
 
@@ -109,7 +110,7 @@ class Door(grpc.aio.ServerInterceptor):
 
     def limit(self, max_message_bytes: int, default_deadline_s: float | None) -> None:
         """Other limits for the calls that begin from now on."""
-        self._max_message_bytes = max_message_bytes
+        self._receiver.max_message_bytes = max_message_bytes
         self._default_deadline_s = default_deadline_s
 
     async def intercept_service(
@@ -148,7 +149,7 @@ class Door(grpc.aio.ServerInterceptor):
             async with self._frame(context, method):
                 return await behaviour(await self._receiver.receive(context), context)
 
-        return handle
+        return released(handle)
 
     def _stream(self, behaviour: Handler, method: str) -> Handler:
         async def handle(requests: object, context: Any) -> None:
@@ -161,7 +162,7 @@ class Door(grpc.aio.ServerInterceptor):
                         except grpc.aio.InternalError:  # the caller has gone
                             raise asyncio.CancelledError from None
 
-        return handle
+        return released(handle)
 
     @contextlib.asynccontextmanager
     async def _frame(self, context: Any, method: str) -> AsyncIterator[None]:
@@ -223,7 +224,7 @@ def careful(handler: Any, receiver: Receiver) -> Any:
         if handler.response_streaming
         else grpc.stream_unary_rpc_method_handler
     )
-    return make(handle, read, handler.response_serializer)
+    return make(released(handle), read, handler.response_serializer)
 
 
 def _checked(behaviour: Handler) -> Handler:
@@ -234,9 +235,12 @@ def _checked(behaviour: Handler) -> Handler:
                     await abort(context, request, new_request_id())
                 yield request
 
-        async with contextlib.aclosing(behaviour(good(), context)) as responses:
-            async for response in responses:
-                yield response
+        try:
+            async with contextlib.aclosing(behaviour(good(), context)) as responses:
+                async for response in responses:
+                    yield response
+        except grpc.aio.AbortError as error:
+            forget(error)
 
     return handle
 
