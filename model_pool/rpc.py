@@ -19,10 +19,10 @@ from google.rpc import error_details_pb2, status_pb2
 from deltafleet.v1.error_reason_pb2 import ErrorReason
 from model_pool.call import (
     REQUEST_ID_KEY,
+    begin_call,
     current_trace,
     new_request_id,
     own_request_id,
-    request_id,
     time_left_s,
     told,
     within,
@@ -167,9 +167,8 @@ class Door(grpc.aio.ServerInterceptor):
     @contextlib.asynccontextmanager
     async def _frame(self, context: Any, method: str) -> AsyncIterator[None]:
         name = own_request_id(context.invocation_metadata()) or new_request_id()
-        request_id.set(name)
+        begin_call(name)
         current_trace.set(sampled_trace_id(context.invocation_metadata()))
-        told.set([])
         try:
             context.set_trailing_metadata(((REQUEST_ID_KEY, name),))
             async with within(self._time_left_s(context)):
