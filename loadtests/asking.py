@@ -18,6 +18,11 @@ from loadtests.schedule import Question
 
 CALLER_KEY = "deltafleet-caller"
 DETAILS_KEY = "grpc-status-details-bin"
+PRIORITIES = {
+    "interactive": inference_pb2.PRIORITY_INTERACTIVE,
+    "standard": inference_pb2.PRIORITY_STANDARD,
+    "batch": inference_pb2.PRIORITY_BATCH,
+}
 REASON_PREFIX = "ERROR_REASON_"
 # What gRPC itself recommends for replicas behind one name: take turns, leave out whoever says that
 # it does not serve, wait where none can be reached, and send again what none has begun to answer.
@@ -107,6 +112,7 @@ class Asker:
             max_output_token_count=self._traffic.max_output_token_count,
             temperature=self._traffic.temperature,
             seed=question.seed,
+            priority=PRIORITIES[self._traffic.priority],
         )
         frame: dict[str, Any] = {
             "timeout": max(0.001, record.deadline_s - record.lag_s),
