@@ -17,6 +17,7 @@ from gateway.pooled_source import PooledSource
 from gateway.router import Route, Target
 from gateway.traced import traced
 from gateway.verifier import Verification
+from model_pool.admission import to_ask
 from model_pool.errors import DeadlineExceeded, FleetError
 from model_pool.pool import Pool
 from model_pool.tracing import Tracing
@@ -53,6 +54,14 @@ class Answering:
         names = mixture.specialists if mixture else (route.target.name,)
         asked = (for_model(request, name) for name in names if self._closed_apis.has(name))
         return sum(map(self._closed_apis.most_nano_usd, asked))
+
+    def check_room(self, caller: str, priority: int) -> None:
+        """Refuse at once what would be refused whichever model were asked, and so for little.
+
+        Where closed APIs may answer, nothing is known yet. Raises PoolSaturated, CallerSaturated.
+        """
+        if not self._closed_apis.budgets:
+            self._pool.check_room(to_ask("", caller, priority))
 
     async def answer(
         self,

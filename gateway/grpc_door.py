@@ -35,6 +35,10 @@ HANDSHAKE_LIMIT_S = 10
 # Whoever went away without a word is found by asking.
 KEEPALIVE_S, KEEPALIVE_LIMIT_S = 60, 20
 SHORTEST_PING_INTERVAL_S = 10  # clients that keep connections alive may; a flood is cut off
+# Calls of all connections that came and were not looked at yet. gRPC's own 1,000 are not a second's
+# burst, and what is beyond them has no reason of ours; at random from the first on, all from the
+# second.
+WAITING_COUNT, MOST_WAITING_COUNT = 4096, 8192
 GRACE_S = 10  # beyond the longest deadline, when a connection has reached its age
 
 
@@ -47,6 +51,12 @@ def to_options(settings: Server) -> list[Option]:
         ("grpc.max_metadata_size", LARGEST_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", LARGEST_METADATA_BYTES),
         ("grpc.max_concurrent_streams", settings.stream_limit),
+        # Counts calls that have ended and are not yet freed, too: a caller with as many as it may
+        # have would be refused its next ones without a reason of ours. What it is against, calls
+        # begun and reset as fast as one can, is bounded by those that wait.
+        ("grpc.http.overload_protection", 0),
+        ("grpc.server.max_pending_requests", WAITING_COUNT),
+        ("grpc.server.max_pending_requests_hard_limit", MOST_WAITING_COUNT),
         ("grpc.max_allowed_incoming_connections", settings.connection_limit),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_LIMIT_S * 1000),
         ("grpc.max_connection_idle_ms", round(settings.idle_limit_s * 1000)),

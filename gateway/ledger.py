@@ -47,6 +47,7 @@ class Ledger:
         self._baselines = baselines
         self._counter = counter
         self._clock = clock
+        self._writing: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
     async def entry(
@@ -88,6 +89,21 @@ class Ledger:
         entry.close(outcome, baselines)
         row = entry.row(time.time_ns() // 1000)
         log.info("request_finished", extra={"request": _without_empty(row)})
+        if outcome == "refused" and entry.last is None:
+            # It used nothing, and who is to come again need not wait for a disk.
+            task = asyncio.create_task(self._write_quietly(entry, row))
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+            return
+        await self._write(entry, row)
+
+    async def _write_quietly(self, entry: Entry, row: RequestRow) -> None:
+        try:
+            await self._write(entry, row)
+        except LedgerUnavailable:
+            log.warning("refusal_not_recorded", extra={"request_id": entry.request_id})
+
+    async def _write(self, entry: Entry, row: RequestRow) -> None:
         try:
             await self._store.append(row)
         except LedgerUnavailable:

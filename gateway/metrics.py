@@ -17,6 +17,7 @@ from gateway.histograms import ModelHistogram
 from gateway.limits.counters import Limit
 from gateway.repeats import REPEATED
 from gateway.usd_counter import UsdCounter
+from model_pool.call import elapsed_s
 
 log = logging.getLogger("gateway.access")
 
@@ -37,6 +38,8 @@ REQUEST_BUCKETS_S = (
     *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
 )
 LOOP_LAG_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+SHED_BUCKETS_S = (0.00025, *LOOP_LAG_BUCKETS_S)
+SHED = ("pool_saturated", "caller_saturated", "rate_limited")  # why a request is told to come again
 LIMITS = (*(limit.value for limit in Limit), "unavailable")
 ANSWERING = ("Generate", "StreamGenerate")
 HTTP_ANSWERING = ("/v1/chat/completions", "/v1/completions")
@@ -119,6 +122,14 @@ class Metrics:
             buckets=LOOP_LAG_BUCKETS_S,
             registry=self.registry,
         )
+        shed = Histogram(
+            "deltafleet_shed_duration_seconds",
+            "From hearing of a request to its refusal since there is too much to do.",
+            ["reason"],
+            buckets=SHED_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._shed = {reason: shed.labels(reason) for reason in SHED}
         self.tasks = Gauge(
             "deltafleet_event_loop_tasks",
             "Tasks of the gateway's event loop that have not ended.",
@@ -183,14 +194,20 @@ class Metrics:
         service, _, name = method.lstrip("/").partition("/")
         self._handled.labels(service, name, code.name, reason).inc()
         if reason:
-            told = {"method": f"{service}/{name}", "code": code.name, "reason": reason}
-            log.info("call_refused", extra=told)
+            self._refused(reason, {"method": f"{service}/{name}", "code": code.name})
 
     def http_ended(self, path: str, status: int, reason: str) -> None:
         """What the HTTP door tells of each request. path: as its route is written."""
         self._http.labels(path, str(status), reason).inc()
         if reason:
-            log.info("call_refused", extra={"path": path, "status": status, "reason": reason})
+            self._refused(reason, {"path": path, "status": status})
+
+    def _refused(self, reason: str, what: dict[str, object]) -> None:
+        took_s = elapsed_s()
+        if reason in self._shed:
+            self._shed[reason].observe(took_s)
+        told = {"reason": reason, "total_us": round(took_s * 1e6)}
+        log.info("call_refused", extra=what | told)
 
     def expect(
         self, models: Iterable[str], baselines: Iterable[str], weighed: Iterable[str] = ()

@@ -133,7 +133,10 @@ class Walk:
         self, request: inference_pb2.GenerateRequest, conversation: Conversation, call: Call
     ) -> Route:
         if request.model:
-            return self._planner.pinned(request.model, call.caller)
+            route = self._planner.pinned(request.model, call.caller)
+        self._answering.check_room(call.caller.name, request.priority)
+        if request.model:
+            return route
         with self._tracing.span("route") as span:
             route = await self._planner.plan(request, conversation, call)
             tell_route(span, route)

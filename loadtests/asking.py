@@ -17,6 +17,11 @@ from loadtests.scenario import Traffic
 from loadtests.schedule import Question
 
 DETAILS_KEY = "grpc-status-details-bin"
+PRIORITIES = {
+    "interactive": inference_pb2.PRIORITY_INTERACTIVE,
+    "standard": inference_pb2.PRIORITY_STANDARD,
+    "batch": inference_pb2.PRIORITY_BATCH,
+}
 REASON_PREFIX = "ERROR_REASON_"
 
 
@@ -71,6 +76,7 @@ class Asker:
             max_output_token_count=self._traffic.max_output_token_count,
             temperature=self._traffic.temperature,
             seed=question.seed,
+            priority=PRIORITIES[self._traffic.priority],
         )
         frame: dict[str, Any] = {
             "timeout": max(0.001, record.deadline_s - record.lag_s),

@@ -94,7 +94,26 @@ def _check_overload(limits: OverloadLimits, figures: Figures) -> list[Verdict]:
             ", ".join(strange or figures["reasons"]) or "nothing",
             not strange,
         ),
+        *_check_classes(limits, figures),
     ]
+
+
+def _check_classes(limits: OverloadLimits, figures: Figures) -> list[Verdict]:
+    found = []
+    classes: Mapping[str, Figures] = figures["classes"]
+    for caller, factor in limits.first_token_factors.items():
+        measured = classes.get(caller, {}).get("first_token_factor")
+        what = f"overload: {caller}'s first token, p99, to that of the calm"
+        text = "not measured" if measured is None else f"{measured:.2f} times"
+        holds = measured is not None and measured <= factor
+        found.append(Verdict(what, f"at most {factor:g} times", text, holds))
+    for caller, share in limits.good_shares.items():
+        measured = classes.get(caller, {}).get("good_share")
+        found.append(_at_least(f"overload: {caller}'s good answers", share, measured))
+    if limits.shed_p99_s is not None:
+        what = "overload: the gateway's time to refuse, p99"
+        found.append(_at_most(what, limits.shed_p99_s, figures["shed_s"]["p99"]))
+    return found
 
 
 def _at_most(what: str, limit: float, value: float | None) -> Verdict:

@@ -11,11 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from benchmarks.machine import facts
 from deltafleet.v1 import cost_pb2
 from loadtests import plots
-from loadtests.figures import grouped, prices, spread, summarise, usd_per_mtok
+from loadtests.figures import SHARES, grouped, prices, spread, summarise, usd_per_mtok
 from loadtests.limits import check
 from loadtests.record import Record
 from loadtests.running import Phase, Run
-from loadtests.saturation import saturation
+from loadtests.saturation import class_figures, saturation, shed_quantile_s
 from loadtests.scenario import Scenario
 from loadtests.wording import in_percent, in_seconds, in_usd
 
@@ -116,8 +116,14 @@ def _phase(phase: Phase) -> dict[str, Any]:
 
 
 def _saturation(run: Run) -> dict[str, Any]:
-    ramp, overload = run.phases
-    return saturation(ramp.records, ramp.stages[0], overload.records, overload.seconds)
+    ramp, *calm, overload = run.phases
+    found = saturation(ramp.records, ramp.stages[0], overload.records, overload.seconds)
+    edges = (run.before.shed, run.after.shed)
+    shed = {name: shed_quantile_s(*edges, share) for name, share in SHARES.items()}
+    classes = {}
+    if calm:
+        classes = class_figures(calm[0].records, overload.records, overload.seconds)
+    return found | {"shed_s": shed, "classes": classes}
 
 
 def _with_idle(

@@ -79,6 +79,31 @@ def _saturation(report: Report) -> list[str]:
             ],
         ),
         "",
+        *_classes(found),
+    ]
+
+
+def _classes(found: Mapping[str, Any]) -> list[str]:
+    """What became of each class of a ramp's overload, where there are some."""
+    if not found["classes"]:
+        return []
+    rows = [
+        (
+            caller,
+            f"{one['offered_rate']:.1f}",
+            in_percent(one["good_share"]),
+            in_seconds(one["calm_first_token_s"]["p99"]),
+            in_seconds(one["first_token_s"]["p99"]),
+        )
+        for caller, one in found["classes"].items()
+    ]
+    head = ("class", "offered/s", "good answers", "first token p99, calm", "crowded")
+    shed = found["shed_s"]["p99"]
+    return [
+        table(head, rows),
+        "",
+        f"The gateway's own time to refuse, p99: at most {in_seconds(shed)}.",
+        "",
     ]
 
 

@@ -20,7 +20,7 @@ from loadtests.generators import Generators, generating
 from loadtests.plan import LoadPlan
 from loadtests.record import Record, read_records
 from loadtests.saturation import is_saturated, knee_rate, steps, whole_stages
-from loadtests.scenario import BadScenario, Event, Scenario, Stage, Traffic
+from loadtests.scenario import BadScenario, Event, Ramp, Scenario, Stage, Traffic
 from loadtests.schedule import question
 from loadtests.watching import Sample, cost_report, scrape, watching
 
@@ -137,10 +137,26 @@ async def _phases(
     if ramp is None:
         return [first]
     knee = knee_rate(steps(first.records, first.stages[0]))
-    say(f"saturated by {knee:.1f} requests/s; now {ramp.overload:g} times that")
-    hold = ((Stage(seconds=ramp.overload_s, rate=ramp.overload * knee),),)
-    plan = _plan(scenario, place, addresses, 1, hold)
-    return [first, await _run_phase(plan, place, ramp.overload_s, fleet)]
+    say(f"saturated by {knee:.1f} requests/s")
+    phases = [first]
+    for hold in holds(scenario, ramp, knee):
+        plan = _plan(scenario, place, addresses, len(phases), hold)
+        phases.append(await _run_phase(plan, place, ramp.overload_s, fleet))
+    return phases
+
+
+def holds(scenario: Scenario, ramp: Ramp, knee: float) -> list[tuple[tuple[Stage, ...], ...]]:
+    """What comes after a ramp, phase for phase, of each traffic; the overload last. Pure."""
+    if not scenario.parts:
+        return [((Stage(seconds=ramp.overload_s, rate=ramp.overload * knee),),)]
+    parts = [one.arrivals.part for one in scenario.traffic]
+    return [
+        tuple(
+            (Stage(seconds=ramp.overload_s, rate=knee * getattr(one, when)),) if one else ()
+            for one in parts
+        )
+        for when in ("calm", "crowded")
+    ]
 
 
 def _plan(
@@ -176,7 +192,7 @@ async def _run_phase(plan: LoadPlan, place: Place, seconds: float, fleet: Fleet 
     records, stages = read_records(plan.record_files()), plan.stages
     if plan.stop_file.exists():
         seconds = max(one.at_s for one in records)
-        stages = (whole_stages(plan.stages[0], seconds),)
+        stages = (whole_stages(plan.stages[0], seconds), *plan.stages[1:])
     return Phase(generators.began_at, stages, seconds, records, sorted(events))
 
 
@@ -203,7 +219,7 @@ async def _end_ramp(plan: LoadPlan, generators: Generators) -> None:
     """Stop the ramp when it has saturated the fleet."""
     if plan.scenario.ramp is None or plan.phase:
         return
-    (stages,) = plan.stages
+    stages = plan.stages[0]
     while True:
         await asyncio.sleep(LOOK_S)
         now_s = time.time() - generators.began_at

@@ -5,13 +5,14 @@ Goodput is counted where answers end: good ones that ended in a step, by its sec
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
 
-from loadtests.figures import spread
+from loadtests.figures import grouped, spread
 from loadtests.record import Record
 from loadtests.scenario import Stage
 
@@ -73,6 +74,50 @@ def knee_rate(found: Sequence[Step]) -> float:
     """
     pairs = zip(found, found[1:] or found, strict=False)
     return max((one.goodput + other.goodput) / 2 for one, other in pairs)
+
+
+def class_figures(
+    calm: Sequence[Record], crowded: Sequence[Record], seconds: float
+) -> dict[str, dict[str, Any]]:
+    """By caller: what becomes of it when the fleet has more to do than it can, and had before.
+
+    seconds: how long requests came in each.
+    """
+    counted = [one for one in crowded if FILLING_S <= one.at_s < seconds]
+    before, after = (grouped(records, _caller) for records in (calm, counted))
+    found = {}
+    for caller, own in after.items():
+        firsts = [
+            spread(one.first_token_s for one in records if one.is_answered)
+            for records in (before.get(caller, ()), own)
+        ]
+        calm_s, crowded_s = (one["p99"] for one in firsts)
+        found[caller] = {
+            "offered_rate": len(own) / (seconds - FILLING_S),
+            "good_share": sum(one.is_good for one in own) / len(own),
+            "calm_first_token_s": firsts[0],
+            "first_token_s": firsts[1],
+            "first_token_factor": crowded_s / calm_s if calm_s and crowded_s else None,
+        }
+    return found
+
+
+def shed_quantile_s(
+    before: Mapping[str, float], after: Mapping[str, float], share: float
+) -> float | None:
+    """The least bound that this share of the refusals between two counts did not pass.
+
+    Counts are cumulative, by bound in seconds; None where nothing was refused.
+    """
+    counts = {float(bound): count - before.get(bound, 0) for bound, count in after.items()}
+    total = counts.get(math.inf, 0)
+    if not total:
+        return None
+    return min(bound for bound, count in counts.items() if count >= share * total)
+
+
+def _caller(record: Record) -> str:
+    return record.caller
 
 
 def saturation(

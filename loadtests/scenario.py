@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -68,17 +68,27 @@ class Users(Section):
     pause_s: float = Field(0, ge=0)  # between an answer and the next question
 
 
+class Part(Section):
+    """Poisson arrivals at parts of the load that another traffic's ramp found to saturate."""
+
+    calm: float = Field(ge=0)  # at first, while all of them together are well below it
+    crowded: float = Field(ge=0)  # then
+
+
 class Arrivals(Section):
-    """When requests come: an open loop that waits for nobody (stages, ramp), or users who wait."""
+    """When requests come: an open loop that waits for nobody (stages, ramp, part of what the ramp
+    found), or users who wait.
+    """
 
     stages: tuple[Stage, ...] = ()
     ramp: Ramp | None = None
     users: Users | None = None
+    part: Part | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
-        if sum(map(bool, (self.stages, self.ramp, self.users))) != 1:
-            raise ValueError("give exactly one of stages, ramp and users")
+        if sum(map(bool, (self.stages, self.ramp, self.users, self.part))) != 1:
+            raise ValueError("give exactly one of stages, ramp, users and part")
         return self
 
     @property
@@ -105,6 +115,10 @@ class OverloadLimits(Section):
     goodput: float = Field(ge=0, le=1)  # least part of the greatest goodput
     total_p99_s: float = Field(gt=0)  # of answers
     reasons: tuple[Reason, ...]  # why requests may be refused or late
+    # Of a part's caller: its first tokens' p99 when crowded, at most so many times the calm's.
+    first_token_factors: dict[Name, float] = {}
+    good_shares: dict[Name, float] = {}  # of a part's caller: least share of good answers
+    shed_p99_s: float | None = Field(None, gt=0)  # the gateway's own time to refuse
 
 
 class Traffic(Section):
@@ -121,6 +135,7 @@ class Traffic(Section):
     max_output_token_count: int = Field(96, ge=1)
     temperature: float = Field(0, ge=0, le=2)
     reading_pause_s: float = Field(0, ge=0)  # after each piece of a stream
+    priority: Literal["interactive", "standard", "batch"] = "standard"
     deadline_s: float = Field(20, gt=0)  # from the scheduled arrival
     limits: Limits = Limits()
 
@@ -183,8 +198,10 @@ class Scenario(Section):
     @model_validator(mode="after")
     def _ramps_alone(self) -> Self:
         ramps = any(one.arrivals.ramp for one in self.traffic)
-        if ramps and len(self.traffic) > 1:
-            raise ValueError("traffic: a ramp comes alone")
+        if any((not one.arrivals.part) == ramps for one in self.traffic[1:]):
+            raise ValueError("traffic: a ramp comes first, and alone but for parts of its load")
+        if self.traffic[0].arrivals.part:
+            raise ValueError("traffic: parts are of a ramp, which comes first")
         if ramps != (self.overload is not None):
             raise ValueError("overload: limits for a ramp, and for it alone")
         return self
@@ -209,6 +226,11 @@ class Scenario(Section):
     def is_apart(self) -> bool:
         """Whether the workers are not a gateway's own children."""
         return self.fleet.gateways > 1 or bool(self.events)
+
+    @property
+    def parts(self) -> tuple[Traffic, ...]:
+        """Who asks parts of what the ramp found."""
+        return tuple(one for one in self.traffic if one.arrivals.part)
 
     @property
     def ramp(self) -> Ramp | None:

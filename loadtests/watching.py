@@ -24,7 +24,8 @@ class Sample:
     """The pages of all gateways at one moment. at: seconds since the epoch.
 
     Counters of gateways are summed, those of workers taken from whoever tells the most. changes:
-    worker -> changes of weights so far. loaded: worker -> models in its memory.
+    worker -> changes of weights so far. loaded: worker -> models in its memory. shed: a bound in
+    seconds -> refusals that took no longer, since there was too much to do.
     """
 
     at: float
@@ -34,6 +35,7 @@ class Sample:
     changes: dict[str, float] = field(default_factory=dict)
     loaded: dict[str, list[str]] = field(default_factory=dict)
     waiting: float = 0.0
+    shed: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """As a mapping."""
@@ -59,6 +61,9 @@ def read_sample(pages: Sequence[str], at: float) -> Sample:
                         sample.baselines_nano_usd[name] = before + round(one.value * NANO)
                     case "deltafleet_worker_switch_seconds_count":
                         sample.changes[worker] = max(sample.changes.get(worker, 0), one.value)
+                    case "deltafleet_shed_duration_seconds_bucket":
+                        bound = one.labels["le"]
+                        sample.shed[bound] = sample.shed.get(bound, 0) + one.value
                     case "deltafleet_worker_waiting_requests":
                         waiting[worker] = max(waiting.get(worker, 0), one.value)
                     case "deltafleet_model_loaded_bytes":

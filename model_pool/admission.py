@@ -24,7 +24,7 @@ from model_pool.line_forecast import LineForecast
 from model_pool.switching import Priority
 
 RETRY_AFTER_S = 1.0  # an answer takes about as long
-PRIORITIES = {
+PRIORITIES: dict[int, Priority] = {
     inference_pb2.PRIORITY_UNSPECIFIED: Priority.STANDARD,
     inference_pb2.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
     inference_pb2.PRIORITY_STANDARD: Priority.STANDARD,
@@ -34,8 +34,12 @@ PRIORITIES = {
 
 def ask_of(request: worker_pb2.RunRequest) -> Ask:
     """What a request is to those who admit it."""
-    priority = PRIORITIES.get(request.priority, Priority.STANDARD)
-    return Ask(lane=request.model, caller=request.caller, priority=priority)
+    return to_ask(request.model, request.caller, request.priority)
+
+
+def to_ask(model: str, caller: str, priority: int) -> Ask:
+    """model: "" where it is not known yet. priority: a value of the wire's Priority."""
+    return Ask(lane=model, caller=caller, priority=PRIORITIES.get(priority, Priority.STANDARD))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ def refusal(
     alpha = thresholds.alphas[ask.priority]
     for room in rooms:
         if room.free_count <= 0:
-            return _full(f"all places for {ask.lane} are taken")
+            return _full(f"all places{f' for {ask.lane}' if ask.lane else ''} are taken")
         if room.caller_count >= alpha * room.free_count:
             if not room.other_count:
                 return _full(f"{room.caller_count} requests are under way")
@@ -156,6 +160,14 @@ class Admission:
             if not stay.has_begun and stay.ahead_count:
                 waited_s = self._clock() - stay.since_s
                 self._forecast.gave_up(_line(ask), stay.ahead_count, waited_s)
+
+    def check(self, ask: Ask, free_count: int) -> None:
+        """For who asks before it is known which model: ask.lane is empty.
+
+        Raises what `enter` would raise for any of them: PoolSaturated, CallerSaturated.
+        """
+        if failure := refusal(ask, [self._room(ask, None, free_count)], self._thresholds):
+            raise failure
 
     def begin(self, stay: Stay) -> None:
         """The request has its first word. Told again, it is no fault."""

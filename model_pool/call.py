@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import random
 import re
+import time
 from collections.abc import Coroutine, Iterable
 from types import TracebackType
 from typing import Any, TypeVar
@@ -23,7 +24,22 @@ request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id")
 current_trace: contextvars.ContextVar[str] = contextvars.ContextVar("current_trace", default="")
 # What the door tells the caller besides the answer: trailing metadata, or headers.
 told: contextvars.ContextVar[list[tuple[str, str]]] = contextvars.ContextVar("told")
+_began_s: contextvars.ContextVar[float | None] = contextvars.ContextVar("began_s", default=None)
 _expires_at: contextvars.ContextVar[float | None] = contextvars.ContextVar("expires_at")
+
+
+def begin_call(name: str) -> None:
+    """A door has heard of a call. name: the request's id."""
+    request_id.set(name)
+    told.set([])
+    _began_s.set(time.perf_counter())
+
+
+def elapsed_s() -> float:
+    """Seconds since a door heard of the call that is being handled; 0 where none is."""
+    now_s = time.perf_counter()
+    began_s = _began_s.get()
+    return now_s - (now_s if began_s is None else began_s)
 
 
 def time_left_s() -> float | None:

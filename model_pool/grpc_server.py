@@ -16,6 +16,7 @@ import grpc
 from grpc._cython import cygrpc
 from grpc.aio import _server as aio_server
 
+from model_pool.letting_go import forget
 from model_pool.receiving import OPTIONS
 
 Option = tuple[str, Any]
@@ -41,8 +42,11 @@ class _Calls(cygrpc.AioServer):  # type: ignore[misc]
 
 async def _refuse(state: object) -> None:
     context = cygrpc._ServicerContext(state, None, None, asyncio.get_running_loop())
-    with contextlib.suppress(grpc.aio.AbortError, grpc.aio.BaseError):  # told; the caller has gone
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+    with contextlib.suppress(grpc.aio.BaseError):  # the caller has gone
+        try:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        except grpc.aio.AbortError as error:
+            forget(error)
 
 
 class _Server(aio_server.Server):

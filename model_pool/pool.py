@@ -173,6 +173,11 @@ class Pool:
             time_left_s=time_left_s,
         )
 
+    def check_room(self, ask: Ask) -> None:
+        """See Admission.check."""
+        ready = [one for one in self.members.values() if one.is_ready]
+        self.admission.check(ask, self._free_count(ready))
+
     def _free_count(self, ready: Sequence[Member]) -> int:
         """Where no worker is up, as many may wait for one as all of them would take."""
         if ready:

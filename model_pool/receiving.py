@@ -32,8 +32,8 @@ Read = Callable[[bytes], Message | FleetError]
 class Receiver:
     """Reads the one request of a call.
 
-    max_message_bytes: of a request, unpacked. limit_s: until it is whole; None: the call's deadline
-    alone counts.
+    max_message_bytes: of a request, unpacked; may be changed. limit_s: until it is whole; None:
+    the call's deadline alone counts.
     """
 
     def __init__(self, *, max_message_bytes: int, limit_s: float | None = None) -> None:

@@ -19,15 +19,16 @@ from google.rpc import error_details_pb2, status_pb2
 from deltafleet.v1.error_reason_pb2 import ErrorReason
 from model_pool.call import (
     REQUEST_ID_KEY,
+    begin_call,
     current_trace,
     new_request_id,
     own_request_id,
-    request_id,
     time_left_s,
     told,
     within,
 )
 from model_pool.errors import FleetError
+from model_pool.letting_go import forget, released
 from model_pool.receiving import Receiver
 from model_pool.traceparent import sampled_trace_id
 
@@ -148,7 +149,7 @@ class Door(grpc.aio.ServerInterceptor):
             async with self._frame(context, method):
                 return await behaviour(await self._receiver.receive(context), context)
 
-        return handle
+        return released(handle)
 
     def _stream(self, behaviour: Handler, method: str) -> Handler:
         async def handle(requests: object, context: Any) -> None:
@@ -161,14 +162,13 @@ class Door(grpc.aio.ServerInterceptor):
                         except grpc.aio.InternalError:  # the caller has gone
                             raise asyncio.CancelledError from None
 
-        return handle
+        return released(handle)
 
     @contextlib.asynccontextmanager
     async def _frame(self, context: Any, method: str) -> AsyncIterator[None]:
         name = own_request_id(context.invocation_metadata()) or new_request_id()
-        request_id.set(name)
+        begin_call(name)
         current_trace.set(sampled_trace_id(context.invocation_metadata()))
-        told.set([])
         try:
             context.set_trailing_metadata(((REQUEST_ID_KEY, name),))
             async with within(self._time_left_s(context)):
@@ -223,7 +223,7 @@ def careful(handler: Any, receiver: Receiver) -> Any:
         if handler.response_streaming
         else grpc.stream_unary_rpc_method_handler
     )
-    return make(handle, read, handler.response_serializer)
+    return make(released(handle), read, handler.response_serializer)
 
 
 def _checked(behaviour: Handler) -> Handler:
@@ -234,9 +234,12 @@ def _checked(behaviour: Handler) -> Handler:
                     await abort(context, request, new_request_id())
                 yield request
 
-        async with contextlib.aclosing(behaviour(good(), context)) as responses:
-            async for response in responses:
-                yield response
+        try:
+            async with contextlib.aclosing(behaviour(good(), context)) as responses:
+                async for response in responses:
+                    yield response
+        except grpc.aio.AbortError as error:
+            forget(error)
 
     return handle
 

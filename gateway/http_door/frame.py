@@ -22,11 +22,11 @@ from gateway.http_door.reply import Reply
 from gateway.http_door.statuses import reason_of
 from model_pool.call import (
     REQUEST_ID_KEY,
+    begin_call,
     current_trace,
     new_request_id,
     own_request_id,
     request_id,
-    told,
     within,
 )
 from model_pool.errors import (
@@ -99,8 +99,7 @@ class Frame:
         """Answer one request; whatever happens is told and counted, nothing is raised."""
         headers = Headers(scope=scope)
         name = _own_id(headers) or new_request_id()
-        request_id.set(name)
-        told.set([])
+        begin_call(name)
         cut = scope.get("extensions", {}).get(ABORT, {}).get("cut", _nothing)
         reply = Reply(send, name, cut)
         try:

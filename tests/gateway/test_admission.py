@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import urllib.request
 from collections.abc import AsyncIterator
 
 import grpc
 import pytest
 import pytest_asyncio
 from grpc import StatusCode
+from prometheus_client.parser import text_string_to_metric_families
 
 from deltafleet.v1 import inference_pb2
 from support.fleet import Failure, Fleet, failure_of, rows, running_fleet, until
@@ -82,6 +85,15 @@ def cancelled_count(fleet: Fleet) -> int:
     return sum(outcome == "cancelled" for _, outcome in rows(fleet))
 
 
+async def decision_count(fleet: Fleet) -> float:
+    """How many requests were routed."""
+    page = await asyncio.to_thread(urllib.request.urlopen, f"http://{fleet.metrics}/metrics")
+    with page:
+        families = text_string_to_metric_families(page.read().decode())
+        samples = [one for family in families for one in family.samples]
+    return sum(one.value for one in samples if one.name == "deltafleet_route_decisions_total")
+
+
 async def test_a_burst_is_refused_for_its_share_and_others_find_room(crowd: Crowd) -> None:
     assert await crowd.enter("quiet") is None
     count, failure = await crowd.fill("noisy")
@@ -97,6 +109,18 @@ async def test_a_burst_is_refused_for_its_share_and_others_find_room(crowd: Crow
     assert full is not None
     assert (full.code, full.reason) == (StatusCode.UNAVAILABLE, "ERROR_REASON_POOL_SATURATED")
     assert full.retry_after_s > 0
+
+
+async def test_who_finds_the_fleet_full_is_refused_before_anything_is_asked_of_it(
+    small: Fleet, crowd: Crowd
+) -> None:
+    await crowd.fill("noisy")
+    decided = await decision_count(small)
+    failures = [await crowd.enter("noisy") for _ in range(5)]
+
+    assert {one.reason for one in failures if one} == {"ERROR_REASON_POOL_SATURATED"}
+    assert len(failures) == 5
+    assert await decision_count(small) == decided
 
 
 async def test_who_is_alone_is_told_that_the_fleet_is_full(crowd: Crowd) -> None:

@@ -70,4 +70,5 @@ async def test_a_refused_call_is_logged_with_its_reason(fleet: Fleet) -> None:
     assert len(found) == 1
     assert found[0]["reason"] == "empty_prompt"
     assert found[0]["code"] == "INVALID_ARGUMENT"
+    assert 0 < found[0]["total_us"] < 10**8
     assert found[0]["method"] == "deltafleet.v1.InferenceService/Generate"

@@ -14,10 +14,11 @@ from loadtests.scenario import BadScenario, Scenario, load_scenario, scenario_na
 
 STAGES = {"stages": [{"seconds": 1, "rate": 1}]}
 RAMP = {"ramp": {"from_rate": 1}}
+PART = {"part": {"calm": 0.1, "crowded": 0.2}}
 OVERLOAD = {"goodput": 0.9, "total_p99_s": 1, "reasons": ["POOL_SATURATED"]}
 NEEDED = {
     *("steady", "zipf", "burst", "ramp", "long_streams", "slow_readers", "noisy_tenant"),
-    *("rolling_restart", "smoke"),
+    *("rolling_restart", "smoke", "overload"),
 }
 
 
@@ -52,6 +53,11 @@ def test_a_scenario_loads_and_its_fleet_is_one(name: str, tmp_path: Path) -> Non
         ({"events": [{"at_s": 1, "restart": ["gateway-7"]}]}, "there is no 'gateway-7'"),
         ({"events": [{"at_s": 1}]}, "exactly one of restart and kill"),
         ({"overload": OVERLOAD}, "for a ramp, and for it alone"),
+        ({"traffic": [{"arrivals": PART}]}, "parts are of a ramp"),
+        (
+            {"traffic": [{"arrivals": RAMP}, {"caller": "b", "arrivals": STAGES}]},
+            "alone but for parts",
+        ),
         ({"traffic": [{"arrivals": RAMP}]}, "for a ramp, and for it alone"),
         (
             {"traffic": [{"arrivals": STAGES, "model": "sql", "limits": {"route_accuracy": 1}}]},

@@ -219,3 +219,25 @@ async def test_those_who_wait_for_a_worker_to_be_up_are_bounded_too() -> None:
             pass
     finally:
         await pool.stop()
+
+
+@given(st.lists(asks, max_size=40), asks, st.integers(0, 60))
+def test_who_is_refused_whatever_the_model_is_refused_each(
+    inside: list[Ask], ask: Ask, free_count: int
+) -> None:
+    """And who has nothing yet is refused only where no place is free."""
+    admission = Admission()
+    with contextlib.ExitStack() as stack:
+        for one in inside:
+            with contextlib.suppress(FleetError):
+                stack.enter_context(admission.enter(one, free_count=60))
+        early = None
+        try:
+            admission.check(Ask(lane="", caller=ask.caller, priority=ask.priority), free_count)
+        except FleetError as failure:
+            early = type(failure)
+        if early:
+            with pytest.raises(early), admission.enter(ask, free_count=free_count):
+                pass
+        if not any(one.caller == ask.caller for one in inside):
+            assert bool(early) == (free_count == 0)

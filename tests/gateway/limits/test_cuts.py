@@ -54,6 +54,9 @@ class Script:
         self.ended_count = 0
         self.gate: asyncio.Event | None = None
 
+    def check_room(self, caller: str, priority: int) -> None:
+        """There is."""
+
     def most_nano_usd(self, route: object, request: object) -> int:
         return self.most
 
