@@ -39,9 +39,19 @@ class Run:
         self.texts = ["five", " or so"]
         self.error: Exception | None = None
         self.may_end = asyncio.Event()
+        self.may_unwind = asyncio.Event()
+        self.may_unwind.set()
 
     async def begin(self, place: str, seal: Seal) -> AsyncGenerator[Event, None]:
         self.begun.append(place)
+        try:
+            async for event in self._events(place, seal):
+                yield event
+        except asyncio.CancelledError:
+            await self.may_unwind.wait()
+            raise
+
+    async def _events(self, place: str, seal: Seal) -> AsyncGenerator[Event, None]:
         yield Event(decision={"model": place})
         for text in self.texts:
             yield Event(text=text)
@@ -233,6 +243,37 @@ async def test_what_was_given_up_runs_where_it_is_waited_for(redis: RedisServer)
         await begins(run, "one", "two")
         run.may_end.set()
         assert not (await second)[-1].summary.is_repeat
+
+
+async def test_nothing_runs_beside_one_that_is_being_given_up(redis: RedisServer) -> None:
+    async with gateways(redis) as (one, two):
+        run = Run()
+        first = asyncio.create_task(one.hear(run))
+        await begins(run, "one")
+        run.may_unwind.clear()
+        first.cancel()
+        second = asyncio.create_task(two.hear(run))
+        await waits(two)
+        assert run.begun == ["one"]
+        run.may_unwind.set()
+        run.may_end.set()
+        assert not (await second)[-1].summary.is_repeat
+        assert run.begun == ["one", "two"]
+
+
+async def test_an_answer_is_kept_before_its_end_is_told(redis: RedisServer) -> None:
+    async with gateways(redis) as (one, two):
+        run = Run()
+        run.may_end.set()
+        claim = Claim("shop", "order-1", digest_of(ASKED))
+        events = one.shared.stream(
+            ("shop", "order-1"), claim.digest, lambda seal: run.begin("one", seal)
+        )
+        states = []
+        async with within(LIMIT_S), contextlib.aclosing(events):
+            async for _ in events:
+                states.append((await two.names.claim(claim)).state)
+        assert states == [State.RUNNING] * 3 + [State.ANSWERED]
 
 
 async def test_who_waits_keeps_its_own_deadline(redis: RedisServer) -> None:
