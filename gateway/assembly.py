@@ -47,12 +47,11 @@ from gateway.page.finished import FinishedRequests
 from gateway.page.opening import open_metrics_port
 from gateway.page.state import Sources
 from gateway.price_list import PricedBaseline
-from gateway.repeats import Repeats
+from gateway.repeats_opening import make_repeats
 from gateway.routing.feedback import Feedback, Opinions, RecentAnswers
 from gateway.routing.feedback_store import FeedbackStore
 from gateway.service import InferenceServicer, RoutingServicer
 from gateway.settings import Ledger as LedgerSettings
-from gateway.settings import Server
 from gateway.spending_metrics import SpendingCollector
 from gateway.wait_metrics import WaitCollector
 from gateway.worker_lives import LifeRecorder
@@ -111,8 +110,9 @@ class Gateway:
             recorder.start()
             stack.push_async_callback(recorder.stop)
             feedback = await self._start_feedback(stack)
-            repeats = _make_repeats(self._settings.server, self._metrics)
-            counters = await open_counters(stack, self._settings.limits, self._metrics)
+            limits = self._settings.limits
+            counters = await open_counters(stack, limits, self._metrics)
+            repeats = make_repeats(self._settings.server, limits, counters, self._metrics)
             maker = Maker(
                 *(pool, store, self._metrics, feedback, self._finished, repeats, tracing, counters)
             )
@@ -278,14 +278,6 @@ def show_configuration(metrics: Metrics, configured: Configured) -> None:
     metrics.price_age.clear()
     for name, one in baselines.items():
         metrics.price_age.labels(name).set_function(partial(_age_s, one))
-
-
-def _make_repeats(server: Server, metrics: Metrics) -> Repeats:
-    return Repeats(
-        server.repeat_keep_s,
-        server.repeat_memory_mib * 2**20,
-        on_repeat=lambda state: metrics.repeats.labels(state).inc(),
-    )
 
 
 async def _start_discovery(

@@ -42,6 +42,12 @@ class RequestIdReused(FleetError):
     reason = ErrorReason.ERROR_REASON_REQUEST_ID_REUSED
 
 
+class AnswerNotKept(FleetError):
+    """Another gateway answered the request, and nobody can tell its answer again."""
+
+    reason = ErrorReason.ERROR_REASON_ANSWER_NOT_KEPT
+
+
 class FeedbackOff(FleetError):
     """The fleet keeps no feedback."""
 

@@ -106,6 +106,10 @@ class Metrics:
             "Joined to one of the same x-request-id that ran, or was answered.",
             "state",
         )
+        self.unshared_names = self._counter(
+            "unshared_named_requests",
+            "With an x-request-id that other gateways were not told, as Redis was away.",
+        )
         self._http = self._counter(
             "http_requests",
             "Ended requests of the HTTP door, by status and the ErrorReason behind it.",

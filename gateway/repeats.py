@@ -13,11 +13,14 @@ from functools import partial
 from deltafleet.v1 import inference_pb2
 from gateway.caller import Call
 from gateway.errors import RequestIdReused
+from gateway.shared_repeats import Alone, Begin, First
 from model_pool.call import time_left_s, within
+from model_pool.errors import DeadlineExceeded
 
 Event = inference_pb2.StreamGenerateResponse
-Begin = Callable[[], AsyncGenerator[Event, None]]
-REPEATED = ("running", "answered")  # what the first request of an id may be doing
+During = Callable[[AsyncGenerator[Event, None]], AsyncGenerator[Event, None]]
+# What the first request of an id may be doing.
+REPEATED = ("running", "answered", "running_elsewhere", "answered_elsewhere")
 Key = tuple[str, str]  # a caller's name, and the id that it gave
 
 
@@ -29,6 +32,7 @@ class Repeats:
     as long as anybody listens.
 
     keep_s: how long an answer is remembered. most_bytes: of all answers; the oldest leave first.
+    first: where a request goes that is the first of its name here.
     on_repeat: told "running" or "answered" for each second request. clock: seconds.
     """
 
@@ -37,11 +41,13 @@ class Repeats:
         keep_s: float,
         most_bytes: int,
         *,
+        first: First | None = None,
         on_repeat: Callable[[str], None] = lambda state: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keep_s = keep_s
         self._most_bytes = most_bytes
+        self._first = first or Alone()
         self._on_repeat = on_repeat
         self._clock = clock
         self._running: dict[Key, _Run] = {}
@@ -49,19 +55,25 @@ class Repeats:
         self._bytes = 0
 
     async def stream(
-        self, request: inference_pb2.GenerateRequest, call: Call, begin: Begin
+        self,
+        request: inference_pb2.GenerateRequest,
+        call: Call,
+        begin: Begin,
+        during: During = lambda events: events,
     ) -> AsyncGenerator[Event, None]:
         """The request's events; begin: what makes them, where it is the first of its id.
 
+        during: keeps what the request needs, also while it has yet to wait for others.
         Raises RequestIdReused where another request had the id, and what the first one raised.
         """
-        key, digest = (call.caller.name, call.request_id), _digest(request)
+        key, digest = (call.caller.name, call.request_id), digest_of(request)
         while (run := self._find(key)) is not None and run.is_given_up:
             await run.end()
         is_repeat = run is not None
         if run is None:
             run = self._running[key] = _Run(digest)
-            run.start(begin(), partial(self._ended, key, run))
+            events = self._first.stream(key, digest, begin)
+            run.start(during(events), partial(self._ended, key, run))
         elif run.digest != digest:
             raise RequestIdReused(
                 f"another request had the id {call.request_id}", request_id=call.request_id
@@ -105,8 +117,8 @@ class _Run:
         self._error: BaseException | None = None
         self._more = asyncio.Event()
         self._listener_count = 0
-        self._was_given_up = False
         self._is_whole = False
+        self._was_given_up = False
         self._has_ended = False
         self._task: asyncio.Task[None] | None = None
 
@@ -131,11 +143,14 @@ class _Run:
             async with within(time_left_s()), contextlib.aclosing(events):
                 async for event in events:
                     self._events.append(event)
-                    self._is_whole |= event.HasField("summary")
                     self.size_bytes += event.ByteSize()
+                    self._is_whole |= event.HasField("summary")
                     self._tell()
         except BaseException as error:
-            if not self._is_whole:  # else the ledger has it: what ended late is no failure of it
+            is_stopped = isinstance(error, asyncio.CancelledError | DeadlineExceeded)
+            # A whole answer is in the ledger: whatever stops what is left to do after it, it is
+            # not forgotten.
+            if not (self._is_whole and is_stopped):
                 self._error = error
             if not isinstance(error, Exception):
                 raise
@@ -183,7 +198,7 @@ class _Run:
             await asyncio.wait([self._task])
 
 
-def _digest(request: inference_pb2.GenerateRequest) -> bytes:
+def digest_of(request: inference_pb2.GenerateRequest) -> bytes:
     return hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
 
 

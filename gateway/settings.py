@@ -49,6 +49,7 @@ class Server(Section):
     drain_limit_s: float = Field(30, ge=0)
     repeat_keep_s: float = Field(600, ge=0)  # that an answer can be heard again by its x-request-id
     repeat_memory_mib: int = Field(64, ge=0)  # of such answers; the oldest leave first
+    repeat_shared: bool = True  # such answers lie in the Redis of `limits`, too, for all gateways
 
 
 class Feedback(Section):

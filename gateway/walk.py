@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Collection
+from functools import partial
 from typing import Protocol
 
 from google.protobuf.duration_pb2 import Duration
@@ -26,7 +27,9 @@ from gateway.requests import Conversation, check_sampling, read_conversation, to
 from gateway.route_planner import RoutePlanner
 from gateway.router import Route
 from gateway.routing.feedback import Feedback
+from gateway.shared_repeats import Seal, seal_nothing
 from gateway.traced import in_request_span, tell_entry, tell_route
+from gateway.whole_answer import WholeAnswer
 from model_pool.call import to_its_end
 from model_pool.errors import WorkerLost
 from model_pool.tracing import Tracing
@@ -97,34 +100,28 @@ class Walk:
         self, request: inference_pb2.GenerateRequest, call: Call
     ) -> inference_pb2.GenerateResponse:
         """The whole answer at once."""
-        response = inference_pb2.GenerateResponse()
-        texts = []
+        answer = WholeAnswer()
         async with contextlib.aclosing(self.stream(request, call)) as events:
             async for event in events:
-                if event.HasField("decision"):
-                    response.decision.CopyFrom(event.decision)
-                elif event.HasField("summary"):
-                    response.summary.CopyFrom(event.summary)
-                else:
-                    texts.append(event.text)
-        response.text = "".join(texts)
-        return response
+                answer.add(event)
+        return answer.response()
 
     def stream(
         self, request: inference_pb2.GenerateRequest, call: Call
     ) -> AsyncGenerator[Event, None]:
         """Stream the answer of the model that fits the prompt: decision, texts, summary."""
         if call.has_own_id:
-            return self._repeats.stream(request, call, lambda: self._begin(request, call))
+            begin = partial(self._begin, request, call)
+            return self._repeats.stream(request, call, begin, self._in_use.during)
         return self._begin(request, call)
 
     def _begin(
-        self, request: inference_pb2.GenerateRequest, call: Call
+        self, request: inference_pb2.GenerateRequest, call: Call, seal: Seal = seal_nothing
     ) -> AsyncGenerator[Event, None]:
         if self._limiter.is_free(call.caller):
-            events = self._answer(request, call, Allowance())
+            events = self._answer(request, call, Allowance(), seal)
         else:
-            events = self._limited(request, call)
+            events = self._limited(request, call, seal)
         if self._tracing.is_on:
             events = in_request_span(self._tracing, call, request.model, events)
         return self._in_use.during(events)
@@ -143,17 +140,17 @@ class Walk:
             return route
 
     async def _limited(
-        self, request: inference_pb2.GenerateRequest, call: Call
+        self, request: inference_pb2.GenerateRequest, call: Call, seal: Seal
     ) -> AsyncGenerator[Event, None]:
         async with (
             self._limiter.admitted(call, request) as allowance,
-            contextlib.aclosing(self._answer(request, call, allowance)) as events,
+            contextlib.aclosing(self._answer(request, call, allowance, seal)) as events,
         ):
             async for event in events:
                 yield event
 
     async def _answer(
-        self, request: inference_pb2.GenerateRequest, call: Call, allowance: Allowance
+        self, request: inference_pb2.GenerateRequest, call: Call, allowance: Allowance, seal: Seal
     ) -> AsyncGenerator[Event, None]:
         conversation = read_conversation(request)
         check_sampling(request)
@@ -188,15 +185,21 @@ class Walk:
                         raise refusal
             check_whole(entry)
             tell_entry(self._tracing, entry)
-            finish = self._ledger.finish(entry)
-            # One that may be asked again must not be in the ledger and yet be forgotten.
-            await (to_its_end(finish) if call.has_own_id else finish)
+            if call.has_own_id:
+                # One that may be asked again must not be in the ledger and yet be forgotten.
+                await to_its_end(self._finish(entry, seal))
+            else:
+                await self._ledger.finish(entry)
             if self._feedback:
                 name = entry.route.target.name
                 self._feedback.answered(
                     call.request_id, name, route.task, route.row, call.caller.name
                 )
             yield Event(summary=_to_summary(entry, self._stale_baselines()))
+
+    async def _finish(self, entry: Entry, seal: Seal) -> None:
+        await seal()
+        await self._ledger.finish(entry)
 
 
 def check_whole(entry: Entry) -> AnswerPiece:

@@ -51,6 +51,7 @@ HTTP_OF: dict[ErrorReason.ValueType, HttpFailure] = {
     ErrorReason.ERROR_REASON_FEEDBACK_OFF: HttpFailure(409, INVALID),
     ErrorReason.ERROR_REASON_LEDGER_UNAVAILABLE: HttpFailure(503, UNAVAILABLE),
     ErrorReason.ERROR_REASON_REQUEST_ID_REUSED: HttpFailure(409, INVALID),
+    ErrorReason.ERROR_REASON_ANSWER_NOT_KEPT: HttpFailure(409, INVALID),
     ErrorReason.ERROR_REASON_CONFIG_REFUSED: HttpFailure(409, INVALID),
     ErrorReason.ERROR_REASON_UNAUTHENTICATED: HttpFailure(
         401, "authentication_error", "invalid_api_key"

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from gateway.errors import LimitsUnavailable
 from gateway.limits.counters import Ask, CountersAway, Draw, Drawn, Rest, Spent, Verdict
+from gateway.limits.link import RedisLink
 from gateway.limits.memory import MemoryCounters
 from gateway.limits.redis import RedisCounters
 
@@ -43,6 +44,21 @@ class FailoverCounters:
         self._owed: list[Rest] = []
         self._renewing: asyncio.Task[None] | None = None
         self._returning: asyncio.Task[None] | None = None
+        self._others: list[Callable[[], Awaitable[None]]] = []
+
+    @property
+    def link(self) -> RedisLink:
+        """For what else all gateways share."""
+        return self._shared.link
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the shared store answers, as far as is known."""
+        return self._is_up
+
+    def also_renew(self, renew: Callable[[], Awaitable[None]]) -> None:
+        """Call it as often as places are renewed, and before a return. It raises CountersAway."""
+        self._others.append(renew)
 
     @property
     def is_shared(self) -> bool:
@@ -55,7 +71,7 @@ class FailoverCounters:
         try:
             await self._shared.ping()
         except CountersAway as error:
-            self._fall(error)
+            self.fall(error)
         self._renewing = asyncio.create_task(self._renew_often(), name="renew places")
 
     async def stop(self) -> None:
@@ -72,7 +88,7 @@ class FailoverCounters:
             try:
                 verdict = await self._shared.admit(ask)
             except CountersAway as error:
-                self._fall(error)
+                self.fall(error)
             else:
                 if not verdict.refused:
                     self._alone.take_place(ask)
@@ -87,7 +103,7 @@ class FailoverCounters:
             try:
                 return await self._shared.draw(draw)
             except CountersAway as error:
-                self._fall(error)
+                self.fall(error)
         raise _unavailable()
 
     async def settle(self, rest: Rest) -> None:
@@ -100,17 +116,18 @@ class FailoverCounters:
         try:
             await self._settle_owed()
         except CountersAway as error:
-            self._fall(error)
+            self.fall(error)
 
     async def seed(self, caller: str, spent: Spent) -> None:
         """See Counters."""
         try:
             await self._shared.seed(caller, spent)
         except CountersAway as error:
-            self._fall(error)
+            self.fall(error)
             raise _unavailable() from error
 
-    def _fall(self, error: CountersAway) -> None:
+    def fall(self, error: CountersAway) -> None:
+        """The shared store did not answer: nobody asks it until it does again."""
         if not self._is_up:
             return
         self._is_up = False
@@ -156,11 +173,13 @@ class FailoverCounters:
                 try:
                     await self._renew()
                 except CountersAway as error:
-                    self._fall(error)
+                    self.fall(error)
 
     async def _renew(self) -> None:
         for caller, leases in list(self._alone.places.items()):
             await self._shared.renew(caller, list(leases))
+        for renew in self._others:
+            await renew()
 
 
 def _unavailable() -> LimitsUnavailable:

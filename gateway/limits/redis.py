@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-
 from gateway.caller import Limits
 from gateway.limits.counters import (
     PLACE_RETRY_S,
     Ask,
-    CountersAway,
     Draw,
     Drawn,
     Grant,
@@ -30,6 +22,7 @@ from gateway.limits.counters import (
     Unseeded,
     Verdict,
 )
+from gateway.limits.link import RedisLink
 
 SCRIPTS = Path(__file__).parent / "scripts"
 NO_LIMIT = -1
@@ -53,14 +46,10 @@ class RedisCounters:
     ) -> None:
         self._prefix = prefix
         self._lease_ms = round(lease_s * 1000)
-        # A command that may have been done is not sent again: it would count twice.
-        self._redis = Redis.from_url(
-            url,
-            socket_connect_timeout=connect_timeout_s,
-            socket_timeout=operation_timeout_s,
-            retry=Retry(NoBackoff(), 0),
+        self.link = RedisLink(
+            url, connect_timeout_s=connect_timeout_s, operation_timeout_s=operation_timeout_s
         )
-        self._timeout_s = connect_timeout_s + operation_timeout_s
+        self._redis = self.link.redis
         self._admit = self._script("time", "window", "account", "admit")
         self._draw = self._script("time", "account", "draw")
         self._settle = self._script("time", "account", "settle")
@@ -74,16 +63,15 @@ class RedisCounters:
 
     async def ping(self) -> None:
         """Ask whether it is there. Raises CountersAway."""
-        await self._run(self._redis.ping())
+        await self.link.ping()
 
     async def drop(self) -> None:
         """Close its connections; the next call makes a new one. Raises CountersAway."""
-        await self._run(self._redis.connection_pool.disconnect())
+        await self.link.drop()
 
     async def stop(self) -> None:
         """Close its connections for good."""
-        with contextlib.suppress(CountersAway):
-            await self._run(self._redis.aclose())
+        await self.link.stop()
 
     async def admit(self, ask: Ask) -> Verdict:
         """See Counters."""
@@ -149,24 +137,16 @@ class RedisCounters:
         await self._call(self._renew, [self._key("places", caller)], [self._lease_ms, *leases])
 
     def _script(self, *names: str) -> Any:
-        texts = [(SCRIPTS / f"{name}.lua").read_text(encoding="utf-8") for name in names]
-        return self._redis.register_script("\n".join(texts))
+        return self.link.script(SCRIPTS / f"{name}.lua" for name in names)
 
     def _key(self, kind: str, caller: str) -> str:
         return f"{self._prefix}:limits:{kind}:{{{caller}}}"
 
     async def _call(self, script: Any, keys: Sequence[str], values: Sequence[object]) -> list[Any]:
-        reply = await self._run(script(keys=keys, args=values))
+        reply = await self.link.run(script(keys=keys, args=values))
         if isinstance(reply, list) and reply[0] == UNSEEDED:
             raise Unseeded
         return reply if isinstance(reply, list) else [reply]
-
-    async def _run(self, command: Any) -> Any:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await command
-        except (RedisError, OSError, TimeoutError) as error:
-            raise CountersAway(type(error).__name__) from error
 
 
 def _numbers(*limits: int | None) -> list[int]:

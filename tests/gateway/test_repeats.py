@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 
 import grpc
 import pytest
@@ -13,6 +13,7 @@ from deltafleet.v1 import inference_pb2
 from gateway.caller import Call, Caller
 from gateway.errors import RequestIdReused
 from gateway.repeats import Event, Repeats
+from gateway.shared_repeats import Begin, Seal
 from model_pool.call import to_its_end, within
 from model_pool.errors import DeadlineExceeded, WorkerLost
 from support.fleet import Fleet, first_text, refusal, rest, rows, until
@@ -33,7 +34,7 @@ class Runs:
         self.may_unwind.set()
         self._error = error
 
-    async def begin(self) -> AsyncGenerator[Event, None]:
+    async def begin(self, seal: Seal) -> AsyncGenerator[Event, None]:
         self.begun_count += 1
         text = f"run {self.begun_count}"
         try:
@@ -41,6 +42,7 @@ class Runs:
             await self.may_end.wait()
             if self._error:
                 raise self._error
+            await seal()
             yield Event(summary=inference_pb2.Summary(request_id="order-1"))
         except asyncio.CancelledError:
             self.cancelled_count += 1
@@ -48,9 +50,7 @@ class Runs:
             raise
 
 
-async def hear(
-    repeats: Repeats, begin: Callable[[], AsyncGenerator[Event, None]], call: Call = CALL
-) -> list[Event]:
+async def hear(repeats: Repeats, begin: Begin, call: Call = CALL) -> list[Event]:
     async with within(60), contextlib.aclosing(repeats.stream(ASKED, call, begin)) as events:
         return [event async for event in events]
 
@@ -142,23 +142,19 @@ async def test_one_that_is_being_given_up_is_not_joined_nor_run_beside() -> None
     assert runs.cancelled_count == 1
 
 
-async def test_what_is_whole_is_remembered_however_its_end_is_broken() -> None:
-    """The ledger has it by then: what comes after the summary must not let it run again."""
-    begun = []
+async def test_an_answer_that_is_stopped_after_its_end_is_not_forgotten() -> None:
+    repeats, may_end, begun = make(), asyncio.Event(), []
 
-    async def begin() -> AsyncGenerator[Event, None]:
+    async def begin(seal: Seal) -> AsyncGenerator[Event, None]:
         begun.append(1)
         yield Event(summary=inference_pb2.Summary(request_id="order-1"))
-        await asyncio.Event().wait()  # such as telling limits what was used
+        await may_end.wait()
 
-    repeats = make()
-    first = asyncio.create_task(hear(repeats, begin))
-    await turn()
-    first.cancel()
-    await turn()
-    assert first.cancelled()
-    again = await hear(repeats, begin)
-    assert [event.summary.is_repeat for event in again] == [True]
+    events = repeats.stream(ASKED, CALL, begin)
+    async with within(60):
+        await anext(events)
+        await events.aclose()
+        assert (await hear(repeats, begin))[-1].summary.is_repeat
     assert begun == [1]
 
 

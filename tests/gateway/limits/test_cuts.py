@@ -28,6 +28,7 @@ from gateway.repeats import Repeats
 from gateway.route_planner import Habits, RoutePlanner
 from gateway.router import ModelKind, Router, Target
 from gateway.routing.chats import Hysteresis
+from gateway.shared_repeats import Begin, Event, First
 from gateway.token_counter import TokenCounter
 from gateway.walk import Walk
 from model_pool.call import told, within
@@ -85,7 +86,9 @@ class Script:
 class House:
     """A walk in a directory; a new one in the same directory is a gateway that was restarted."""
 
-    def __init__(self, script: Script, store: LedgerStore, limits: Limits) -> None:
+    def __init__(
+        self, script: Script, store: LedgerStore, limits: Limits, first: First | None = None
+    ) -> None:
         self.script, self.store, self.metrics = script, store, Metrics()
         forecast = CostForecast({})
         targets = {"base": Target("base", ModelKind.BASE, 0.5)}
@@ -102,7 +105,7 @@ class House:
             script,
             Ledger(store, self.metrics, forecast, {}, TokenCounter([])),
             None,
-            Repeats(1, 2**20, on_repeat=lambda state: None),
+            Repeats(1, 2**20, first=first),
             InUse(),
             Tracing(),
             Limiter(
@@ -297,3 +300,36 @@ async def test_a_keys_own_limits_win_and_others_are_the_names(tmp_path: Path) ->
         assert refused.value.retry_after_s is None  # it is larger than the limit
         for _ in range(20):
             assert await one.texts(Caller("other"))
+
+
+class Sealing:
+    """Has a look at the ledger when a name is sealed."""
+
+    def __init__(self) -> None:
+        self.rows: Callable[[], list[tuple[str, int]]] = list
+        self.seen: list[list[tuple[str, int]]] = []
+
+    def stream(
+        self, key: tuple[str, str], digest: bytes, begin: Begin
+    ) -> AsyncGenerator[Event, None]:
+        return begin(self._seal)
+
+    async def _seal(self) -> None:
+        self.seen.append(self.rows())
+
+
+@pytest.mark.parametrize("limits", [Limits(), BUDGET])
+async def test_a_name_is_sealed_before_its_row_is_written(tmp_path: Path, limits: Limits) -> None:
+    store, sealing = LedgerStore(tmp_path / "ledger.sqlite3"), Sealing()
+    await store.open()
+    one = House(Script(5, 5), store, limits, sealing)
+    sealing.rows = one.rows
+    async with (
+        within(60),
+        contextlib.aclosing(one.walk.stream(ASKED, Call("order-1", ME, has_own_id=True))) as events,
+    ):
+        async for event in events:
+            if event.HasField("summary"):
+                assert one.rows() == [("answered", 10)]
+    assert sealing.seen == [[]]
+    await store.close()

@@ -114,6 +114,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: fleet.yaml, or a file that it names, is wrong, or changes what only a start
     can change. The configuration from before stays in force. The message says where and why.
     """
+    ERROR_REASON_ANSWER_NOT_KEPT: _ErrorReason.ValueType  # 29
+    """ALREADY_EXISTS: another gateway answered the request of this x-request-id, or died as it did, and
+    its answer is not kept: it is too large, or was never told. With another id it runs again.
+    Metadata: request_id.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason for which a call can fail. A failed call carries one google.rpc.ErrorInfo whose
@@ -212,5 +217,10 @@ Metadata: caller_count, free_count.
 ERROR_REASON_CONFIG_REFUSED: ErrorReason.ValueType  # 28
 """FAILED_PRECONDITION: fleet.yaml, or a file that it names, is wrong, or changes what only a start
 can change. The configuration from before stays in force. The message says where and why.
+"""
+ERROR_REASON_ANSWER_NOT_KEPT: ErrorReason.ValueType  # 29
+"""ALREADY_EXISTS: another gateway answered the request of this x-request-id, or died as it did, and
+its answer is not kept: it is too large, or was never told. With another id it runs again.
+Metadata: request_id.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -29,7 +29,8 @@ class InferenceServiceStub:
     """Answers prompts: classify, route, generate, account.
     A call that brings an x-request-id of its own in its metadata (1 to 128 of letters, digits and
     _.:-) may be repeated with it: the same request joins the one that runs, or hears its answer again
-    for server.repeat_keep_s. Another request with the id is refused. What failed may be tried again.
+    for server.repeat_keep_s; at another gateway, too, where they share a Redis. Another request with the
+    id is refused. What failed may be tried again.
     """
 
     def __init__(self, channel):
@@ -54,7 +55,8 @@ class InferenceServiceServicer:
     """Answers prompts: classify, route, generate, account.
     A call that brings an x-request-id of its own in its metadata (1 to 128 of letters, digits and
     _.:-) may be repeated with it: the same request joins the one that runs, or hears its answer again
-    for server.repeat_keep_s. Another request with the id is refused. What failed may be tried again.
+    for server.repeat_keep_s; at another gateway, too, where they share a Redis. Another request with the
+    id is refused. What failed may be tried again.
     """
 
     def Generate(self, request, context):
@@ -98,7 +100,8 @@ class InferenceService:
     """Answers prompts: classify, route, generate, account.
     A call that brings an x-request-id of its own in its metadata (1 to 128 of letters, digits and
     _.:-) may be repeated with it: the same request joins the one that runs, or hears its answer again
-    for server.repeat_keep_s. Another request with the id is refused. What failed may be tried again.
+    for server.repeat_keep_s; at another gateway, too, where they share a Redis. Another request with the
+    id is refused. What failed may be tried again.
     """
 
     @staticmethod

@@ -30,7 +30,8 @@ class InferenceServiceStub:
     """Answers prompts: classify, route, generate, account.
     A call that brings an x-request-id of its own in its metadata (1 to 128 of letters, digits and
     _.:-) may be repeated with it: the same request joins the one that runs, or hears its answer again
-    for server.repeat_keep_s. Another request with the id is refused. What failed may be tried again.
+    for server.repeat_keep_s; at another gateway, too, where they share a Redis. Another request with the
+    id is refused. What failed may be tried again.
     """
 
     @_typing.overload
@@ -50,7 +51,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Answers prompts: classify, route, generate, account.
     A call that brings an x-request-id of its own in its metadata (1 to 128 of letters, digits and
     _.:-) may be repeated with it: the same request joins the one that runs, or hears its answer again
-    for server.repeat_keep_s. Another request with the id is refused. What failed may be tried again.
+    for server.repeat_keep_s; at another gateway, too, where they share a Redis. Another request with the
+    id is refused. What failed may be tried again.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -66,7 +68,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers prompts: classify, route, generate, account.
     A call that brings an x-request-id of its own in its metadata (1 to 128 of letters, digits and
     _.:-) may be repeated with it: the same request joins the one that runs, or hears its answer again
-    for server.repeat_keep_s. Another request with the id is refused. What failed may be tried again.
+    for server.repeat_keep_s; at another gateway, too, where they share a Redis. Another request with the
+    id is refused. What failed may be tried again.
     """
 
     @_abc_1.abstractmethod
