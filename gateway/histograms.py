@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -38,14 +38,19 @@ class Counts:
             if exemplar:
                 self._exemplars[place] = Exemplar(dict(exemplar), value, time.time())
 
-    def observe_all(self, values: Iterable[float]) -> None:
-        """Count many."""
+    def observe_all(
+        self, values: Sequence[float], exemplar: Mapping[str, str] | None = None
+    ) -> None:
+        """Count many, at least one. exemplar: of the largest."""
         places = [bisect_left(self._bounds, value) for value in values]
         total = sum(values)
         with self._lock:
             for place in places:
                 self._counts[place] += 1
             self._sum += total
+            if exemplar:
+                place = max(places)
+                self._exemplars[place] = Exemplar(dict(exemplar), max(values), time.time())
 
     def read(self) -> tuple[list[Any], float]:
         """Each upper bound with the number of values up to it and its exemplar; the sum of all."""

@@ -128,7 +128,7 @@ class Ledger:
             if value_s is not None:
                 histogram.labels(model).observe(value_s, entry.exemplar)
         if entry.token_gaps_s:
-            metrics.token_gap.labels(model).observe_all(entry.token_gaps_s)
+            metrics.token_gap.labels(model).observe_all(entry.token_gaps_s, entry.exemplar)
         if row.outcome == "answered":
             self._forecast.learn(model, row.cost_nano_usd)
             for baseline, cost in row.baselines.items():

@@ -49,6 +49,17 @@ def test_an_exemplar_stands_at_its_bucket() -> None:
     assert 'le="1.0"' in line
 
 
+def test_of_many_the_largest_has_the_exemplar() -> None:
+    registry = CollectorRegistry()
+    model = ModelHistogram(NAME, TEXT, BUCKETS, registry).labels("sql")
+    model.observe_all([0.001, 0.7, 0.2], {"trace_id": "abc"})
+
+    lines = generate_openmetrics(registry).decode().splitlines()
+    [line] = [line for line in lines if 'trace_id="abc"' in line]
+    assert 'le="1.0"' in line
+    assert "0.7" in line
+
+
 def test_a_model_is_shown_from_when_it_is_named() -> None:
     registry = CollectorRegistry()
     ModelHistogram(NAME, TEXT, BUCKETS, registry).labels("sql")
