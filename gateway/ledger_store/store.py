@@ -36,7 +36,7 @@ FOLD_INTERVAL_S = 3600.0
 # A commit costs as much for many rows as for one; who is alone does not wait for others. As
 # PostgreSQL's commit_delay and commit_siblings (its manual, 19.5.1).
 COMMIT_PAUSE_S = 0.004
-SIBLING_COUNT = 4
+SIBLING_COUNT = 2
 
 
 class _Waiting:
