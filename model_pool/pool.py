@@ -132,14 +132,19 @@ class Pool:
         a while since its requests fail; SpecialistUnloadable at once where all workers are up, none
         of them serves it, and none that would is still to be found.
         """
+        if self._is_ready_for(model):  # as nearly always: then no time is measured
+            return
         try:
             async with asyncio.timeout(self._wait_s):
-                while not any(one.can_run(model) for one in self._candidates()):
+                while not self._is_ready_for(model):
                     pauses_s = self._pauses_s(model)
                     self._check_hope(model, pauses_s)
                     await self._next_word(min(filter(None, pauses_s), default=None))
         except TimeoutError:
             raise _not_ready(model, RETRY_AFTER_S) from None
+
+    def _is_ready_for(self, model: str) -> bool:
+        return any(one.can_run(model) for one in self._candidates())
 
     def _check_hope(self, model: str, pauses_s: Sequence[float]) -> None:
         """Raise where waiting is in vain. pauses_s: of those who serve it and are left alone."""
