@@ -40,7 +40,12 @@ class CostForecast:
     ) -> None:
         """mixtures: the members of each. means: what was learned before, and is learned on."""
         self._closed = closed
-        self._mixtures = mixtures or {}
+        groups = {name: (name,) for name in closed} | {
+            name: (name, *members) for name, members in (mixtures or {}).items()
+        }
+        self._prices = {
+            name: [closed[one] for one in group if one in closed] for name, group in groups.items()
+        }
         self._means = {} if means is None else means
         self._everyone = self._mean_of_all()
 
@@ -65,8 +70,9 @@ class CostForecast:
         max_output_token_count: 0 where not limited. learned_nano_usd: what such answers of the
         model cost elsewhere, where that is known.
         """
-        members = (model, *self._mixtures.get(model, ()))
-        prices = [self._closed[one] for one in members if one in self._closed]
+        prices = self._prices.get(model)
+        if not prices:  # most models; every prompt asks for all
+            return max(0, self._ours_nano_usd(model, learned_nano_usd))
         longest = max_output_token_count or USUAL_OUTPUT_TOKEN_COUNT
         size = TextSize(prompt_character_count)
         listed = sum(price.cost_nano_usd(price.token_count(size), longest) for price in prices)

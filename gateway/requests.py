@@ -18,6 +18,8 @@ LARGEST_STOP_COUNT = 16
 LONGEST_STOP_CHARACTER_COUNT = 256
 LONGEST_SESSION_CHARACTER_COUNT = 128
 LARGEST_SEED = 2**63 - 1
+_ROLES = frozenset(routing_pb2.Role.values()) - {routing_pb2.ROLE_UNSPECIFIED}
+_PRIORITIES = frozenset(inference_pb2.Priority.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ def _check_messages(messages: Sequence[routing_pb2.ChatMessage]) -> None:
     for place, message in enumerate(messages):
         if not message.content.strip():
             raise EmptyPrompt("there is nothing to answer: a prompt or message is empty")
-        if message.role not in routing_pb2.Role.values() or not message.role:
+        if message.role not in _ROLES:
             raise _invalid("messages.role", f"message {place} has no known role")
         if message.role == routing_pb2.ROLE_SYSTEM and place:
             raise _invalid("messages.role", "only the first message may be the system's")
@@ -118,7 +120,7 @@ def check_sampling(request: inference_pb2.GenerateRequest) -> None:
         raise _invalid("stop", f"each 1 to {LONGEST_STOP_CHARACTER_COUNT} characters")
     if len(request.session) > LONGEST_SESSION_CHARACTER_COUNT:
         raise _invalid("session", f"at most {LONGEST_SESSION_CHARACTER_COUNT} characters")
-    if request.priority not in inference_pb2.Priority.values():
+    if request.priority not in _PRIORITIES:
         raise _invalid("priority", f"not one of ours: {request.priority}")
     if request.model and request.HasField("constraints"):
         raise _invalid("constraints", "not together with model: a named model is not weighed")

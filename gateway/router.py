@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from gateway.classifier import Classification
 from gateway.errors import NoModelQualifies
@@ -88,9 +89,8 @@ class Expectations:
     refusal: Callable[[str], FleetError | None] = no_refusal
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A model that was weighed for one prompt.
+class Candidate(NamedTuple):
+    """A model that was weighed for one prompt. A tuple, as each prompt has one for each model.
 
     may_answer: its quality is known for such a prompt, and it can be asked. qualifies: besides, it
     is as good and as cheap as asked. refusal: what alone keeps it from that.

@@ -63,6 +63,7 @@ class Pool:
         self._breakers = Breakers(choice.breaker, self.hear)
         self._affinity = choice.affinity
         self._expected: dict[Attempt, None] = {}
+        self._loaded: dict[str, tuple[Status, frozenset[str]]] = {}  # by worker, of its last word
 
     def start(self) -> None:
         """Begin to listen to the workers."""
@@ -120,6 +121,7 @@ class Pool:
         if self.members.get(member.name) is not member:
             return
         self.members = {name: one for name, one in self.members.items() if one is not member}
+        self._loaded.pop(member.name, None)
         if member.last_word is not None:
             self.departed.append(member.last_word)
 
@@ -130,14 +132,19 @@ class Pool:
         a while since its requests fail; SpecialistUnloadable at once where all workers are up, none
         of them serves it, and none that would is still to be found.
         """
+        if self._is_ready_for(model):  # as nearly always: then no time is measured
+            return
         try:
             async with asyncio.timeout(self._wait_s):
-                while not any(one.can_run(model) for one in self._candidates()):
+                while not self._is_ready_for(model):
                     pauses_s = self._pauses_s(model)
                     self._check_hope(model, pauses_s)
                     await self._next_word(min(filter(None, pauses_s), default=None))
         except TimeoutError:
             raise _not_ready(model, RETRY_AFTER_S) from None
+
+    def _is_ready_for(self, model: str) -> bool:
+        return any(one.can_run(model) for one in self._candidates())
 
     def _check_hope(self, model: str, pauses_s: Sequence[float]) -> None:
         """Raise where waiting is in vain. pauses_s: of those who serve it and are left alone."""
@@ -254,7 +261,7 @@ class Pool:
         return [
             Candidate(
                 worker=name,
-                loaded=frozenset(one.model for one in status.loaded),
+                loaded=self._loaded_at(name, status),
                 busy_count=member.in_flight_count,
                 limit_count=self._limit_count,
                 serves=member.serves,
@@ -265,6 +272,14 @@ class Pool:
             and self._breakers.of(member).allows
             and (status := member.status) is not None
         ]
+
+    def _loaded_at(self, name: str, status: Status) -> frozenset[str]:
+        """Read once for each word of a worker, not for each request."""
+        known, loaded = self._loaded.get(name, (None, frozenset[str]()))
+        if known is not status:
+            loaded = frozenset(one.model for one in status.loaded)
+            self._loaded[name] = status, loaded
+        return loaded
 
     def hear(self) -> None:
         """Something changed at a member."""

@@ -10,9 +10,31 @@ from typing import Any
 
 import yaml
 
+from gateway.identity.keys import make_key
+from gateway.identity.keys_file import HEADER
+
 DEMO = Path("examples/demo").resolve()
 LIBRARY = Path("gateway/routing/library").resolve()
-ROUTER = Path("build/benchmarks/gateway-router").resolve()
+ROUTER = Path("build/benchmarks/gateway-router-20").resolve()
+# Tasks that neither the demo nor the library has: verb, then what it is done to.
+OTHERS = {
+    "recipes": (
+        ("Cook", "Bake", "Suggest a recipe for", "How long do I roast"),
+        ("a lentil soup", "sourdough bread", "a vegan lasagne", "carrots with thyme"),
+    ),
+    "travel": (
+        ("Plan three days in", "Which trains go to", "Find a quiet hotel in", "What to see in"),
+        ("Lisbon", "Kyoto", "the Dolomites", "Marrakesh"),
+    ),
+    "gardening": (
+        ("When do I prune", "How often do I water", "What eats the leaves of", "Can I sow"),
+        ("roses", "tomatoes on a balcony", "an old apple tree", "lavender in clay soil"),
+    ),
+    "astronomy": (
+        ("When can I see", "How far away is", "Which telescope shows", "What is known of"),
+        ("the rings of Saturn", "the Andromeda galaxy", "the Perseids", "Betelgeuse"),
+    ),
+}
 LITELLM_KEY = "sk-benchmark"
 PROMPT_CHARACTER_COUNT = 200
 
@@ -28,6 +50,8 @@ def specialists() -> dict[str, list[str]]:
         name = path.stem.replace("_", "-")
         if name != "out-of-scope" and name not in found:
             found[name] = [" ".join(text.split()) for text in texts]
+    for name, (verbs, things) in OTHERS.items():
+        found[name] = [f"{verb} {thing}" for verb in verbs for thing in things]
     return found
 
 
@@ -47,8 +71,30 @@ def make_router() -> None:
     subprocess.run([sys.executable, *command, "--no-library"], check=True)
 
 
-def write_fleet(path: Path, upstream: str) -> None:
-    """upstream: host:port of the stub worker."""
+def write_key(path: Path) -> str:
+    """A keys file beside a fleet.yaml, and the one key that it knows: with every kind of limit, all
+    of them out of reach.
+    """
+    key = make_key()
+    record = {
+        "caller": "benchmark",
+        "scopes": ["infer", "read-costs", "administer"],
+        "hash": key.hash,
+        "created": "2026-01-01T00:00:00Z",
+        "requests_per_minute": 10**9,
+        "tokens_per_minute": 10**12,
+        "concurrent_streams": 10**6,
+        "daily_budget_usd": 10**6,
+        "monthly_budget_usd": 10**6,
+    }
+    keys = {"keys": {key.id: record}}
+    path.with_suffix(".keys").write_text(HEADER + yaml.safe_dump(keys))
+    return key.text
+
+
+def write_fleet(path: Path, upstream: str) -> dict[str, str]:
+    """What a caller sends along with each call. upstream: host:port of the stub worker."""
+    key = write_key(path)
     document: dict[str, Any] = {
         "base": {"path": str(DEMO / "base")},
         "specialists": {
@@ -65,6 +111,7 @@ def write_fleet(path: Path, upstream: str) -> None:
             "max_queued_count": 4096,
         },
         "routing": {"router": str(ROUTER)},
+        "identity": {"keys_file": str(path.with_suffix(".keys"))},
         "server": {"listen": "127.0.0.1:0", "metrics": "127.0.0.1:0"},
         "baselines": {
             "gpt-5-mini": {"price": "openai/gpt-5-mini"},
@@ -73,6 +120,7 @@ def write_fleet(path: Path, upstream: str) -> None:
         "ledger": {"path": str(path.with_suffix(".sqlite3"))},
     }
     path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return {"authorization": f"Bearer {key}"}
 
 
 def write_litellm(path: Path, upstream: str) -> None:

@@ -70,11 +70,11 @@ async def _start_ours(stage: Stage) -> None:
     stage.subjects.append(Worker("direct", upstream))
     for kind, (loop, _) in KINDS.items():
         fleet = stage.directory / f"fleet-{len(stage.gateways)}.yaml"
-        write_fleet(fleet, upstream)
+        metadata = write_fleet(fleet, upstream)
         served = await stage.start("served", str(fleet), "--loop", loop)
-        stage.prompts = stage.prompts or await static_prompts(served.addresses[0])
-        cpu_s = functools.partial(_cpu_s, served)
-        gateway = Gateway(f"gateway, {kind}", served.addresses[:1], stage.prompts, cpu_s)
+        stage.prompts = stage.prompts or await static_prompts(served.addresses[0], metadata)
+        cpu_s = _cpu_s_of([served])
+        gateway = Gateway(f"gateway, {kind}", served.addresses[:1], stage.prompts, cpu_s, metadata)
         stage.gateways[kind] = gateway, served
         stage.subjects.append(gateway)
         say(f"{gateway.name} started")
@@ -84,7 +84,7 @@ async def _start_bare(stage: Stage) -> None:
     upstream = stage.worker.addresses[0]
     for kind, (loop, server) in BARE_KINDS.items():
         bare = await stage.start("bare_proxy", upstream, "--loop", loop, "--server", server)
-        cpu_s = functools.partial(_cpu_s, bare)
+        cpu_s = _cpu_s_of([bare])
         stage.subjects.append(Worker(f"bare proxy, {kind}", bare.addresses[0], cpu_s))
 
 
@@ -106,9 +106,7 @@ async def _start_litellm(stage: Stage, litellm: Path) -> None:
     started = await stage.stack.enter_async_context(
         running(command, core=SERVER_CORE, log=stage.directory / "litellm.log", environment=quiet)
     )
-    subject = OpenAI(
-        "LiteLLM", started.addresses[0], stage.prompts, functools.partial(_cpu_s, started)
-    )
+    subject = OpenAI("LiteLLM", started.addresses[0], stage.prompts, _cpu_s_of([started]))
     await _until_it_answers(subject)
     stage.subjects.append(subject)
     say("LiteLLM started")
@@ -148,16 +146,15 @@ async def _figures(stage: Stage, round_count: int, seconds: float) -> Figures:
 
 async def _processes(stage: Stage, round_count: int, seconds: float) -> Figures:
     """One process and two, each limited to so little that cores are left for client and stub."""
-    _, first = stage.gateways[OURS]
+    gateway, first = stage.gateways[OURS]
+    metadata = gateway.metadata
     fleet = str(stage.directory / "fleet-1.yaml")
     second = await stage.start("served", fleet, "--loop", KINDS[OURS][0], core=CLIENT_CORE)
     both = [first.addresses[0], second.addresses[0]]
-    await static_prompts(second.addresses[0])  # until it serves
+    await static_prompts(second.addresses[0], metadata)  # until it serves
     subjects = {
-        "one process": Gateway("one process", both[:1], stage.prompts, lambda: first.cpu_s),
-        "two processes": Gateway(
-            "two processes", both, stage.prompts, lambda: first.cpu_s + second.cpu_s
-        ),
+        name: Gateway(name, both[: len(watched)], stage.prompts, _cpu_s_of(watched), metadata)
+        for name, watched in {"one process": [first], "two processes": [first, second]}.items()
     }
     work = functools.partial(measuring.at_once, streams=False, concurrency=32)
     with limited([first, second], PROCESS_SHARE):
@@ -194,8 +191,8 @@ def _memory(process: Running) -> dict[str, int]:
     return {"resident_bytes": process.memory_bytes, "own_bytes": process.own_memory_bytes}
 
 
-def _cpu_s(process: Running) -> float:
-    return process.cpu_s
+def _cpu_s_of(processes: Sequence[Running]) -> Callable[[], float]:
+    return lambda: sum(one.cpu_s for one in processes)
 
 
 def _free_port() -> int:

@@ -25,13 +25,14 @@ def nothing() -> float:
     return 0.0
 
 
-async def static_prompts(address: str) -> list[str]:
+async def static_prompts(address: str, metadata: dict[str, str]) -> list[str]:
     """Prompts of the right length that the gateway's static step routes."""
     found = []
     async with grpc.aio.insecure_channel(address) as channel:
         stub = routing_pb2_grpc.RoutingServiceStub(channel)
         for text in candidate_prompts():
-            answer = await stub.Route(routing_pb2.RouteRequest(prompt=text), wait_for_ready=True)
+            asked = routing_pb2.RouteRequest(prompt=text)
+            answer = await stub.Route(asked, wait_for_ready=True, metadata=tuple(metadata.items()))
             if answer.decision.decided_by == "static":
                 found.append(text)
     if not found:
@@ -80,9 +81,9 @@ class Gateway:
         addresses: Sequence[str],
         prompts: Sequence[str],
         cpu_s: Callable[[], float],
-        metadata: dict[str, str] | None = None,
+        metadata: dict[str, str],
     ) -> None:
-        """metadata: of each call, such as a key."""
+        """metadata: of each call: its key."""
         self.name = name
         self.cpu_s = cpu_s
         self.metadata = metadata

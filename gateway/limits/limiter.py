@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 
@@ -13,7 +12,7 @@ from gateway.errors import CallerBudgetSpent, LimitsUnavailable, RateLimited
 from gateway.limits.allowance import Allowance, GrantedAllowance, budget_spent
 from gateway.limits.counters import Ask, Counters, Limit, Rate, Refused, Rest, Verdict
 from gateway.limits.ledger_counters import ReadSpent, SeededCounters
-from model_pool.call import tell
+from model_pool.call import new_uuid, tell
 from model_pool.errors import FleetError
 
 CHARACTERS_PER_TOKEN = 4  # of a prompt that nobody has counted yet
@@ -122,7 +121,7 @@ class Limiter:
             longest = max(0, request.max_output_token_count) or self._default_output_token_count
             token_count = prompt_token_count(request) + longest
         mean = self._mean_costs_nano_usd.get(caller, 0.0)
-        return Ask(caller, limits, token_count, str(uuid.uuid4()), round(2 * mean))
+        return Ask(caller, limits, token_count, new_uuid(), round(2 * mean))
 
 
 def prompt_token_count(request: inference_pb2.GenerateRequest) -> int:

@@ -6,7 +6,7 @@ import threading
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gateway.entry import Entry
 from gateway.ledger_store import RequestRow
@@ -62,7 +62,9 @@ class FinishedRequests:
         self._kept: deque[Finished] = deque(maxlen=capacity)
         self._requests: Counter[str] = Counter()
         self._baselines: Counter[str] = Counter()
-        self._sums = Sample(at_s=0)
+        self._failed_count = 0
+        self._output_token_count = 0
+        self._cost_nano_usd = 0
         self._first_token = [0] * len(FIRST_TOKEN_BOUNDS_S)
         self._total = [0] * len(REQUEST_BOUNDS_S)
         self._lock = threading.Lock()
@@ -76,13 +78,9 @@ class FinishedRequests:
 
     def _count(self, one: Finished) -> None:
         is_answered = one.outcome == ANSWERED
-        sums = self._sums
-        self._sums = replace(
-            sums,
-            failed_count=sums.failed_count + (not is_answered),
-            output_token_count=sums.output_token_count + one.output_token_count,
-            cost_nano_usd=sums.cost_nano_usd + one.cost_nano_usd,
-        )
+        self._failed_count += not is_answered
+        self._output_token_count += one.output_token_count
+        self._cost_nano_usd += one.cost_nano_usd
         self._requests[one.model] += 1
         if is_answered:
             self._baselines.update(one.baselines)
@@ -98,9 +96,11 @@ class FinishedRequests:
     def sums(self, at_s: float, workers: Mapping[str, WorkerSeconds]) -> Sample:
         """All that ended until now, as a sample of that moment."""
         with self._lock:
-            return replace(
-                self._sums,
+            return Sample(
                 at_s=at_s,
+                failed_count=self._failed_count,
+                output_token_count=self._output_token_count,
+                cost_nano_usd=self._cost_nano_usd,
                 requests=dict(self._requests),
                 baselines_nano_usd=dict(self._baselines),
                 workers=workers,

@@ -108,6 +108,31 @@ async def test_a_row_that_is_written_again_stays_one_row(place: sa.URL, ask: Ask
     assert len(ask("SELECT * FROM baseline_costs")) == 4
 
 
+async def test_a_row_that_is_there_stays_as_it_is(place: sa.URL, ask: Ask) -> None:
+    async with opened(place) as store:
+        await store.append(row(1))
+        other = row(1, cost_nano_usd=99, baselines={"dear": 7, "newer": 8})
+        await asyncio.gather(store.append(other), store.append(row(2)))
+        (sums,) = await store.sums(None, None)
+
+    assert sums == sum_of({"model": "sql"}, [row(1), row(2)])
+    assert len(ask("SELECT * FROM baseline_costs")) == 4
+
+
+async def test_no_row_of_a_crowd_is_lost_between_its_transactions(place: sa.URL, ask: Ask) -> None:
+    async with opened(place) as store:
+
+        async def one_after_the_other(caller: int) -> None:
+            for number in range(20):
+                await store.append(row(100 * caller + number))
+
+        await asyncio.gather(*map(one_after_the_other, range(12)))
+        seen = ask("SELECT count(*), count(DISTINCT row_id) FROM requests")
+
+    assert seen == [(240, 240)]
+    assert ask("SELECT count(*) FROM baseline_costs") == [(480,)]
+
+
 async def test_it_tells_the_caller_and_the_trace(place: sa.URL, ask: Ask) -> None:
     async with opened(place) as store:
         await store.append(row(1, caller="billing", trace_id="0af7651916cd43dd8448eb211c80319c"))
