@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import grpc
 from grpc_health.v1 import health, health_pb2_grpc
+
+from model_pool.grpc_server import make_server
+from model_pool.rpc import Door
+
+LARGEST_MESSAGE_BYTES = 4096
 
 
 class HealthDoor:
@@ -11,7 +15,8 @@ class HealthDoor:
 
     def __init__(self, servicer: health.aio.HealthServicer, listen: str) -> None:
         """listen: host:port. Raises RuntimeError where it is taken."""
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        frame = Door(max_message_bytes=LARGEST_MESSAGE_BYTES, default_deadline_s=None)
+        self._server = make_server([frame], [("grpc.so_reuseport", 0)])
         health_pb2_grpc.add_HealthServicer_to_server(servicer, self._server)
         self.port: int = self._server.add_insecure_port(listen)
 

@@ -11,6 +11,16 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from pool.in_process_worker import free_port, running_worker
 
+from benchmarks.fuzz.connections import exchange
+from benchmarks.fuzz.frames import (
+    PREFACE,
+    data,
+    headers,
+    headers_of,
+    message,
+    read_frames,
+    settings,
+)
 from gateway.commands.client_channel import ClientTls
 from model_pool import worker_link
 from model_pool.discovery import GroupFinder
@@ -137,6 +147,18 @@ async def test_health_is_there_for_probes_without_a_certificate() -> None:
     door = HealthDoor(servicer, "127.0.0.1:0")
     await door.start()
     assert await health_of(grpc.aio.insecure_channel(f"127.0.0.1:{door.port}")) == 1
+    await door.stop()
+
+
+async def test_a_path_that_is_no_text_does_not_end_the_probes_door() -> None:
+    door = HealthDoor(health.aio.HealthServicer(), "127.0.0.1:0")
+    await door.start()
+    address = f"127.0.0.1:{door.port}"
+    odd = PREFACE + settings() + headers(1, headers_of(b"/\xff\xfe")) + data(1, message(b""))
+    await exchange(
+        address, odd, quiet_s=60.0, is_enough=lambda told: bool(read_frames(told).statuses)
+    )
+    assert await health_of(grpc.aio.insecure_channel(address)) == 1
     await door.stop()
 
 
