@@ -7,6 +7,7 @@ import gc
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -19,6 +20,7 @@ from model_pool.grpc_server import make_server
 from model_pool.rpc import Door, to_failure
 
 CALL_COUNT = 3 * Server().stream_limit
+REPO = Path(__file__).parents[2]
 SETTLE_S = 1.0  # for the calls to be on their way
 
 
@@ -47,7 +49,8 @@ async def endings(address: str, count: int) -> Counter[str]:
 async def test_whoever_waits_for_a_busy_gateway_is_told_why_it_is_refused() -> None:
     assert CALL_COUNT < WAITING_COUNT
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "support.stalled_door"),
+        *(sys.executable, "-m", "tests.support.stalled_door"),
+        cwd=REPO,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
