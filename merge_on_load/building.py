@@ -8,7 +8,7 @@ import torch
 from merge_on_load.aside import check_output_apart
 from merge_on_load.checkpoint import Checkpoint
 from merge_on_load.checkpoint_writer import CheckpointWriter
-from merge_on_load.codecs import CODEC_NAMES, SAME, Codec, make_codec
+from merge_on_load.codecs import SAME, make_codec
 from merge_on_load.delta import Delta
 from merge_on_load.errors import MergeError, MissingTensor, ShapeMismatch, WrongBase
 from merge_on_load.hashing import file_digest
@@ -27,7 +27,6 @@ class Built:
         """None: the base itself. Raises as `stream`."""
         self._base = base
         self._delta = delta
-        self._codecs: dict[str, Codec] = {}
         if isinstance(delta, Lora):
             delta.verify()
             delta.check_belongs(base)
@@ -36,8 +35,6 @@ class Built:
         elif delta is not None:
             check_belongs(base, delta)
             delta.verify()
-            settings = delta.manifest.settings
-            self._codecs = {name: make_codec(name, settings) for name in CODEC_NAMES}
 
     @property
     def names(self) -> list[str]:
@@ -73,9 +70,8 @@ class Built:
         if entry.codec == SAME:
             return self._base.read(name)
         try:
-            return self._codecs[entry.codec].decode(
-                self._base.read(name), delta.payload(name), entry.spec
-            )
+            codec = make_codec(entry.codec, entry.settings)
+            return codec.decode(self._base.read(name), delta.payload(name), entry.spec)
         except MergeError as error:
             raise error.located(file=delta.path, tensor=name) from error
 

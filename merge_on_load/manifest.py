@@ -37,11 +37,15 @@ class Stored:
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor: codec ("same" stores nothing), spec of the result, part -> payload file."""
+    """One tensor: codec ("same" stores nothing), spec of the result, part -> payload file.
+
+    settings: the delta's, or its own.
+    """
 
     codec: str
     spec: TensorSpec
     parts: dict[str, str]
+    settings: CodecSettings
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,10 @@ def render(manifest: Manifest) -> tuple[bytes, str]:
         "payloads": _render_files(manifest.payloads),
         "kept_files": _render_files(manifest.kept_files),
         "base_files": _render_files(manifest.base_files),
-        "tensors": {name: _render_entry(entry) for name, entry in manifest.tensors.items()},
+        "tensors": {
+            name: _render_entry(entry, manifest.settings)
+            for name, entry in manifest.tensors.items()
+        },
     }
     return seal(body)
 
@@ -133,13 +140,14 @@ def _check_seal(body: dict[str, Any], content: bytes, file: Path) -> str:
 
 def _read_body(body: Mapping[str, Any], file: Path) -> Manifest:
     payloads = _read_files(body["payloads"])
+    settings = _read_settings(body["settings"], file, None)
     return Manifest(
         codec=_known_codec(str(body["codec"]), file, None),
-        settings=_located(file, None, lambda: CodecSettings.from_dict(body["settings"])),
+        settings=settings,
         base_fingerprint=str(body["base"]["fingerprint"]),
         base_name=str(body["base"]["name"]),
         tensors={
-            name: _read_entry(name, entry, payloads, file)
+            name: _read_entry(name, entry, payloads, settings, file)
             for name, entry in body["tensors"].items()
         },
         payloads=payloads,
@@ -167,17 +175,27 @@ def _read_files(files: Mapping[str, Any]) -> dict[str, Stored]:
     }
 
 
-def _render_entry(entry: Entry) -> dict[str, Any]:
+def _render_entry(entry: Entry, settings: CodecSettings) -> dict[str, Any]:
     told: dict[str, Any] = {
         "codec": entry.codec,
         "dtype": entry.spec.dtype,
         "shape": list(entry.spec.shape),
     }
+    if entry.settings != settings:
+        told["settings"] = entry.settings.to_dict()
     return {**told, "parts": dict(entry.parts)} if entry.parts else told
 
 
+def _read_settings(given: Mapping[str, Any], file: Path, tensor: str | None) -> CodecSettings:
+    return _located(file, tensor, lambda: CodecSettings.from_dict(given))
+
+
 def _read_entry(
-    name: str, entry: Mapping[str, Any], payloads: Mapping[str, Stored], file: Path
+    name: str,
+    entry: Mapping[str, Any],
+    payloads: Mapping[str, Stored],
+    settings: CodecSettings,
+    file: Path,
 ) -> Entry:
     codec = str(entry["codec"])
     if codec != SAME:
@@ -188,7 +206,9 @@ def _read_entry(
             raise ValueError(f"tensor {name!r} points to unknown payload {payload!r}")
     shape = tuple(int(size) for size in entry["shape"])
     spec = _located(file, name, lambda: TensorSpec(str(entry["dtype"]), shape))
-    return Entry(codec, spec, parts)
+    if "settings" in entry:
+        settings = _read_settings(entry["settings"], file, name)
+    return Entry(codec, spec, parts, settings)
 
 
 def _known_codec(codec: str, file: Path, tensor: str | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from merge_on_load import __version__
 from merge_on_load.aside import check_output_apart, written_aside
 from merge_on_load.checkpoint import Checkpoint
-from merge_on_load.codecs import CODEC_NAMES, SAME, CodecSettings, codec_for, make_codec
+from merge_on_load.codecs import SAME, CodecSettings, codec_for, make_codec
 from merge_on_load.delta import FILES_NAME, Delta
 from merge_on_load.delta_writer import PayloadWriter
 from merge_on_load.errors import MissingTensor, ShapeMismatch
@@ -60,7 +60,6 @@ class _Packer:
         self._model = Checkpoint.open(model)
         self._codec = codec
         self._settings = settings
-        self._codecs = {name: make_codec(name, settings) for name in CODEC_NAMES}
         self._errors = ErrorSums()
         _check_same_tensors(self._base, self._model)
 
@@ -91,14 +90,14 @@ class _Packer:
     def _write_tensor(self, name: str, payloads: PayloadWriter) -> Entry:
         spec = self._model.spec(name)
         if self._is_unchanged(name):
-            return Entry(SAME, spec, {})
+            return Entry(SAME, spec, {}, self._settings)
         chosen = codec_for(self._codec, name, self._base.spec(name), spec)
-        codec = self._codecs[chosen]
+        codec = make_codec(chosen, self._settings)
         base, tuned = self._base.read(name), self._model.read(name)
         payload = codec.encode(name, base, tuned)
         if chosen != "lossless":
             self._errors.add(chosen, name, base, tuned, codec.decode(base, payload, spec))
-        return Entry(chosen, spec, payloads.add(name, payload))
+        return Entry(chosen, spec, payloads.add(name, payload), self._settings)
 
     def _is_unchanged(self, name: str) -> bool:
         digests = self._base.tensor_digests()[name], self._model.tensor_digests()[name]

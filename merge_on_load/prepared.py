@@ -15,7 +15,7 @@ import torch
 
 from merge_on_load.building import Built
 from merge_on_load.checkpoint import Checkpoint, open_tensors
-from merge_on_load.codecs import CODEC_NAMES, SAME, CodecSettings, Payload, cut, make_codec
+from merge_on_load.codecs import SAME, Codec, CodecSettings, Payload, cut, make_codec
 from merge_on_load.delta import Delta, payload_key
 from merge_on_load.errors import CorruptPayload, MergeError, MissingTensor
 from merge_on_load.floats import copy_words, matrix
@@ -25,7 +25,7 @@ from merge_on_load.tensor_out import OutFile, TensorOut
 from merge_on_load.tensorfile import render_header
 from merge_on_load.tensors import raw_bytes
 
-_FORMAT = "deltafleet.prepared 1"
+_FORMAT = "deltafleet.prepared 2"
 
 
 def prepare(base: Checkpoint, delta: Delta | Merged, file: Path) -> None:
@@ -67,16 +67,15 @@ class Prepared:
     def __init__(
         self,
         size_bytes: int,
-        settings: CodecSettings,
-        entries: Mapping[str, tuple[str, TensorSpec]],
+        entries: Mapping[str, tuple[Codec | None, TensorSpec]],
         parts: Mapping[str, Payload],
     ) -> None:
-        """Use `Prepared.open`. entries: tensor name -> codec, spec of the result."""
+        """Use `Prepared.open`. entries: tensor name -> codec (None: it is the base's), spec of the
+        result.
+        """
         self.size_bytes = size_bytes
-        self._settings = settings
         self._entries = entries
         self._parts = parts
-        self._codecs = {name: make_codec(name, settings) for name in CODEC_NAMES}
 
     @classmethod
     def open(cls, path: Path) -> "Prepared":
@@ -87,23 +86,22 @@ class Prepared:
         handle = open_tensors(path)
         try:
             told = json.loads((handle.metadata() or {})[_FORMAT])
-            settings = CodecSettings.from_dict(told["settings"])
+            settings = [CodecSettings.from_dict(one) for one in told["settings"]]
             entries = {
-                name: (str(codec), TensorSpec(dtype, tuple(shape)))
-                for name, (codec, dtype, shape) in told["tensors"].items()
+                name: (
+                    None if codec == SAME else make_codec(str(codec), settings[number]),
+                    TensorSpec(dtype, tuple(shape)),
+                )
+                for name, (codec, number, dtype, shape) in told["tensors"].items()
             }
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptPayload(f"not a prepared delta: {error!r}", file=path) from error
-        codecs = {name: make_codec(name, settings) for name in CODEC_NAMES}
         parts = {
-            name: {
-                part: handle.get_tensor(payload_key(name, part))
-                for part in codecs[codec].parts(spec)
-            }
+            name: {part: handle.get_tensor(payload_key(name, part)) for part in codec.parts(spec)}
             for name, (codec, spec) in entries.items()
-            if codec != SAME
+            if codec is not None
         }
-        return cls(path.stat().st_size, settings, entries, parts)
+        return cls(path.stat().st_size, entries, parts)
 
     @property
     def names(self) -> list[str]:
@@ -134,13 +132,13 @@ class Prepared:
         if not out.is_contiguous():
             raise ValueError(f"{name}: what is written to must be contiguous")
         to_rows = out.view(from_rows.shape)
-        if codec == SAME:
+        if codec is None:
             copy_words(from_rows, to_rows)
             return
-        parts = cut(self._parts[name], taken)
+        parts = cut(codec, self._parts[name], taken)
         if out.device.type != "cpu":
             parts = {part: one.to(out.device, non_blocking=True) for part, one in parts.items()}
-        self._codecs[codec].write(from_rows, parts, to_rows)
+        codec.write(from_rows, parts, to_rows)
 
     def to(self, device: torch.device) -> "Prepared":
         """The same with all parts on a device."""
@@ -148,9 +146,9 @@ class Prepared:
             name: {part: tensor.to(device) for part, tensor in tensors.items()}
             for name, tensors in self._parts.items()
         }
-        return Prepared(self.size_bytes, self._settings, self._entries, parts)
+        return Prepared(self.size_bytes, self._entries, parts)
 
-    def _entry(self, name: str) -> tuple[str, TensorSpec]:
+    def _entry(self, name: str) -> tuple[Codec | None, TensorSpec]:
         try:
             return self._entries[name]
         except KeyError:
@@ -169,7 +167,7 @@ def _expand(base: Checkpoint, delta: Delta, name: str) -> Payload:
                 found=found,
             )
         return {}
-    codec = make_codec(entry.codec, delta.manifest.settings)
+    codec = make_codec(entry.codec, entry.settings)
     try:
         return codec.expand(base.read(name), delta.payload(name), entry.spec)
     except MergeError as error:
@@ -186,34 +184,41 @@ def _offsets(specs: Mapping[str, TensorSpec], begin: int) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """What a prepared file holds. entries: tensor name -> codec, spec of the result."""
+    """What a prepared file holds. entries: tensor name -> codec, settings, spec of the result."""
 
-    settings: CodecSettings
-    entries: Mapping[str, tuple[str, TensorSpec]]
+    entries: Mapping[str, tuple[str, CodecSettings, TensorSpec]]
 
     @classmethod
     def of(cls, delta: Delta | Merged) -> "_Content":
         if isinstance(delta, Delta):
             told = delta.manifest
-            entries = {name: (entry.codec, entry.spec) for name, entry in told.tensors.items()}
-            return cls(told.settings, entries)
-        return cls(CodecSettings(), {name: ("lossless", delta.spec(name)) for name in delta.names})
+            entries = {
+                name: (entry.codec, entry.settings, entry.spec)
+                for name, entry in told.tensors.items()
+            }
+            return cls(entries)
+        usual = CodecSettings()
+        return cls({name: ("lossless", usual, delta.spec(name)) for name in delta.names})
 
     def part_specs(self) -> dict[str, TensorSpec]:
         """Every part by its key, widest dtype first, so that each lies aligned."""
         specs = {
             payload_key(name, part): part_spec
-            for name, (codec, spec) in self.entries.items()
+            for name, (codec, settings, spec) in self.entries.items()
             if codec != SAME
-            for part, part_spec in make_codec(codec, self.settings).parts(spec).items()
+            for part, part_spec in make_codec(codec, settings).parts(spec).items()
         }
         return dict(sorted(specs.items(), key=lambda item: -item[1].item_bytes))
 
     def metadata(self) -> dict[str, str]:
         """For the header: what `Prepared.open` reads."""
-        tensors: dict[str, Any] = {
-            name: [codec, spec.dtype, list(spec.shape)]
-            for name, (codec, spec) in self.entries.items()
+        settings = list(dict.fromkeys(one for _, one, _ in self.entries.values()))
+        tensors = {
+            name: [codec, settings.index(one), spec.dtype, list(spec.shape)]
+            for name, (codec, one, spec) in self.entries.items()
         }
-        told = {"settings": self.settings.to_dict(), "tensors": tensors}
+        told: dict[str, Any] = {
+            "settings": [one.to_dict() for one in settings],
+            "tensors": tensors,
+        }
         return {_FORMAT: json.dumps(told, separators=(",", ":"))}

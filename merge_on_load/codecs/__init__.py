@@ -1,11 +1,15 @@
 """The codecs by name, and which of them a pack codec gives to which tensor."""
 
 from collections.abc import Callable
+from functools import lru_cache, partial
 
 from merge_on_load.codecs.codec import Codec, CodecSettings, Payload, cut
 from merge_on_load.codecs.int8 import Int8Codec
+from merge_on_load.codecs.int_steps import IntStepsCodec
 from merge_on_load.codecs.lossless import LosslessCodec
+from merge_on_load.codecs.lowrank import LowrankCodec
 from merge_on_load.codecs.onebit import OnebitCodec
+from merge_on_load.codecs.sparse import SparseCodec
 from merge_on_load.errors import UnknownCodec
 from merge_on_load.floats import FLOAT32_DTYPES
 from merge_on_load.specs import TensorSpec
@@ -15,7 +19,12 @@ SAME = "same"  # nothing is stored: the tensor is the base's, bit for bit
 _MAKERS: dict[str, Callable[[CodecSettings], Codec]] = {
     "lossless": LosslessCodec,
     "int8": Int8Codec,
+    "int4": partial(IntStepsCodec, 4),
+    "int3": partial(IntStepsCodec, 3),
+    "int2": partial(IntStepsCodec, 2),
     "onebit": OnebitCodec,
+    "sparse": SparseCodec,
+    "lowrank": LowrankCodec,
 }
 CODEC_NAMES = tuple(_MAKERS)
 
@@ -23,6 +32,7 @@ CODEC_NAMES = tuple(_MAKERS)
 _EMBEDDING_WORDS = ("embed_tokens", "embed_in", "embed_out", "wte", "wpe", "lm_head", "embeddings")
 
 
+@lru_cache(1024)
 def make_codec(name: str, settings: CodecSettings) -> Codec:
     """Raises UnknownCodec."""
     if name not in _MAKERS:

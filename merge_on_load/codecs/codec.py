@@ -14,24 +14,35 @@ from merge_on_load.hashing import parallel_map
 from merge_on_load.specs import TensorSpec
 from merge_on_load.tensors import spec_of
 
-Payload = Mapping[str, torch.Tensor]  # part name -> tensor; at most one part of each dtype
+Payload = Mapping[str, torch.Tensor]  # part name -> tensor
 
 
 @dataclass(frozen=True)
 class CodecSettings:
     """What can be set; kept in the delta, since decoding needs it too.
 
-    group_size: weights per int8 scale, along the last dimension. zstd_level: 1..19.
+    group_size: weights per scale, along the last dimension. zstd_level: 1..19. keep: of `sparse`,
+    one weight in so many, in `bits` bits, at places that `seed` gives. rank16 to rank2: of
+    `lowrank`, how many of its vectors have so many bits each (none told: sixteen of 16 bits);
+    residual: 1 for a sign a weight beside them.
     """
 
     group_size: int = 128
     zstd_level: int = 1
+    keep: int = 16
+    bits: int = 2
+    seed: int = 0
+    rank16: int = 0
+    rank8: int = 0
+    rank4: int = 0
+    rank3: int = 0
+    rank2: int = 0
+    residual: int = 0
 
     def __post_init__(self) -> None:
-        if self.group_size < 1:
-            raise UnknownCodec("group_size must be positive", found=self.group_size)
-        if not 1 <= self.zstd_level <= 19:
-            raise UnknownCodec("zstd_level must be 1..19", found=self.zstd_level)
+        for name, (least, most) in _LIMITS.items():
+            if not least <= getattr(self, name) <= most:
+                raise UnknownCodec(f"{name} must be {least}..{most}", found=getattr(self, name))
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> "CodecSettings":
@@ -43,7 +54,25 @@ class CodecSettings:
         return cls(**given)
 
     def to_dict(self) -> dict[str, int]:
-        return asdict(self)
+        """What is not as it is by default; group_size and zstd_level always."""
+        always, usual = ("group_size", "zstd_level"), CodecSettings()
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name in always or value != getattr(usual, name)
+        }
+
+
+_LARGEST_RANK = 1 << 16
+_LIMITS = {
+    "group_size": (1, 1 << 31),
+    "zstd_level": (1, 19),
+    "keep": (1, 1 << 16),
+    "bits": (1, 4),
+    "seed": (0, 2**63 - 1),
+    **{f"rank{bits}": (0, _LARGEST_RANK) for bits in (16, 8, 4, 3, 2)},
+    "residual": (0, 1),
+}
 
 
 class Codec(Protocol):
@@ -54,6 +83,7 @@ class Codec(Protocol):
     """
 
     name: str
+    shared: frozenset[str]  # the parts that are one for all rows
 
     def encode(self, name: str, base: torch.Tensor, tuned: torch.Tensor) -> Payload:
         """base, tuned: [*shape], one shape for both. name is for errors.
@@ -67,7 +97,9 @@ class Codec(Protocol):
         ...
 
     def parts(self, spec: TensorSpec) -> dict[str, TensorSpec]:
-        """What `expand` gives for a tensor of `spec`, each part with the tensor's rows first."""
+        """What `expand` gives for a tensor of `spec`. The rows of parts that are not shared are the
+        tensor's.
+        """
         ...
 
     def expand(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> Payload:
@@ -92,15 +124,17 @@ def decode_rows(
     from_rows, to_rows = matrix(base), matrix(tensor)
 
     def write_block(block: slice) -> None:
-        codec.write(from_rows[block], cut(parts, block), to_rows[block])
+        codec.write(from_rows[block], cut(codec, parts, block), to_rows[block])
 
     parallel_map(write_block, row_blocks(*to_rows.shape))
     return tensor
 
 
-def cut(parts: Payload, rows: slice) -> dict[str, torch.Tensor]:
-    """Some rows of each part."""
-    return {name: tensor[rows] for name, tensor in parts.items()}
+def cut(codec: Codec, parts: Payload, rows: slice) -> dict[str, torch.Tensor]:
+    """Some rows of each part that has any."""
+    return {
+        name: tensor if name in codec.shared else tensor[rows] for name, tensor in parts.items()
+    }
 
 
 def check_lossy_decode(base: torch.Tensor, spec: TensorSpec) -> None:

@@ -34,6 +34,7 @@ class Int8Codec:
     """
 
     name = "int8"
+    shared = frozenset[str]()
 
     def __init__(self, settings: CodecSettings) -> None:
         self._group_size = settings.group_size

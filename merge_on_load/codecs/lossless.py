@@ -32,6 +32,7 @@ class LosslessCodec:
     """
 
     name = "lossless"
+    shared = frozenset[str]()
 
     def __init__(self, settings: CodecSettings) -> None:
         self._level = settings.zstd_level

@@ -1,4 +1,4 @@
-"""The arithmetic of `kernels.py` as torch operators, for tensors that are not on a CPU.
+"""The arithmetic of `kernels` as torch operators, for tensors that are not on a CPU.
 
 The same float32 operations in the same order, so the same bits: tested on the CPU, where torch's
 operators obey the same rules; untested on a GPU. Works through blocks of rows, so that what a
@@ -45,3 +45,92 @@ def add_scaled(
         change = scale[block].repeat_interleave(group_size, dim=1)[:, :width]
         # Two operators, not addcmul: that one may round only once.
         out[block].copy_((change * values[block].float()).add_(base[block].float()))
+
+
+def add_steps(
+    base: torch.Tensor,
+    packed: torch.Tensor,
+    scale: torch.Tensor,
+    group_size: int,
+    bits: int,
+    out: torch.Tensor,
+) -> None:
+    """out = base + scale[row, column // group_size] * step.
+
+    base, out: [rows, width]. packed: uint8[rows, bytes], see `steps`. scale: float32[rows, groups].
+    """
+    rows, width = out.shape
+    for block in row_blocks(rows, width, _BLOCK_ELEMENTS):
+        change = _steps(packed[block], scale[block], group_size, bits, width)
+        out[block].copy_(change.add_(base[block].float()))
+
+
+def add_sparse(
+    base: torch.Tensor,
+    packed: torch.Tensor,
+    scale: torch.Tensor,
+    seeds: torch.Tensor,
+    group_size: int,
+    keep: int,
+    bits: int,
+    out: torch.Tensor,
+) -> None:
+    """out = base, and in each block of `keep` columns one weight + scale * step.
+
+    packed, scale: of the kept weights. seeds: int32[rows].
+    """
+    rows, width = out.shape
+    for block in row_blocks(rows, width, _BLOCK_ELEMENTS):
+        kept = _steps(packed[block], scale[block], group_size, bits, -(-width // keep))
+        change = torch.zeros(out[block].shape, device=out.device)
+        change.scatter_(1, _places(seeds[block], width, keep), kept)
+        out[block].copy_(change.add_(base[block].float()))
+
+
+def add_product(
+    base: torch.Tensor,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    signs: torch.Tensor,
+    sign_scale: torch.Tensor,
+    out: torch.Tensor,
+) -> None:
+    """out = base + (left @ right + signs), the ranks one after the other.
+
+    left: float32[rows, rank]. right: float32[rank, width]. signs: uint8[rows, bytes], of no columns
+    where there are none. sign_scale: float32[rows].
+    """
+    rows, width = out.shape
+    for block in row_blocks(rows, width, _BLOCK_ELEMENTS):
+        change = torch.zeros(out[block].shape, device=out.device)
+        for rank in range(right.shape[0]):  # two operators, and in order: see above
+            change.add_(left[block, rank : rank + 1] * right[rank])
+        if signs.shape[1]:
+            # A sign is a step of half a scale.
+            change.add_(_steps(signs[block], 2 * sign_scale[block, None], width, 1, width))
+        out[block].copy_(change.add_(base[block].float()))
+
+
+def _steps(
+    packed: torch.Tensor, scale: torch.Tensor, group_size: int, bits: int, width: int
+) -> torch.Tensor:
+    """float32[rows, width], see `steps`."""
+    rows = packed.shape[0]
+    positions = torch.arange(8, dtype=torch.uint8, device=packed.device)
+    planes = (packed.reshape(rows, packed.shape[1] // (4 * bits), bits, 4).unsqueeze(-1) >> positions) & 1
+    weights = (1 << torch.arange(bits, device=packed.device)).view(bits, 1, 1)
+    codes = (planes.to(torch.int32) * weights).sum(dim=2).flatten(1)[:, :width]
+    each = scale.repeat_interleave(group_size, dim=1)[:, :width]
+    return each * (codes.float() - (2**bits - 1) / 2)
+
+
+def _places(seeds: torch.Tensor, width: int, keep: int) -> torch.Tensor:
+    """int64[rows, blocks]: as `kernels.sparse` has them, in 64-bit words cut to 32."""
+    blocks = torch.arange(-(-width // keep), device=seeds.device, dtype=torch.int64)
+    cut = 0xFFFFFFFF
+    word = (seeds.to(torch.int64)[:, None] + blocks * 0x9E3779B1) & cut
+    word = ((word ^ (word >> 16)) * 0x85EBCA6B) & cut
+    word = ((word ^ (word >> 13)) * 0xC2B2AE35) & cut
+    word = word ^ (word >> 16)
+    begin = blocks * keep
+    return begin + ((word * (width - begin).clamp(max=keep)) >> 32)

@@ -30,6 +30,7 @@ class OnebitCodec:
     """
 
     name = "onebit"
+    shared = frozenset[str]()
 
     def __init__(self, settings: CodecSettings) -> None:
         del settings  # nothing to set

@@ -20,8 +20,8 @@ from numba import carray
 from numba.core import types
 from numba.extending import intrinsic
 
+from merge_on_load.kernels import STAMP, load, store
 from merge_on_load.kernels import compiled as compiled_alone
-from merge_on_load.kernels import load, store
 from merge_on_load.methods.blocks import BFLOAT16, FLOAT16
 
 TILE = 2048  # 8 KiB of float32: several stay in the innermost cache
@@ -43,20 +43,16 @@ __all__ = [
 ]
 
 
-_HERE = Path(__file__).parent
-_FILES = [_HERE.parent / "kernels.py", *sorted(_HERE.glob("*.py"))]
-_STAMP = (max(file.stat().st_mtime for file in _FILES), sum(file.stat().st_size for file in _FILES))
+_FILES = sorted(Path(__file__).parent.glob("*.py"))
+_STAMP = (
+    max(STAMP[0], *(file.stat().st_mtime for file in _FILES)),
+    STAMP[1] + sum(file.stat().st_size for file in _FILES),
+)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """As `kernels` compiles. Kept on the disk until any file changes that has kernels, not only the
-    function's own, which is all that numba looks at: kernels contain each other.
-    """
-    made = compiled_alone(function)
-    kept = getattr(getattr(made, "_cache", None), "_cache_file", None)
-    if kept is not None and hasattr(kept, "_source_stamp"):
-        kept._source_stamp = _STAMP
-    return made
+    """As `kernels` compiles: anew where any file changes that has kernels, of both packages."""
+    return compiled_alone(function, _STAMP)
 
 
 def _pointer_to(dtype: Any) -> Any:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from merge_on_load import kernels
-from merge_on_load.codecs import on_device
+from merge_on_load.codecs import on_device, steps
 from merge_on_load.floats import copy_words, words
 from merge_on_load.tensors import raw_bytes
 
@@ -106,6 +106,82 @@ def test_adding_scaled_values_rounds_the_product_and_the_sum(
     assert_same_bits(in_torch, expected)
 
 
+BITS = st.sampled_from([1, 2, 3, 4])
+
+
+def random_steps(rows: int, width: int, bits: int, group_size: int, seed: int):
+    """Codes as they are packed, their scale, and the values that they stand for."""
+    random = np.random.default_rng(seed)
+    codes = random.integers(0, 2**bits, (rows, width), np.uint8)
+    scale = random_scale(rows, -(-width // group_size), seed)
+    values = steps.dequantise_rows(codes, scale.numpy(), group_size, bits)
+    return torch.from_numpy(steps.pack(codes, bits)), scale, torch.from_numpy(values)
+
+
+@settings(deadline=None, max_examples=200)
+@given(SIZES, BITS, st.sampled_from([32, 64, 128]), st.sampled_from(DTYPES), st.integers(0, 2**32))
+def test_adding_steps_rounds_the_product_and_the_sum(size, bits, group_size, dtype, seed):
+    base = any_bits(*size, dtype, seed)
+    packed, scale, values = random_steps(*size, bits, group_size, seed)
+    expected = (base.float() + values).to(dtype)
+
+    compiled, in_torch = torch.empty(size, dtype=dtype), torch.empty(size, dtype=dtype)
+    kernels.add_steps(words(base), packed.numpy(), scale.numpy(), group_size, bits, words(compiled))
+    on_device.add_steps(base, packed, scale, group_size, bits, in_torch)
+
+    assert_same_bits(compiled, expected)
+    assert_same_bits(in_torch, expected)
+
+
+@settings(deadline=None, max_examples=200)
+@given(SIZES, BITS, st.integers(1, 40), st.sampled_from(DTYPES), st.integers(0, 2**32))
+def test_sparse_values_are_added_where_the_seeds_say(size, bits, keep, dtype, seed):
+    base = any_bits(*size, dtype, seed)
+    packed, scale, values = random_steps(size[0], -(-size[1] // keep), bits, 32, seed)
+    seeds = np.random.default_rng(seed).integers(-(2**31), 2**31, size[0], np.int32)
+    places = kernels.places(seeds, size[1], keep)
+    change = torch.zeros(size).scatter_(1, torch.from_numpy(places).long(), values)
+    expected = (base.float() + change).to(dtype)
+
+    compiled, in_torch = torch.empty(size, dtype=dtype), torch.empty(size, dtype=dtype)
+    given = packed, scale, torch.from_numpy(seeds)
+    kernels.add_sparse(
+        words(base), *(one.numpy() for one in given), 32, keep, bits, words(compiled)
+    )
+    on_device.add_sparse(base, *given, 32, keep, bits, in_torch)
+
+    assert (places // keep == np.arange(places.shape[1])).all()
+    assert (places < size[1]).all()
+    assert_same_bits(compiled, expected)
+    assert_same_bits(in_torch, expected)
+
+
+@settings(deadline=None, max_examples=200)
+@given(SIZES, st.integers(0, 11), st.booleans(), st.sampled_from(DTYPES), st.integers(0, 2**32))
+def test_products_are_summed_rank_by_rank(size, rank, has_signs, dtype, seed):
+    base, random = any_bits(*size, dtype, seed), torch.Generator().manual_seed(seed)
+    left = torch.randn(size[0], rank, generator=random)
+    right = torch.randn(rank, size[1], generator=random)
+    signs, scale, values = random_steps(*size, 1, 1 << 20, seed)
+    scale = scale[:, 0].contiguous() / 2 if size[1] else torch.zeros(size[0])
+    if not has_signs:
+        signs = torch.empty((size[0], 0), dtype=torch.uint8)
+    change = torch.zeros(size)
+    for k in range(rank):
+        change += left[:, k : k + 1] * right[k]
+    if has_signs:
+        change += values
+    expected = (base.float() + change).to(dtype)
+
+    compiled, in_torch = torch.empty(size, dtype=dtype), torch.empty(size, dtype=dtype)
+    given = left, right, signs, scale
+    kernels.add_product(words(base), *(one.numpy() for one in given), words(compiled))
+    on_device.add_product(base, *given, in_torch)
+
+    assert_same_bits(compiled, expected)
+    assert_same_bits(in_torch, expected)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [1024, 1040, 1041])
 def test_what_is_large_comes_out_the_same(width, dtype):
@@ -180,9 +256,10 @@ def test_planes_are_added_modulo_the_word(width, count, seed):
 
 def test_decoding_needs_no_place_to_write_to(tmp_path):
     """Where neither the package's nor the user's cache can be made, kernels are compiled anew."""
-    package = Path(kernels.__file__).parent
+    package = Path(kernels.__file__).parents[1]
     shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / package.name / "__pycache__").write_text("no directory")
+    for folder in (tmp_path / package.name, tmp_path / package.name / "kernels"):
+        (folder / "__pycache__").write_text("no directory")
     code = (
         "import numpy as np; from merge_on_load import kernels; o = np.ones((1, 8), np.float32); "
         "kernels.add_signs(o, np.zeros((1, 1), np.uint8), o[:, 0], o); assert not o.any(), o; "

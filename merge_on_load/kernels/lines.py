@@ -1,4 +1,4 @@
-"""Base + payload -> weights in one pass over the memory, compiled by numba.
+"""What all kernels are made of: compiling, words as float32, lines that are stored at once.
 
 Matrices are numpy arrays [rows, width] of words, by dtype: bfloat16 as uint16, float16 as int16,
 float32 as itself (`floats.words` makes them). Every sum is one float32 operation, rounded once to
@@ -18,6 +18,7 @@ Importing this imports numba, which takes part of a second: only what decodes do
 
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,18 +27,28 @@ from numba import njit
 from numba.core import types
 from numba.extending import intrinsic, overload
 
-_LANES = 32  # columns that one turn of an inner loop covers
-_CACHE_LINE_BYTES = 64
-_LARGE_BYTES = 1 << 21  # more than stays in a core's cache until it is read again
+LANES = 32  # columns that one turn of an inner loop covers
+CACHE_LINE_BYTES = 64
+LARGE_BYTES = 1 << 21  # more than stays in a core's cache until it is read again
 
 
-def compiled(function: Callable[..., None]) -> Any:
-    """Compiled for each combination of dtypes on its first call; kept on disk where that can be."""
+_FILES = sorted(Path(__file__).parent.glob("*.py"))
+STAMP = (max(file.stat().st_mtime for file in _FILES), sum(file.stat().st_size for file in _FILES))
+
+
+def compiled(function: Callable[..., Any], stamp: tuple[float, int] = STAMP) -> Any:
+    """Compiled for each combination of dtypes on its first call; kept on disk where that can be.
+
+    stamp: of all files whose kernels it may contain, as numba looks at the function's own alone.
+    """
     try:
         made = njit(function, nogil=True, cache=True)
     except RuntimeError:  # no directory to keep it in can be written to
         return njit(function, nogil=True)
     cache = made._cache
+    kept = getattr(cache, "_cache_file", None)
+    if kept is not None and hasattr(kept, "_source_stamp"):
+        kept._source_stamp = stamp
     save = cache.save_overload
 
     def save_where_there_is_room(*arguments: Any) -> None:
@@ -147,7 +158,7 @@ def _line_store(lane_count: int, *, is_streamed: bool) -> Any:
             value = builder.load(builder.bitcast(from_line, lanes), align=1)
             place = builder.bitcast(builder.gep(to_row, [arguments[2]]), lanes)
             if is_streamed:
-                store = builder.store(value, place, align=_CACHE_LINE_BYTES)
+                store = builder.store(value, place, align=CACHE_LINE_BYTES)
                 one = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
                 store.set_metadata("nontemporal", one)
             else:
@@ -159,13 +170,13 @@ def _line_store(lane_count: int, *, is_streamed: bool) -> Any:
     return intrinsic(typed)
 
 
-_put = _line_store(_LANES, is_streamed=False)
-_stream = _line_store(_LANES, is_streamed=True)
-_stream_bytes = _line_store(_CACHE_LINE_BYTES, is_streamed=True)
+put = _line_store(LANES, is_streamed=False)
+stream = _line_store(LANES, is_streamed=True)
+stream_bytes = _line_store(CACHE_LINE_BYTES, is_streamed=True)
 
 
 @intrinsic
-def _fence(_: Any) -> Any:
+def fence(_: Any) -> Any:
     """What was streamed is seen by other threads before what is stored from here on."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -176,127 +187,42 @@ def _fence(_: Any) -> Any:
 
 
 @njit
-def _is_to_be_streamed(out: Any) -> Any:
-    is_aligned = (out.ctypes.data | out.strides[0]) % _CACHE_LINE_BYTES == 0
-    return is_aligned and out.size * out.itemsize >= _LARGE_BYTES
+def is_to_be_streamed(out: Any) -> Any:
+    is_aligned = (out.ctypes.data | out.strides[0]) % CACHE_LINE_BYTES == 0
+    return is_aligned and out.size * out.itemsize >= LARGE_BYTES
 
 
 @njit
-def _empty_line(out: Any) -> Any:
-    """[_LANES] of out's dtype, at the begin of a cache line: across two it would be slow."""
-    size = _LANES * out.itemsize
-    memory = np.empty(size + _CACHE_LINE_BYTES, np.uint8)
-    begin = -memory.ctypes.data % _CACHE_LINE_BYTES
+def empty_line(out: Any) -> Any:
+    """[LANES] of out's dtype, at the begin of a cache line: across two it would be slow."""
+    size = LANES * out.itemsize
+    memory = np.empty(size + CACHE_LINE_BYTES, np.uint8)
+    begin = -memory.ctypes.data % CACHE_LINE_BYTES
     return memory[begin : begin + size].view(out.dtype)
 
 
-def _add_signs(base: Any, signs: Any, scale: Any, out: Any) -> None:
-    """out = base + scale[row] where the sign bit is 1, base - scale[row] where it is 0.
-
-    signs: uint8[rows, ceil(width / 8)], column 8k + j in bit j of byte k. scale: float32[rows].
-    """
-    rows, width = base.shape
-    whole = width - width % _LANES
-    is_streamed = _is_to_be_streamed(out)
-    line = _empty_line(out)
-    for r in range(rows):
-        from_row, to_row, packed = base[r], out[r], signs[r]
-        magnitude = np.float32(scale[r]).view(np.uint32)
-        for begin in range(0, whole, _LANES):
-            bits = np.uint32(0)
-            for i in range(_LANES // 8):
-                bits |= np.uint32(np.uint32(packed[begin // 8 + i]) << np.uint32(8 * i))
-            bits = np.uint32(~bits)
-            for j in range(_LANES):
-                minus = np.uint32(bits << np.uint32(31 - j)) & np.uint32(0x80000000)
-                change = np.uint32(magnitude ^ minus).view(np.float32)
-                store(line, j, np.float32(load(from_row, begin + j) + change))
-            if is_streamed:
-                _stream(line, to_row, begin)
-            else:
-                _put(line, to_row, begin)
-    if is_streamed:
-        _fence()
-    for r in range(rows if whole < width else 0):
-        magnitude = np.float32(scale[r]).view(np.uint32)
-        for c in range(whole, width):
-            minus = np.uint32((~np.uint32(signs[r, c // 8]) >> np.uint32(c % 8)) & np.uint32(1))
-            change = np.uint32(magnitude ^ np.uint32(minus << np.uint32(31))).view(np.float32)
-            store(out[r], c, np.float32(load(base[r], c) + change))
+@njit
+def empty_change(row_count: int, width: int) -> Any:
+    """float32[row_count, width rounded up to whole lines], each row at the begin of one."""
+    padded = -(-width // LANES) * LANES
+    memory = np.empty(row_count * padded + CACHE_LINE_BYTES // 4, np.float32)
+    begin = (-memory.ctypes.data % CACHE_LINE_BYTES) // 4
+    return memory[begin : begin + row_count * padded].reshape(row_count, padded)
 
 
-def _add_scaled(base: Any, values: Any, scale: Any, group_size: int, out: Any) -> None:
-    """out = base + scale[row, column // group_size] * values.
-
-    values: int8[rows, width]. scale: float32[rows, ceil(width / group_size)]. The product and the
-    sum are rounded one after the other.
-    """
-    rows, width = base.shape
-    whole = width - width % _LANES if group_size % _LANES == 0 else 0
-    is_streamed = _is_to_be_streamed(out)
-    line = _empty_line(out)
-    for r in range(rows):
-        from_row, to_row, steps = base[r], out[r], values[r]
-        for begin in range(0, whole, _LANES):
-            step = scale[r, begin // group_size]
-            for j in range(_LANES):
-                change = np.float32(step * np.float32(steps[begin + j]))
-                store(line, j, np.float32(load(from_row, begin + j) + change))
-            if is_streamed:
-                _stream(line, to_row, begin)
-            else:
-                _put(line, to_row, begin)
-    if is_streamed:
-        _fence()
-    for r in range(rows if whole < width else 0):
-        for c in range(whole, width):
-            change = np.float32(scale[r, c // group_size] * np.float32(values[r, c]))
-            store(out[r], c, np.float32(load(base[r], c) + change))
-
-
-def _add_planes(base: Any, planes: Any, out: Any) -> None:
-    """out = base + the difference whose zigzag's byte p is planes[p], modulo the word size.
-
-    base, out: one unsigned dtype, [words]. planes: uint8[bytes per word, words].
-    """
-    one = out.dtype.type(1)
-    for i in range(base.shape[0]):
-        zigzag = out.dtype.type(0)
-        for p in range(planes.shape[0]):
-            zigzag |= out.dtype.type(out.dtype.type(planes[p, i]) << out.dtype.type(8 * p))
-        sign = out.dtype.type(out.dtype.type(~out.dtype.type(zigzag & one)) + one)
-        out[i] = out.dtype.type(base[i] + out.dtype.type((zigzag >> one) ^ sign))
-
-
-def _copy_lines(source: Any, out: Any) -> None:
-    """out = source, both uint8[lines, _CACHE_LINE_BYTES], contiguous."""
-    for r in range(source.shape[0]):
-        _stream_bytes(source[r], out[r], 0)
-    _fence()
-
-
-add_signs = compiled(_add_signs)
-add_scaled = compiled(_add_scaled)
-add_planes = compiled(_add_planes)
-_copy = compiled(_copy_lines)
-
-
-def copy_bytes(source: Any, out: Any) -> None:
-    """out = source, both uint8[bytes], contiguous."""
-    lines = out.size // _CACHE_LINE_BYTES
-    if out.size < _LARGE_BYTES or out.ctypes.data % _CACHE_LINE_BYTES:
-        lines = 0
-    whole = lines * _CACHE_LINE_BYTES
-    if lines:
-        _copy(*(one[:whole].reshape(lines, _CACHE_LINE_BYTES) for one in (source, out)))
-    np.copyto(out[whole:], source[whole:])
-
-
-def warm_up(base: Any, out: Any) -> None:
-    """Compile for copies and for matrices like these, both without rows: some seconds, or a moment
-    where it is on the disk already.
-    """
-    scale = np.empty((0, 1), np.float32)
-    add_signs(base, np.empty((0, 1), np.uint8), np.empty(0, np.float32), out)
-    add_scaled(base, np.empty(base.shape, np.int8), scale, 8, out)
-    _copy(*[np.empty((0, _CACHE_LINE_BYTES), np.uint8)] * 2)
+@njit
+def add_row(from_row: Any, change: Any, to_row: Any, line: Any, is_streamed: Any) -> None:
+    """to_row = from_row + change, [width] each; change may be longer. line: an `empty_line`."""
+    width = from_row.shape[0]
+    whole = width - width % LANES
+    for begin in range(0, whole, LANES):
+        # Slices: once this is inlined, a sum as an index would be checked for being negative.
+        from_line, change_line = from_row[begin : begin + LANES], change[begin : begin + LANES]
+        for j in range(LANES):
+            store(line, j, np.float32(load(from_line, j) + change_line[j]))
+        if is_streamed:
+            stream(line, to_row, begin)
+        else:
+            put(line, to_row, begin)
+    for c in range(whole, width):
+        store(to_row, c, np.float32(load(from_row, c) + change[c]))

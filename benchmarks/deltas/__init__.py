@@ -1,0 +1,1 @@
+"""make bench-deltas: how small deltas are at which quality, and how fast they decode."""

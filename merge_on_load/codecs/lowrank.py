@@ -1,0 +1,200 @@
+"""A product of two thin matrices, in mixed precision, and where asked one bit per weight beside it.
+
+Ping et al. 2024, "Delta-CoMe: Training-Free Delta-Compression with Mixed-Precision for Large
+Language Models", arXiv:2406.08903: the singular vectors of the largest singular values get more
+bits than those that follow. There the vectors are quantised by their inputs (GPTQ); here the right
+ones are, and the left ones are fitted to what has become of them by least squares, then quantised
+too. The bit beside it is BitDelta's (arXiv:2402.10193) of what the product leaves.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from merge_on_load.codecs import on_device, steps
+from merge_on_load.codecs.codec import (
+    CodecSettings,
+    Payload,
+    check_finite,
+    check_lossy_decode,
+    decode_rows,
+    lossy_rows,
+    part,
+)
+from merge_on_load.floats import Float32, subtract, words
+from merge_on_load.specs import TensorSpec, row_count_and_width
+
+_WIDE_BITS = 16  # factors in bfloat16
+_USUAL_RANK = 16  # where the settings tell none
+_BANDS = (_WIDE_BITS, 8, 4, 3, 2)  # bits of the singular vectors, the first of them first
+
+
+class LowrankCodec:
+    """difference ~ left @ right, and sign * scale[row] beside it where `residual` is 1.
+
+    Payload, for each band of b bits that has vectors: `left_b`, `right_b`, in bfloat16
+    [rank, rows] and [rank, width] for 16 bits, else packed steps (see `steps`) of each vector with
+    `left_scale_b`, `right_scale_b` bfloat16[rank, groups]. With a residual `signs`
+    uint8[rows, 4 * words] and `sign_scale` bfloat16[rows].
+    """
+
+    name = "lowrank"
+    shared = frozenset({"right"})
+
+    def __init__(self, settings: CodecSettings) -> None:
+        counts = (getattr(settings, f"rank{bits}") for bits in _BANDS)
+        self._bands = {bits: count for bits, count in zip(_BANDS, counts, strict=True) if count}
+        self._bands = self._bands or {_WIDE_BITS: _USUAL_RANK}
+        self._rank = sum(self._bands.values())
+        self._has_residual = bool(settings.residual)
+        self._group_size = settings.group_size
+
+    def encode(self, name: str, base: torch.Tensor, tuned: torch.Tensor) -> Payload:
+        base_rows, tuned_rows = lossy_rows(name, base, tuned)
+        whole = slice(0, tuned_rows.row_count)
+        difference = subtract(tuned_rows.read(whole), base_rows.read(whole))
+        check_finite(name, np.abs(difference).max(axis=1, initial=0))
+        left, right = thin_factors(difference, self._rank)
+        return self.encode_factors(difference, left, right)
+
+    def encode_factors(self, difference: Float32, left: Float32, right: Float32) -> Payload:
+        """left: [rows, rank], right: [rank, width], the most important rank first; fewer ranks than
+        asked are filled up with zeros.
+        """
+        payload: dict[str, torch.Tensor] = {}
+        right = np.concatenate(
+            [self._coded(payload, "right", band, right[ranks]) for band, ranks in self._ranks()]
+        )
+        left = left if not difference.size else _fitted(difference, right)
+        left = np.concatenate(
+            [self._coded(payload, "left", band, left.T[ranks]) for band, ranks in self._ranks()]
+        ).T
+        if self._has_residual:
+            rest = difference - left @ right
+            codes, scale = steps.quantise(rest, 1)
+            payload["signs"] = torch.from_numpy(steps.pack(codes, 1))
+            payload["sign_scale"] = torch.from_numpy(scale / 2).bfloat16()
+        return payload
+
+    def decode(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> torch.Tensor:
+        return decode_rows(self, base, payload, spec)
+
+    def parts(self, spec: TensorSpec) -> dict[str, TensorSpec]:
+        rows, width = row_count_and_width(spec.shape)
+        sign_bytes = steps.packed_bytes(width, 1) if self._has_residual else 0
+        return {
+            "left": TensorSpec("F32", (rows, self._rank)),
+            "right": TensorSpec("F32", (self._rank, width)),
+            "signs": TensorSpec("U8", (rows, sign_bytes)),
+            "sign_scale": TensorSpec("F32", (rows,)),
+        }
+
+    def expand(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> Payload:
+        check_lossy_decode(base, spec)
+        rows, width = row_count_and_width(spec.shape)
+        left = np.concatenate(
+            [self._decoded(payload, "left", band, ranks, rows) for band, ranks in self._ranks()]
+        )
+        right = np.concatenate(
+            [self._decoded(payload, "right", band, ranks, width) for band, ranks in self._ranks()]
+        )
+        found = {
+            "left": torch.from_numpy(np.ascontiguousarray(left.T)),
+            "right": torch.from_numpy(right),
+            "signs": torch.empty((rows, 0), dtype=torch.uint8),
+            "sign_scale": torch.zeros(rows),
+        }
+        if self._has_residual:
+            expected = self.parts(spec)
+            found["signs"] = part(payload, "signs", expected["signs"])
+            scale = part(payload, "sign_scale", TensorSpec("BF16", (rows,)))
+            found["sign_scale"] = scale.float()
+        return found
+
+    def write(self, base: torch.Tensor, parts: Payload, out: torch.Tensor) -> None:
+        given = tuple(parts[name] for name in ("left", "right", "signs", "sign_scale"))
+        if out.device.type == "cpu":
+            from merge_on_load import kernels
+
+            kernels.add_product(words(base), *(one.numpy() for one in given), words(out))
+        else:
+            on_device.add_product(base, *given, out)
+
+    def _ranks(self) -> Iterator[tuple[int, slice]]:
+        """Bits of each band, and which ranks are in it."""
+        begin = 0
+        for bits, count in self._bands.items():
+            yield bits, slice(begin, begin + count)
+            begin += count
+
+    def _coded(
+        self, payload: dict[str, torch.Tensor], side: str, bits: int, vectors: Float32
+    ) -> Float32:
+        """Adds the parts of one band to the payload. Returns what they stand for."""
+        vectors = np.ascontiguousarray(_filled(vectors, self._bands[bits]), np.float32)
+        if bits == _WIDE_BITS:
+            stored = torch.from_numpy(vectors).bfloat16()
+            payload[f"{side}_{bits}"] = stored
+            wide: Float32 = stored.float().numpy()
+            return wide
+        codes, scale = steps.quantise_rows(vectors, self._group_size, bits)
+        payload[f"{side}_{bits}"] = torch.from_numpy(steps.pack(codes, bits))
+        payload[f"{side}_scale_{bits}"] = torch.from_numpy(scale).bfloat16()
+        return steps.dequantise_rows(codes, scale, self._group_size, bits)
+
+    def _decoded(self, payload: Payload, side: str, bits: int, ranks: slice, size: int) -> Float32:
+        count = ranks.stop - ranks.start
+        if bits == _WIDE_BITS:
+            stored = part(payload, f"{side}_{bits}", TensorSpec("BF16", (count, size)))
+            wide: Float32 = stored.float().numpy()
+            return wide
+        packed = part(
+            payload, f"{side}_{bits}", TensorSpec("U8", (count, steps.packed_bytes(size, bits)))
+        )
+        groups = -(-size // self._group_size)
+        scale = part(payload, f"{side}_scale_{bits}", TensorSpec("BF16", (count, groups)))
+        codes = steps.unpack(packed.numpy(), size, bits)
+        return steps.dequantise_rows(codes, scale.float().numpy(), self._group_size, bits)
+
+
+def thin_factors(difference: Float32, rank: int) -> tuple[Float32, Float32]:
+    """left [rows, rank or less] and right [rank or less, width] whose product is nearest, the
+    singular values shared evenly.
+
+    Where few of many are wanted, by subspace iteration from a fixed start (Halko et al. 2011,
+    arXiv:0909.4061), else the whole decomposition.
+    """
+    rank = min(rank, *difference.shape)
+    largest = np.abs(difference).max(initial=0)
+    size = np.float32(2.0 ** np.floor(np.log2(largest))) if largest else np.float32(1)
+    difference = difference / size  # or squares of what is huge or tiny would leave float32
+    if 4 * rank < min(difference.shape):
+        random = np.random.default_rng(0)
+        start = random.standard_normal((difference.shape[1], rank + _EXTRA), np.float32)
+        found = np.linalg.qr(difference @ start)[0]
+        for _ in range(_ITERATIONS):
+            found = np.linalg.qr(difference @ np.linalg.qr(difference.T @ found)[0])[0]
+        u, s, v = np.linalg.svd(found.T @ difference, full_matrices=False)
+        u = found @ u
+    else:
+        u, s, v = np.linalg.svd(difference, full_matrices=False)
+    root = np.sqrt(s[:rank]) * np.sqrt(size)
+    return u[:, :rank] * root, v[:rank] * root[:, None]
+
+
+_EXTRA = 16
+_ITERATIONS = 4
+
+
+def _fitted(difference: Float32, right: Float32) -> Float32:
+    """The left factor of least squared error: [rows, rank]."""
+    wide = right.T.astype(np.float64), difference.T.astype(np.float64)
+    found: Float32 = np.linalg.lstsq(*wide, rcond=None)[0].T.astype(np.float32)
+    return found
+
+
+def _filled(vectors: Float32, count: int) -> Float32:
+    """[less than count, size] -> [count, size]."""
+    rest = np.zeros((count - len(vectors), vectors.shape[1]), np.float32)
+    return np.concatenate([vectors, rest])

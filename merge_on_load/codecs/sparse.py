@@ -1,0 +1,119 @@
+"""One weight in so many, at places that cost no bytes, in a few bits each.
+
+Yu et al. 2023, "Language Models are Super Mario", arXiv:2311.03099 (DARE): of a fine-tune's
+differences most can be dropped at random, if those that stay are scaled up by as much. Here each
+row is cut into blocks of `keep` columns and one of each block stays, at a place that a hash of
+seed, row and block gives: as many in every row, which a mask drawn weight by weight would not have.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from merge_on_load.codecs import on_device, steps
+from merge_on_load.codecs.codec import (
+    CodecSettings,
+    Payload,
+    check_finite,
+    check_lossy_decode,
+    decode_rows,
+    lossy_rows,
+    part,
+)
+from merge_on_load.errors import UnknownCodec
+from merge_on_load.floats import row_blocks, subtract, words
+from merge_on_load.hashing import parallel_map
+from merge_on_load.specs import TensorSpec, row_count_and_width
+
+Int32 = npt.NDArray[np.int32]
+
+
+class SparseCodec:
+    """One of each `keep` columns ~ keep * difference, as steps (see `steps`) of `bits` bits.
+
+    Payload: `packed` uint8[rows, bytes] and `scale` bfloat16[rows, groups] of the kept weights of
+    each row, in their order.
+    """
+
+    name = "sparse"
+    shared = frozenset[str]()
+
+    def __init__(self, settings: CodecSettings) -> None:
+        if settings.group_size % steps.LANES:
+            raise UnknownCodec(
+                f"group_size must be a multiple of {steps.LANES} for sparse",
+                found=settings.group_size,
+            )
+        self._keep = settings.keep
+        self._bits = settings.bits
+        self._group_size = settings.group_size
+        self._seed = settings.seed
+
+    def encode(self, name: str, base: torch.Tensor, tuned: torch.Tensor) -> Payload:
+        from merge_on_load import kernels
+
+        base_rows, tuned_rows = lossy_rows(name, base, tuned)
+        rows, width = tuned_rows.row_count, tuned_rows.width
+        kept = -(-width // self._keep)
+        packed = np.empty((rows, steps.packed_bytes(kept, self._bits)), np.uint8)
+        scale = np.empty((rows, -(-kept // self._group_size)), np.float32)
+        seeds = _row_seeds(self._seed, rows)
+
+        def encode_block(block: slice) -> None:
+            difference = subtract(tuned_rows.read(block), base_rows.read(block))
+            check_finite(name, np.abs(difference).max(axis=1, initial=0))
+            places = kernels.places(seeds[block], width, self._keep)
+            values = np.take_along_axis(difference, places, axis=1) * np.float32(self._keep)
+            codes, scale[block] = steps.quantise_rows(values, self._group_size, self._bits)
+            packed[block] = steps.pack(codes, self._bits)
+
+        parallel_map(encode_block, row_blocks(rows, width))
+        return {"packed": torch.from_numpy(packed), "scale": torch.from_numpy(scale).bfloat16()}
+
+    def decode(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> torch.Tensor:
+        return decode_rows(self, base, payload, spec)
+
+    def parts(self, spec: TensorSpec) -> dict[str, TensorSpec]:
+        rows, width = row_count_and_width(spec.shape)
+        kept = -(-width // self._keep)
+        return {
+            "packed": TensorSpec("U8", (rows, steps.packed_bytes(kept, self._bits))),
+            "scale": TensorSpec("F32", (rows, -(-kept // self._group_size))),
+            "seeds": TensorSpec("I32", (rows,)),
+        }
+
+    def expand(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> Payload:
+        check_lossy_decode(base, spec)
+        expected = self.parts(spec)
+        scale = part(payload, "scale", TensorSpec("BF16", expected["scale"].shape))
+        return {
+            "packed": part(payload, "packed", expected["packed"]),
+            "scale": scale.float(),
+            "seeds": torch.from_numpy(_row_seeds(self._seed, expected["seeds"].shape[0])),
+        }
+
+    def write(self, base: torch.Tensor, parts: Payload, out: torch.Tensor) -> None:
+        packed, scale, seeds = parts["packed"], parts["scale"], parts["seeds"]
+        if out.device.type == "cpu":
+            from merge_on_load import kernels
+
+            kernels.add_sparse(
+                *(words(base), packed.numpy(), scale.numpy(), seeds.numpy(), self._group_size),
+                *(self._keep, self._bits, words(out)),
+            )
+        else:
+            on_device.add_sparse(
+                base, packed, scale, seeds, self._group_size, self._keep, self._bits, out
+            )
+
+
+def _row_seeds(seed: int, rows: int) -> Int32:
+    """A seed for each row: SplitMix64 (Steele et al. 2014) of the seed and the row's number."""
+    with np.errstate(over="ignore"):
+        word = np.uint64(seed) + np.arange(1, rows + 1, dtype=np.uint64) * np.uint64(
+            0x9E3779B97F4A7C15
+        )
+        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        word ^= word >> np.uint64(31)
+    return (word >> np.uint64(32)).astype(np.uint32).view(np.int32)

@@ -1,0 +1,116 @@
+"""Values of few bits: quantised to steps around zero, packed into bit planes, and back.
+
+A code c of b bits stands for (c - (2**b - 1) / 2) * scale: as many steps above zero as below, none
+at it. At one bit that is a sign, at two bits the four levels of -1.5, -0.5, 0.5, 1.5 times the
+scale. 32 values are one word of b planes, four bytes each, the lowest plane first; value j is bit j
+of each plane.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from merge_on_load.floats import Float32
+from merge_on_load.specs import Bytes
+
+LANES = 32  # values of one word
+BITS = (1, 2, 3, 4, 8)
+# Shares of the largest magnitude that the outermost step may stand for: what is beyond is cut off.
+_SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+
+Codes = npt.NDArray[np.uint8]
+
+
+def word_count(width: int) -> int:
+    """Words that a row of so many values takes."""
+    return -(-width // LANES)
+
+
+def packed_bytes(width: int, bits: int) -> int:
+    """Bytes that a row of so many values takes."""
+    return word_count(width) * bits * LANES // 8
+
+
+def quantise(groups: Float32, bits: int) -> tuple[Codes, Float32]:
+    """groups: [..., size], finite. Codes of the same shape, and a scale of each group [...].
+
+    The scale is the one of least squared error among some shares of the group's largest magnitude;
+    at one bit the mean magnitude, which is the best there is.
+    """
+    if bits == 1:
+        scale = 2 * np.abs(groups).mean(axis=-1, dtype=np.float64).astype(np.float32)
+        return (groups >= 0).astype(np.uint8), rounded(scale)
+    largest = np.abs(groups).max(axis=-1, initial=0)
+    middle = np.float32((2**bits - 1) / 2)
+    best_error = np.full(largest.shape, np.inf)
+    codes = np.zeros(groups.shape, np.uint8)
+    scale = np.zeros(largest.shape, np.float32)
+    for share in _SHARES:
+        tried = rounded(largest * np.float32(share / middle))
+        found = _codes(groups, tried, bits)
+        error = np.square(dequantise(found, tried, bits) - groups, dtype=np.float64).sum(axis=-1)
+        is_better = error < best_error
+        best_error = np.where(is_better, error, best_error)
+        scale = np.where(is_better, tried, scale)
+        codes = np.where(is_better[..., None], found, codes)
+    return codes, scale
+
+
+def quantise_rows(rows: Float32, group_size: int, bits: int) -> tuple[Codes, Float32]:
+    """rows: [n, width]. Codes [n, width]; scales [n, ceil(width / group_size)], the last group's
+    being its own where it is short.
+    """
+    count, width = rows.shape
+    whole = width - width % group_size
+    groups = rows[:, :whole].reshape(count, whole // group_size, group_size)
+    codes, scale = quantise(groups, bits)
+    codes = codes.reshape(count, whole)
+    if whole < width:
+        rest_codes, rest_scale = quantise(rows[:, whole:], bits)
+        codes = np.concatenate([codes, rest_codes], axis=1)
+        scale = np.concatenate([scale, rest_scale[:, None]], axis=1)
+    return codes, scale
+
+
+def dequantise_rows(codes: Codes, scale: Float32, group_size: int, bits: int) -> Float32:
+    """What `quantise_rows` gave stands for: [n, width]."""
+    each = np.repeat(scale, group_size, axis=1)[:, : codes.shape[1]]
+    return dequantise(codes[..., None], each, bits)[..., 0]
+
+
+def dequantise(codes: Codes, scale: Float32, bits: int) -> Float32:
+    """What the codes stand for: the product is one float32 operation, as in the kernels."""
+    middle = np.float32((2**bits - 1) / 2)
+    values: Float32 = (codes.astype(np.float32) - middle) * scale[..., None]
+    return values
+
+
+def rounded(scale: Float32) -> Float32:
+    """To bfloat16, which is how scales are stored, and back."""
+    bits = scale.astype(np.float32).view(np.uint32)
+    odd = (bits >> 16) & 1
+    return ((bits + 0x7FFF + odd) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def pack(codes: Codes, bits: int) -> Bytes:
+    """codes: [rows, width] -> uint8[rows, packed_bytes(width)]; what fills the last word is 0."""
+    rows, width = codes.shape
+    padded = np.zeros((rows, word_count(width) * LANES), np.uint8)
+    padded[:, :width] = codes
+    words = padded.reshape(rows, word_count(width), 1, LANES)
+    planes = (words >> np.arange(bits, dtype=np.uint8)[:, None]) & 1  # [rows, words, bits, LANES]
+    return np.packbits(planes, axis=-1, bitorder="little").reshape(rows, packed_bytes(width, bits))
+
+
+def unpack(packed: Bytes, width: int, bits: int) -> Codes:
+    """uint8[rows, packed_bytes(width)] -> codes [rows, width]."""
+    rows = packed.shape[0]
+    planes = np.unpackbits(packed.reshape(rows, word_count(width), bits, LANES // 8), axis=-1, bitorder="little")
+    weights = (1 << np.arange(bits, dtype=np.uint8))[:, None]
+    codes = (planes * weights).sum(axis=2, dtype=np.uint8)
+    return codes.reshape(rows, word_count(width) * LANES)[:, :width]
+
+
+def _codes(groups: Float32, scale: Float32, bits: int) -> Codes:
+    whole = np.where(scale > 0, scale, np.float32(1))[..., None]
+    nearest = np.floor(groups / whole) + 2 ** (bits - 1)
+    return np.clip(nearest, 0, 2**bits - 1).astype(np.uint8)
