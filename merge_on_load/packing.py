@@ -9,7 +9,7 @@ from typing import Any
 from merge_on_load import __version__
 from merge_on_load.aside import check_output_apart, written_aside
 from merge_on_load.checkpoint import Checkpoint
-from merge_on_load.codecs import SAME, CodecSettings, codec_for, make_codec
+from merge_on_load.codecs import SAME, CodecSettings, Layout, make_codec
 from merge_on_load.delta import FILES_NAME, Delta
 from merge_on_load.delta_writer import PayloadWriter
 from merge_on_load.errors import MissingTensor, ShapeMismatch
@@ -29,6 +29,7 @@ def pack(
     codec: str,
     out: Path,
     *,
+    embeddings: str | None = None,
     settings: Mapping[str, int] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -36,14 +37,17 @@ def pack(
 ) -> Delta:
     """Store `model` as its difference from `base` in the delta directory `out`.
 
-    codec: "lossless", "int8" or "onebit". settings: see `CodecSettings`. progress: called with
-    done and total bytes of the model after each tensor. created_at: kept in the lineage; left
-    out by default, so that packing again gives the same bytes. Memory: a few tensors.
+    codec: one of CODEC_NAMES, maybe with settings, such as "sparse:keep=32,bits=2"; embeddings: the
+    same for these; see `Layout`. settings: what holds where these tell nothing, see
+    `CodecSettings`. progress: called with done and total bytes of the model after each tensor.
+    created_at: kept in the lineage; left out by default, so that packing again gives the same
+    bytes. Memory: a few tensors.
     Raises MissingTensor, ShapeMismatch, NonFinite, UnknownCodec, OutputExists and as
     `Checkpoint.open` does; then nothing stands under `out`.
     """
     base, model, out = Path(base), Path(model), Path(out)
-    packer = _Packer(base, model, codec, CodecSettings.from_dict(settings or {}))
+    usual = CodecSettings.from_dict(settings or {})
+    packer = _Packer(base, model, Layout.parse(codec, embeddings, usual))
     check_output_apart(out, (base, model))
     with written_aside(out, overwrite=overwrite) as directory:
         content = packer.write(directory, progress or silent, created_at)
@@ -54,12 +58,11 @@ def pack(
 class _Packer:
     """One packing: two open checkpoints, the codecs, and what has been measured so far."""
 
-    def __init__(self, base: Path, model: Path, codec: str, settings: CodecSettings) -> None:
-        make_codec(codec, settings)  # refuses an unknown name before any file is read
+    def __init__(self, base: Path, model: Path, layout: Layout) -> None:
         self._base = Checkpoint.open(base)
         self._model = Checkpoint.open(model)
-        self._codec = codec
-        self._settings = settings
+        self._layout = layout
+        self._settings = layout.matrices.settings
         self._errors = ErrorSums()
         _check_same_tensors(self._base, self._model)
 
@@ -75,7 +78,7 @@ class _Packer:
             stored = payloads.finish()
         kept, from_base = _write_side_files(self._base, self._model, directory / FILES_NAME)
         return Manifest(
-            codec=self._codec,
+            codec=self._layout.matrices.codec,
             settings=self._settings,
             base_fingerprint=self._base.fingerprint(),
             base_name=self._base.path.resolve().name,
@@ -91,13 +94,13 @@ class _Packer:
         spec = self._model.spec(name)
         if self._is_unchanged(name):
             return Entry(SAME, spec, {}, self._settings)
-        chosen = codec_for(self._codec, name, self._base.spec(name), spec)
-        codec = make_codec(chosen, self._settings)
+        coding = self._layout.coding(name, self._base.spec(name), spec)
+        codec = make_codec(coding.codec, coding.settings)
         base, tuned = self._base.read(name), self._model.read(name)
         payload = codec.encode(name, base, tuned)
-        if chosen != "lossless":
-            self._errors.add(chosen, name, base, tuned, codec.decode(base, payload, spec))
-        return Entry(chosen, spec, payloads.add(name, payload), self._settings)
+        if coding.codec != "lossless":
+            self._errors.add(coding.codec, name, base, tuned, codec.decode(base, payload, spec))
+        return Entry(coding.codec, spec, payloads.add(name, payload), coding.settings)
 
     def _is_unchanged(self, name: str) -> bool:
         digests = self._base.tensor_digests()[name], self._model.tensor_digests()[name]

@@ -2,8 +2,8 @@
 
     python -m benchmarks.deltas.training [--family demo|large] [--only NAME ...] [--threads 1]
 
-Checkpoints are left in build/benchmarks/deltas/FAMILY; a stage whose result is there is skipped. The
-demo's own deltas will not do: most of its specialists were trained to be stored in one bit.
+Checkpoints are left in build/benchmarks/deltas/FAMILY; a stage whose result is there is
+skipped. The demo's own deltas will not do: most of its specialists were trained to be one bit.
 """
 
 from __future__ import annotations

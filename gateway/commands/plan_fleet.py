@@ -92,14 +92,14 @@ def _sizes_of(settings: Settings) -> tuple[tuple[DeltaSizes, ...], tuple[DeltaSi
 
 def preset_of(name: str, codec: str) -> PlannedFleet:
     """A model in bfloat16 and its specialists, each tensor with the codec that `pack` gives it."""
-    from merge_on_load.codecs import CodecSettings, codec_for
+    from merge_on_load.codecs import CodecSettings, Layout
     from merge_on_load.specs import TensorSpec
 
-    group_size = CodecSettings().group_size
+    group_size, layout = CodecSettings().group_size, Layout.parse(codec)
     parameters, prepared, stored = 0, 0, 0
     for tensor, shape in capacity.tensor_shapes(PRESETS[name]):
         spec = TensorSpec("BF16", shape)
-        chosen = codec_for(codec, tensor, spec, spec)
+        chosen = layout.coding(tensor, spec, spec).codec
         kept = capacity.prepared_bytes(chosen, shape, 2, group_size)
         parameters += spec.parameter_count
         prepared += kept

@@ -22,15 +22,28 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what 
 )
 @click.option("--base", required=True, type=DIRECTORY, help="The base checkpoint.")
 @click.option("--model", required=True, type=DIRECTORY, help="The fine-tuned checkpoint.")
-@click.option("--codec", required=True, help="lossless, int8 or onebit.")
+@click.option(
+    "--codec",
+    required=True,
+    help="lossless, int8, int4, int3, int2, onebit, sparse or lowrank, maybe with settings: "
+    "sparse:keep=32,bits=2; lowrank:rank8=2,rank3=32,residual=1.",
+)
+@click.option("--embeddings", help="The same for these.  [what suits the codec]")
 @click.option("--out", required=True, type=NEW, help="The delta directory to write.")
 @overwrite_option
-def pack(base: Path, model: Path, codec: str, out: Path, overwrite: bool) -> None:
+def pack(
+    base: Path, model: Path, codec: str, embeddings: str | None, out: Path, overwrite: bool
+) -> None:
     """Store a fine-tuned checkpoint as its difference from the base."""
     import merge_on_load
 
     with _failures(), _progress("packing") as progress:
-        delta = merge_on_load.pack(base, model, codec, out, overwrite=overwrite, progress=progress)
+        delta = merge_on_load.pack(
+            *(base, model, codec, out),
+            embeddings=embeddings,
+            overwrite=overwrite,
+            progress=progress,
+        )
     full_size_bytes = sum(file.stat().st_size for file in model.glob("*.safetensors"))
     click.echo(
         f"{out}: {delta.size_bytes:,} bytes, {full_size_bytes / delta.size_bytes:.1f} times "

@@ -113,13 +113,17 @@ class LowrankCodec:
         return found
 
     def write(self, base: torch.Tensor, parts: Payload, out: torch.Tensor) -> None:
-        given = tuple(parts[name] for name in ("left", "right", "signs", "sign_scale"))
+        left, right = parts["left"], parts["right"]
+        signs, scale = parts["signs"], parts["sign_scale"]
         if out.device.type == "cpu":
             from merge_on_load import kernels
 
-            kernels.add_product(words(base), *(one.numpy() for one in given), words(out))
+            kernels.add_product(
+                *(words(base), left.numpy(), right.numpy(), signs.numpy(), scale.numpy()),
+                words(out),
+            )
         else:
-            on_device.add_product(base, *given, out)
+            on_device.add_product(base, left, right, signs, scale, out)
 
     def _ranks(self) -> Iterator[tuple[int, slice]]:
         """Bits of each band, and which ranks are in it."""

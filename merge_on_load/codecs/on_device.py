@@ -117,11 +117,13 @@ def _steps(
     """float32[rows, width], see `steps`."""
     rows = packed.shape[0]
     positions = torch.arange(8, dtype=torch.uint8, device=packed.device)
-    planes = (packed.reshape(rows, packed.shape[1] // (4 * bits), bits, 4).unsqueeze(-1) >> positions) & 1
+    planes = (
+        packed.reshape(rows, packed.shape[1] // (4 * bits), bits, 4).unsqueeze(-1) >> positions
+    ) & 1
     weights = (1 << torch.arange(bits, device=packed.device)).view(bits, 1, 1)
     codes = (planes.to(torch.int32) * weights).sum(dim=2).flatten(1)[:, :width]
     each = scale.repeat_interleave(group_size, dim=1)[:, :width]
-    return each * (codes.float() - (2**bits - 1) / 2)
+    return codes.float().sub_((2**bits - 1) / 2).mul_(each)
 
 
 def _places(seeds: torch.Tensor, width: int, keep: int) -> torch.Tensor:

@@ -104,13 +104,16 @@ def pack(codes: Codes, bits: int) -> Bytes:
 def unpack(packed: Bytes, width: int, bits: int) -> Codes:
     """uint8[rows, packed_bytes(width)] -> codes [rows, width]."""
     rows = packed.shape[0]
-    planes = np.unpackbits(packed.reshape(rows, word_count(width), bits, LANES // 8), axis=-1, bitorder="little")
+    planes = np.unpackbits(
+        packed.reshape(rows, word_count(width), bits, LANES // 8), axis=-1, bitorder="little"
+    )
     weights = (1 << np.arange(bits, dtype=np.uint8))[:, None]
-    codes = (planes * weights).sum(axis=2, dtype=np.uint8)
+    codes: Codes = (planes * weights).sum(axis=2, dtype=np.uint8)
     return codes.reshape(rows, word_count(width) * LANES)[:, :width]
 
 
 def _codes(groups: Float32, scale: Float32, bits: int) -> Codes:
     whole = np.where(scale > 0, scale, np.float32(1))[..., None]
     nearest = np.floor(groups / whole) + 2 ** (bits - 1)
-    return np.clip(nearest, 0, 2**bits - 1).astype(np.uint8)
+    found: Codes = np.clip(nearest, 0, 2**bits - 1).astype(np.uint8)
+    return found

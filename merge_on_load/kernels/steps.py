@@ -57,7 +57,8 @@ def _adder(bits: int) -> Callable[..., None]:
         if is_streamed:
             fence()
 
-    return compiled(add)
+    made: Callable[..., None] = compiled(add)
+    return made
 
 
 _ADDERS = {bits: _adder(bits) for bits in READERS}

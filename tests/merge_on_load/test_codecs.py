@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merge_on_load.codecs import CODEC_NAMES, CodecSettings, codec_for, make_codec, steps
+from merge_on_load.codecs import CODEC_NAMES, CodecSettings, Coding, Layout, make_codec, steps
 from merge_on_load.errors import CorruptPayload, NonFinite, UnknownCodec, UnsupportedDtype
 from merge_on_load.specs import TensorSpec
 from merge_on_load.tensors import TORCH_DTYPES, raw_bytes, spec_of
@@ -245,7 +245,29 @@ def test_altered_frames_are_refused():
     ],
 )
 def test_onebit_spends_bits_where_they_matter(name, spec, expected):
-    assert codec_for("onebit", name, spec, spec) == expected
+    assert Layout.parse("onebit").coding(name, spec, spec).codec == expected
+
+
+def test_embeddings_have_settings_of_their_own():
+    spec = TensorSpec("BF16", (8, 8))
+    layout = Layout.parse("sparse:keep=32,bits=1", "lowrank:rank4=8")
+
+    head, matrix = (
+        layout.coding(name, spec, spec) for name in ("lm_head.weight", "mlp.up_proj.weight")
+    )
+
+    assert head == Coding("lowrank", CodecSettings(rank4=8))
+    assert matrix == Coding("sparse", CodecSettings(keep=32, bits=1))
+    assert str(matrix) == "sparse:keep=32,bits=1"
+    assert Coding.parse(str(head)) == head
+
+
+@pytest.mark.parametrize(
+    "text", ["zip", "sparse:keep", "sparse:keep=x", "sparse:keys=3", "int4:group_size=7"]
+)
+def test_a_coding_that_cannot_be_is_refused(text):
+    with pytest.raises(UnknownCodec):
+        Coding.parse(text)
 
 
 def test_unknown_codecs_and_settings_are_refused():

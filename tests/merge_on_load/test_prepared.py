@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from merge_on_load import Checkpoint, Prepared, pack, prepare, prepared_size_bytes, stream
+from merge_on_load.codecs import CODEC_NAMES
 from merge_on_load.errors import CorruptPayload, MissingTensor, WrongBase
 from merge_on_load.specs import row_count_and_width
 
-CODECS = ["lossless", "int8", "onebit"]
+CODECS = CODEC_NAMES
 
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:
