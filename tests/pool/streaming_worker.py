@@ -121,6 +121,16 @@ class _Noting:
         self.service, self.handlers = service, handlers
 
 
+def asked(name: str, prompt: str = "The sea", count: int = 200) -> worker_pb2.RunRequest:
+    """seed: a long answer to "The sea" by the demo's base."""
+    request = worker_pb2.RunRequest(
+        request_id=name, model="base", max_output_token_count=count, temperature=2, top_p=1
+    )
+    request.messages.add(role=2, content=prompt)
+    request.seed = 1583
+    return request
+
+
 def forever() -> Answer:
     """Says one word, and no more."""
     return after(asyncio.Event().wait, "begun")
