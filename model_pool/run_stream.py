@@ -146,20 +146,20 @@ class RunStream:
                 self._outbox.put(run)
 
     async def _write(self) -> None:
-        """Until the stream ends: then `_read` knows why.
-
-        Past grpc.aio's own `write` (1.85): where the stream has just ended, that one puts an error
-        of its own in the place of the status which tells why.
-        """
+        """Until the stream ends: then `_read` knows why."""
         with contextlib.suppress(grpc.RpcError, grpc.aio.BaseError):
             await self._call.wait_for_connection()
             while runs := await self._outbox.take():
                 orders = [order for run in runs if (order := _order(run)) is not None]
                 for start in range(0, len(orders), MOST_ORDERS_COUNT):
-                    some = worker_pb2.RunManyRequest(
-                        orders=orders[start : start + MOST_ORDERS_COUNT]
-                    )
-                    await self._call._cython_call.send_serialized_message(some.SerializeToString())
+                    await self._send(orders[start : start + MOST_ORDERS_COUNT])
+
+    async def _send(self, orders: list[worker_pb2.RunOrder]) -> None:
+        """Past grpc.aio's own `write` (1.85): where the stream has just ended, that one puts an
+        error of its own in the place of the status which tells why.
+        """
+        message = worker_pb2.RunManyRequest(orders=orders)
+        await self._call._cython_call.send_serialized_message(message.SerializeToString())
 
     async def _read(self) -> None:
         make_failure: Callable[[StreamedRun], Exception] = self._lost
