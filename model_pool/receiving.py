@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from itertools import islice
 from typing import Any
 
@@ -30,10 +30,10 @@ Read = Callable[[bytes], Message | FleetError]
 
 
 class Receiver:
-    """Reads the one request of a call.
+    """Reads the one request of a call, or all of a stream.
 
-    max_message_bytes: of a request, unpacked; may be changed. limit_s: until it is whole; None:
-    the call's deadline alone counts.
+    max_message_bytes: of a request, unpacked; may be changed. limit_s: until the one is whole;
+    None: the call's deadline alone counts.
     """
 
     def __init__(self, *, max_message_bytes: int, limit_s: float | None = None) -> None:
@@ -48,20 +48,21 @@ class Receiver:
         """
         try:
             async with asyncio.timeout(self._limit_s) as limit:
-                request = await context.read()
+                request = await _read(context)
         except TimeoutError:
             if not limit.expired():
                 raise
             raise errors.DeadlineExceeded(
                 f"the request did not arrive within {self._limit_s:g} s"
             ) from None
-        except grpc.aio.InternalError:
-            raise asyncio.CancelledError from None
         if request is grpc.aio.EOF:
             raise errors.MalformedMessage("the call ended without a message")
-        if isinstance(request, FleetError):
-            raise request
         return request
+
+    async def receive_all(self, context: Any) -> AsyncGenerator[Any, None]:
+        """The requests of a stream, to its end. Raises as `receive` does."""
+        while (request := await _read(context)) is not grpc.aio.EOF:
+            yield request
 
     def reader(self, deserialize: Callable[[bytes], Message], *, is_ours: bool = True) -> Read:
         """A deserializer that returns what is wrong: gRPC answers INTERNAL to one that raises.
@@ -106,6 +107,16 @@ class Receiver:
             size_bytes=size_bytes,
             limit_bytes=self.max_message_bytes,
         )
+
+
+async def _read(context: Any) -> Any:
+    try:
+        request = await context.read()
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
+    if isinstance(request, FleetError):
+        raise request
+    return request
 
 
 def unknown_field(message: Message) -> FleetError | None:

@@ -92,6 +92,9 @@ class Door(grpc.aio.ServerInterceptor):
     deadline, and the longest that any may bring; None: as the caller says. receive_limit_s: until a
     request is whole. on_begin: takes the full method name and the context before the request is
     read; what it raises refuses the call. on_end: told how each call ended.
+
+    A stream of requests is one call, which may last as long as its caller likes. Its messages are
+    bounded and parse; what else may be wrong with them, its servicer finds.
     """
 
     def __init__(
@@ -136,6 +139,11 @@ class Door(grpc.aio.ServerInterceptor):
     def _frame_once(self, handler: Any, method: str) -> Any:
         if not method.startswith(f"/{DOMAIN}."):
             return careful(handler, self._receiver)
+        if handler.request_streaming:
+            read = self._receiver.reader(handler.request_deserializer, is_ours=False)
+            return grpc.stream_stream_rpc_method_handler(
+                self._exchange(handler.stream_stream, method), read, handler.response_serializer
+            )
         read = self._receiver.reader(handler.request_deserializer)
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
@@ -147,32 +155,37 @@ class Door(grpc.aio.ServerInterceptor):
 
     def _unary(self, behaviour: Handler, method: str) -> Handler:
         async def handle(requests: object, context: Any) -> Any:
-            async with self._frame(context, method):
+            async with self._frame(context, method, self._time_left_s(context)):
                 return await behaviour(await self._receiver.receive(context), context)
 
         return released(handle)
 
     def _stream(self, behaviour: Handler, method: str) -> Handler:
         async def handle(requests: object, context: Any) -> None:
-            async with self._frame(context, method):
+            async with self._frame(context, method, self._time_left_s(context)):
                 request = await self._receiver.receive(context)
-                async with contextlib.aclosing(behaviour(request, context)) as responses:
-                    async for response in responses:
-                        try:
-                            await context.write(response)
-                        except grpc.aio.InternalError:  # the caller has gone
-                            raise asyncio.CancelledError from None
+                await _write_all(behaviour(request, context), context)
+
+        return released(handle)
+
+    def _exchange(self, behaviour: Handler, method: str) -> Handler:
+        async def handle(requests: object, context: Any) -> None:
+            async with (
+                self._frame(context, method, context.time_remaining()),
+                contextlib.aclosing(self._receiver.receive_all(context)) as received,
+            ):
+                await _write_all(behaviour(received, context), context)
 
         return released(handle)
 
     @contextlib.asynccontextmanager
-    async def _frame(self, context: Any, method: str) -> AsyncIterator[None]:
+    async def _frame(self, context: Any, method: str, limit_s: float | None) -> AsyncIterator[None]:
         name = own_request_id(context.invocation_metadata()) or new_request_id()
         begin_call(name)
         current_trace.set(sampled_trace_id(context.invocation_metadata()))
         try:
             context.set_trailing_metadata(((REQUEST_ID_KEY, name),))
-            async with within(self._time_left_s(context)):
+            async with within(limit_s):
                 await self._on_begin(method, context)
                 yield
             context.set_trailing_metadata(((REQUEST_ID_KEY, name), *told.get()))
@@ -189,9 +202,7 @@ class Door(grpc.aio.ServerInterceptor):
         except grpc.aio.AbortError:
             raise
         except Exception:
-            log.exception("call_failed", extra={"request_id": name})
-            failure = FleetError(f"internal error; request id {name}")
-            await self._refuse(context, method, failure, name)
+            await self._refuse(context, method, unexpected(name), name)
 
     async def _refuse(self, context: Any, method: str, error: FleetError, name: str) -> NoReturn:
         reason = ErrorReason.Name(error.reason).removeprefix("ERROR_REASON_").lower()
@@ -202,6 +213,24 @@ class Door(grpc.aio.ServerInterceptor):
         left_s: float | None = context.time_remaining()
         limits = [limit for limit in (left_s, self._default_deadline_s) if limit is not None]
         return min(limits, default=None)
+
+
+async def _write_all(responses: AsyncGenerator[Any, None], context: Any) -> None:
+    async with contextlib.aclosing(responses):
+        async for response in responses:
+            try:
+                await context.write(response)
+            except grpc.aio.InternalError:  # the caller has gone
+                raise asyncio.CancelledError from None
+
+
+def unexpected(name: str) -> FleetError:
+    """What a caller is told of the exception that is being handled; the log has the rest.
+
+    name: the request's id.
+    """
+    log.exception("call_failed", extra={"request_id": name})
+    return FleetError(f"internal error; request id {name}")
 
 
 def careful(handler: Any, receiver: Receiver) -> Any:
@@ -246,9 +275,19 @@ def _checked(behaviour: Handler) -> Handler:
 
 
 async def abort(context: Any, error: FleetError, name: str) -> NoReturn:
-    """End the call with the error's status, its ErrorInfo and, where waiting helps, RetryInfo."""
-    code = STATUS_OF[error.reason]
-    number: int = code.value[0]
+    """End the call with the error's status."""
+    status = to_status(error)
+    ending = ((DETAILS_KEY, status.SerializeToString()), (REQUEST_ID_KEY, name), *told.get(()))
+    try:
+        await context.abort(STATUS_OF[error.reason], status.message, ending)
+    except grpc.aio.InternalError:  # the caller has gone
+        raise asyncio.CancelledError from None
+    raise AssertionError("abort returned")
+
+
+def to_status(error: FleetError) -> status_pb2.Status:
+    """With its ErrorInfo and, where waiting helps, RetryInfo."""
+    number: int = STATUS_OF[error.reason].value[0]
     message = _short(error.message, LONGEST_TEXT_BYTES)
     metadata = {key: _short(value, LONGEST_VALUE_BYTES) for key, value in error.metadata.items()}
     status = status_pb2.Status(code=number, message=message)
@@ -261,12 +300,7 @@ async def abort(context: Any, error: FleetError, name: str) -> NoReturn:
         delay = Duration(nanos=0)
         delay.FromNanoseconds(int(error.retry_after_s * 1e9))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-    ending = ((DETAILS_KEY, status.SerializeToString()), (REQUEST_ID_KEY, name), *told.get(()))
-    try:
-        await context.abort(code, message, ending)
-    except grpc.aio.InternalError:  # the caller has gone
-        raise asyncio.CancelledError from None
-    raise AssertionError("abort returned")
+    return status
 
 
 def _short(text: str, limit_bytes: int) -> str:
@@ -288,11 +322,12 @@ def to_failure(error: grpc.aio.AioRpcError) -> FleetError | None:
     """The failure that the other side named, or None where the status has no reason of ours."""
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY and isinstance(value, bytes):
-            return _from_status(status_pb2.Status.FromString(value))
+            return from_status(status_pb2.Status.FromString(value))
     return None
 
 
-def _from_status(status: status_pb2.Status) -> FleetError | None:
+def from_status(status: status_pb2.Status) -> FleetError | None:
+    """The failure that `to_status` wrote, or None where the status has no reason of ours."""
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in status.details:
         if not detail.Unpack(info):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,7 +19,10 @@ from model_pool.call import current_trace, request_id, time_left_s
 from model_pool.catalog import Catalog
 from model_pool.engine import Engine, FinishReason, Job, Message, Piece, Role, Sampling
 from model_pool.errors import ConfigRefused, Draining
+from model_pool.many_runs import ManyRuns
+from model_pool.receiving import Receiver
 from model_pool.residency import Residency
+from model_pool.rpc import HARD_LIMIT_BYTES
 from model_pool.run_ends import RunEnds, to_settled
 from model_pool.served_models import ServedModels
 from model_pool.switching import Priority
@@ -93,6 +96,9 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self._state = worker_pb2.WORKER_STATE_STARTING
         self._admission = Admission(thresholds)
         self._ends = RunEnds()
+        receiver = Receiver(max_message_bytes=HARD_LIMIT_BYTES)
+        self._read = receiver.reader(worker_pb2.RunRequest.FromString)
+        self._streams: set[ManyRuns] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._changed = asyncio.Event()
@@ -122,21 +128,49 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         """What ReloadCatalog calls."""
         self._reload = reload
 
-    async def drain(self) -> None:
-        """Take no more requests; return when the last one has ended."""
+    def leave(self) -> None:
+        """Take no more requests; streams of them end with the last one's end."""
         self._state = worker_pb2.WORKER_STATE_DRAINING
         self.notify()
+        for stream in self._streams:
+            stream.leave()
+
+    async def drain(self) -> None:
+        """Take no more requests; return when the last one has ended."""
+        self.leave()
         await self._idle.wait()
         await self._engine.drain()
 
-    async def Run(
+    def Run(
         self, request: worker_pb2.RunRequest, context: Any
     ) -> AsyncIterator[worker_pb2.RunResponse]:
         """Run one request on one model."""
+        is_traced = self._tracing.is_on
+        return self._run(request, header_of(context.invocation_metadata()) if is_traced else "")
+
+    async def RunMany(
+        self, requests: AsyncIterator[worker_pb2.RunManyRequest], context: Any
+    ) -> AsyncIterator[worker_pb2.RunManyResponse]:
+        """Run the requests of a gateway."""
+        stream = ManyRuns(self._run, self._read)
+        self._streams.add(stream)
+        if self._state == worker_pb2.WORKER_STATE_DRAINING:
+            stream.leave()
+        try:
+            async with contextlib.aclosing(stream.serve(requests)) as responses:
+                async for response in responses:
+                    yield response
+        finally:
+            self._streams.discard(stream)
+
+    async def _run(
+        self, request: worker_pb2.RunRequest, parent: str
+    ) -> AsyncGenerator[worker_pb2.RunResponse, None]:
+        """parent: the traceparent header of who asks, "" where there is none."""
         request_id.set(request.request_id)
         weights = self.served.weights(request.model)
         began_s = self._monotonic()
-        with self._trace(request, context), self._admitted(request):
+        with self._trace(request, parent), self._admitted(request):
             async with self._residency.hold(weights):
                 held_s = self._monotonic() - began_s
                 on_end = self._ends.begin(request.request_id, request.model)
@@ -151,8 +185,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                     self._trace_phases(piece, held_s, first_s, total_s)
 
     @contextlib.contextmanager
-    def _trace(self, request: worker_pb2.RunRequest, context: Any) -> Iterator[None]:
-        parent = header_of(context.invocation_metadata()) if self._tracing.is_on else ""
+    def _trace(self, request: worker_pb2.RunRequest, parent: str) -> Iterator[None]:
         with self._tracing.span(
             f"chat {request.model}",
             {

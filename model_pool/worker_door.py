@@ -69,7 +69,8 @@ class WorkerDoor:
                 await self._servicer.drain()
 
     async def close(self) -> None:
-        """End every call."""
+        """End every call, those that run requests after a moment."""
+        self._servicer.leave()
         await self._server.stop(grace=LAST_WORD_S)
         if self._probes:
             await self._probes.stop()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextvars import Context
 
 import grpc
 
@@ -14,8 +15,9 @@ from deltafleet.v1.error_reason_pb2 import ErrorReason
 from model_pool.errors import DeadlineExceeded, FleetError, WorkerLost
 from model_pool.member import RETRY_AFTER_S, Status
 from model_pool.rpc import HARD_LIMIT_BYTES, responses_of, to_failure
+from model_pool.run_stream import LARGEST_REQUEST_BYTES, NotOffered, RunStream
 from model_pool.tls import Connector, PlainConnector
-from model_pool.tracing import trace_metadata
+from model_pool.tracing import trace_metadata, traceparent
 
 RECONNECT_PAUSE_S = 0.1
 SILENCE_LIMIT_S = 6.0  # a worker tells its status every two: a stopped one leaves its stream open
@@ -62,6 +64,8 @@ class WorkerLink:
         self._silence_limit_s = silence_limit_s
         self._address = address
         self._connector = connector
+        self._stream: RunStream | None = None
+        self._has_run_many = True  # until it says otherwise: an older one has not
         self._connect()
         self._task: asyncio.Task[None] | None = None
 
@@ -94,6 +98,12 @@ class WorkerLink:
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            await stream.close()
         await self._channel.close()
 
     def _connect(self) -> None:
@@ -107,7 +117,7 @@ class WorkerLink:
         """
         while self._version is not None:
             if self._connector.version != self._version:
-                await self._channel.close()
+                await self._disconnect()
                 self._connect()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CERTIFICATE_LOOK_S):
@@ -122,6 +132,27 @@ class WorkerLink:
         self, request: worker_pb2.RunRequest, timeout_s: float | None
     ) -> AsyncGenerator[worker_pb2.RunResponse, None]:
         """See Member."""
+        if self._has_run_many and request.ByteSize() <= LARGEST_REQUEST_BYTES:
+            with self._open_stream().run(request, timeout_s, traceparent()) as run:
+                try:
+                    while (response := await run.next()) is not None:
+                        yield response
+                    return
+                except NotOffered:
+                    self._has_run_many, timeout_s = False, run.left_s
+        async with contextlib.aclosing(self._run_alone(request, timeout_s)) as responses:
+            async for response in responses:
+                yield response
+
+    def _open_stream(self) -> RunStream:
+        if self._stream is None or self._stream.is_over:
+            # Not in the context of the request that happens to be the first.
+            self._stream = Context().run(lambda: RunStream(self._stub.RunMany(), self._blame))
+        return self._stream
+
+    async def _run_alone(
+        self, request: worker_pb2.RunRequest, timeout_s: float | None
+    ) -> AsyncGenerator[worker_pb2.RunResponse, None]:
         call = self._stub.Run(request, timeout=timeout_s, metadata=trace_metadata())
         try:
             async for response in call:
@@ -154,6 +185,12 @@ class WorkerLink:
 
     def _failure(self, error: grpc.aio.AioRpcError) -> FleetError:
         failure = to_failure(error)
+        if failure is None and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceeded("the deadline has passed")
+        return self._blame(failure)
+
+    def _blame(self, failure: FleetError | None) -> FleetError:
+        """failure: what the worker named; None where it went away without a word."""
         if failure is not None and failure.reason != ErrorReason.ERROR_REASON_INTERNAL:
             return failure
         if failure is not None:  # its own fault, such as no memory: another one may do better
@@ -162,8 +199,6 @@ class WorkerLink:
                 retry_after_s=RETRY_AFTER_S,
                 worker=self.name,
             )
-        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return DeadlineExceeded("the deadline has passed")
         return WorkerLost(
             f"worker {self.name} went away while it was answering",
             retry_after_s=RETRY_AFTER_S,
@@ -191,6 +226,7 @@ class WorkerLink:
             while status := await self._next(statuses):
                 is_ready = status.state == worker_pb2.WORKER_STATE_READY
                 catalog = status.incarnation, status.catalog_digest
+                self._has_run_many |= status.incarnation != self.incarnation
                 if is_ready and catalog != described:
                     await self._describe()
                     described = catalog

@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.gateway import grpc_load
 from benchmarks.gateway.grpc_load import Call
+from benchmarks.gateway.http2 import header_block
 from benchmarks.gateway.loading import Asked, Sample, Subject, load
 from benchmarks.gateway.pacing import Pacing
 from benchmarks.gateway.processes import Running
@@ -74,7 +75,7 @@ async def aborts(gateway: Gateway, stub: Running) -> Figures:
                     heard.set()
 
             call = Call(hear, lambda in_order: heard.set())
-            headers = grpc_load.header_block({"x-request-id": name})
+            headers = header_block({"x-request-id": name})
             connection.start(message, call, headers)
             await heard.wait()
             left_s[name] = time.monotonic()

@@ -66,8 +66,8 @@ async def measure(litellm: Path | None, round_count: int, seconds: float) -> Fig
 
 
 async def _start_ours(stage: Stage) -> None:
-    upstream = stage.worker.addresses[0]
-    stage.subjects.append(Worker("direct", upstream))
+    direct, upstream = stage.worker.addresses
+    stage.subjects.append(Worker("direct", direct))
     for kind, (loop, _) in KINDS.items():
         fleet = stage.directory / f"fleet-{len(stage.gateways)}.yaml"
         metadata = write_fleet(fleet, upstream)

@@ -11,6 +11,7 @@ import grpc
 
 from benchmarks.gateway import grpc_load
 from benchmarks.gateway.grpc_load import Call
+from benchmarks.gateway.http2 import header_block
 from benchmarks.gateway.pacing import Pacing, unpacked
 from deltafleet.v1 import inference_pb2, inference_pb2_grpc
 
@@ -63,7 +64,7 @@ class Asked:
         self.end: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.call = Call(self._hear, self.end.set_result)
         request = inference_pb2.GenerateRequest(prompt=prompt, max_output_token_count=count)
-        headers = grpc_load.header_block({"x-request-id": f"id-{prompt[:9]}"})
+        headers = header_block({"x-request-id": f"id-{prompt[:9]}"})
         connection.start(request.SerializeToString(), self.call, headers)
 
     def _hear(self, message: bytes) -> None:

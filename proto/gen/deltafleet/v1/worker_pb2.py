@@ -25,47 +25,60 @@ _sym_db = _symbol_database.Default()
 from deltafleet.v1 import inference_pb2 as deltafleet_dot_v1_dot_inference__pb2
 from deltafleet.v1 import routing_pb2 as deltafleet_dot_v1_dot_routing__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64\x65ltafleet/v1/worker.proto\x12\rdeltafleet.v1\x1a\x1d\x64\x65ltafleet/v1/inference.proto\x1a\x1b\x64\x65ltafleet/v1/routing.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\x02\n\nRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12,\n\x08messages\x18\x03 \x03(\x0b\x32\x1a.deltafleet.v1.ChatMessage\x12\x1e\n\x16max_output_token_count\x18\x04 \x01(\x05\x12\x13\n\x0btemperature\x18\x05 \x01(\x01\x12\r\n\x05top_p\x18\x06 \x01(\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12)\n\x08priority\x18\t \x01(\x0e\x32\x17.deltafleet.v1.Priority\x12\x15\n\rwants_logprob\x18\n \x01(\x08\x12\x0e\n\x06\x63\x61ller\x18\x0b \x01(\tB\x07\n\x05_seed\"\xfd\x01\n\x0bRunResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x1a\n\x12prompt_token_count\x18\x02 \x01(\x05\x12\x1a\n\x12output_token_count\x18\x03 \x01(\x05\x12\x0e\n\x06\x62usy_s\x18\x04 \x01(\x01\x12\x16\n\x0eweights_digest\x18\x05 \x01(\t\x12\x32\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x1b.deltafleet.v1.FinishReason\x12\x19\n\x0cmean_logprob\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07queue_s\x18\x08 \x01(\x01H\x01\x88\x01\x01\x42\x0f\n\r_mean_logprobB\n\n\x08_queue_s\"5\n\x10SettleRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"[\n\x11SettleRunResponse\x12\x1a\n\x12prompt_token_count\x18\x01 \x01(\x05\x12\x1a\n\x12output_token_count\x18\x02 \x01(\x05\x12\x0e\n\x06\x62usy_s\x18\x03 \x01(\x01\"!\n\x10LoadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\'\n\x11LoadModelResponse\x12\x12\n\nsize_bytes\x18\x01 \x01(\x03\"\x17\n\x15\x44\x65scribeModelsRequest\"I\n\x16\x44\x65scribeModelsResponse\x12/\n\x06models\x18\x01 \x03(\x0b\x32\x1f.deltafleet.v1.ModelDescription\"\x9c\x01\n\x10ModelDescription\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x63odec\x18\x02 \x01(\t\x12\x19\n\x11stored_size_bytes\x18\x03 \x01(\x03\x12\x17\n\x0f\x66ull_size_bytes\x18\x04 \x01(\x03\x12\x16\n\x0eweights_digest\x18\x05 \x01(\t\x12\x0f\n\x07lineage\x18\x06 \x01(\t\x12\r\n\x05\x66\x61ult\x18\x07 \x01(\t\"-\n\x14ReloadCatalogRequest\x12\x15\n\rvalidate_only\x18\x01 \x01(\x08\"/\n\x15ReloadCatalogResponse\x12\x16\n\x0e\x63\x61talog_digest\x18\x01 \x01(\t\"\x14\n\x12WatchStatusRequest\"\xbd\x04\n\x13WatchStatusResponse\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.deltafleet.v1.WorkerState\x12*\n\x06loaded\x18\x04 \x03(\x0b\x32\x1a.deltafleet.v1.LoadedModel\x12\x15\n\rrunning_count\x18\x05 \x01(\x05\x12\x14\n\x0cqueued_count\x18\x06 \x01(\x05\x12\x1b\n\x13memory_budget_bytes\x18\x07 \x01(\x03\x12\x10\n\x08uptime_s\x18\x08 \x01(\x01\x12\x0e\n\x06\x62usy_s\x18\t \x01(\x01\x12\x0e\n\x06load_s\x18\n \x01(\x01\x12\x1f\n\x17price_nano_usd_per_hour\x18\x0b \x01(\x03\x12.\n\nstart_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x65ngine\x18\r \x01(\t\x12\x14\n\x0cswitch_count\x18\x0e \x01(\x03\x12/\n\x08switches\x18\x0f \x01(\x0b\x32\x1d.deltafleet.v1.DurationCounts\x12\x10\n\x08switch_s\x18\x10 \x01(\x01\x12\x11\n\tprefill_s\x18\x11 \x01(\x01\x12\x1b\n\x13prefill_token_count\x18\x12 \x01(\x03\x12\x10\n\x08\x64\x65\x63ode_s\x18\x13 \x01(\x01\x12\x1a\n\x12\x64\x65\x63ode_token_count\x18\x14 \x01(\x03\x12\x16\n\x0e\x63\x61talog_digest\x18\x15 \x01(\t\"G\n\x0e\x44urationCounts\x12\x16\n\x0eupper_bounds_s\x18\x01 \x03(\x01\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x03\x12\r\n\x05sum_s\x18\x03 \x01(\x01\"\x91\x01\n\x0bLoadedModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0eweights_digest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x13\n\x0blease_count\x18\x04 \x01(\x05\x12\x32\n\x0elast_used_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*y\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x03\x32\x82\x04\n\rWorkerService\x12>\n\x03Run\x12\x19.deltafleet.v1.RunRequest\x1a\x1a.deltafleet.v1.RunResponse0\x01\x12N\n\tSettleRun\x12\x1f.deltafleet.v1.SettleRunRequest\x1a .deltafleet.v1.SettleRunResponse\x12N\n\tLoadModel\x12\x1f.deltafleet.v1.LoadModelRequest\x1a .deltafleet.v1.LoadModelResponse\x12]\n\x0e\x44\x65scribeModels\x12$.deltafleet.v1.DescribeModelsRequest\x1a%.deltafleet.v1.DescribeModelsResponse\x12Z\n\rReloadCatalog\x12#.deltafleet.v1.ReloadCatalogRequest\x1a$.deltafleet.v1.ReloadCatalogResponse\x12V\n\x0bWatchStatus\x12!.deltafleet.v1.WatchStatusRequest\x1a\".deltafleet.v1.WatchStatusResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64\x65ltafleet/v1/worker.proto\x12\rdeltafleet.v1\x1a\x1d\x64\x65ltafleet/v1/inference.proto\x1a\x1b\x64\x65ltafleet/v1/routing.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x9d\x02\n\nRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12,\n\x08messages\x18\x03 \x03(\x0b\x32\x1a.deltafleet.v1.ChatMessage\x12\x1e\n\x16max_output_token_count\x18\x04 \x01(\x05\x12\x13\n\x0btemperature\x18\x05 \x01(\x01\x12\r\n\x05top_p\x18\x06 \x01(\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12)\n\x08priority\x18\t \x01(\x0e\x32\x17.deltafleet.v1.Priority\x12\x15\n\rwants_logprob\x18\n \x01(\x08\x12\x0e\n\x06\x63\x61ller\x18\x0b \x01(\tB\x07\n\x05_seed\"\xfd\x01\n\x0bRunResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x1a\n\x12prompt_token_count\x18\x02 \x01(\x05\x12\x1a\n\x12output_token_count\x18\x03 \x01(\x05\x12\x0e\n\x06\x62usy_s\x18\x04 \x01(\x01\x12\x16\n\x0eweights_digest\x18\x05 \x01(\t\x12\x32\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x1b.deltafleet.v1.FinishReason\x12\x19\n\x0cmean_logprob\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07queue_s\x18\x08 \x01(\x01H\x01\x88\x01\x01\x42\x0f\n\r_mean_logprobB\n\n\x08_queue_s\"9\n\x0eRunManyRequest\x12\'\n\x06orders\x18\x01 \x03(\x0b\x32\x17.deltafleet.v1.RunOrder\"y\n\x08RunOrder\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\x12(\n\x05start\x18\x02 \x01(\x0b\x32\x17.deltafleet.v1.StartRunH\x00\x12*\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x18.deltafleet.v1.CancelRunH\x00\x42\x07\n\x05order\"Z\n\x08StartRun\x12\x0f\n\x07request\x18\x01 \x01(\x0c\x12\x18\n\x0btime_left_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0btraceparent\x18\x03 \x01(\tB\x0e\n\x0c_time_left_s\"\x0b\n\tCancelRun\":\n\x0fRunManyResponse\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.deltafleet.v1.RunEvent\"v\n\x08RunEvent\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\x12.\n\x08response\x18\x02 \x01(\x0b\x32\x1a.deltafleet.v1.RunResponseH\x00\x12!\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x07\n\x05\x65vent\"5\n\x10SettleRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"[\n\x11SettleRunResponse\x12\x1a\n\x12prompt_token_count\x18\x01 \x01(\x05\x12\x1a\n\x12output_token_count\x18\x02 \x01(\x05\x12\x0e\n\x06\x62usy_s\x18\x03 \x01(\x01\"!\n\x10LoadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\'\n\x11LoadModelResponse\x12\x12\n\nsize_bytes\x18\x01 \x01(\x03\"\x17\n\x15\x44\x65scribeModelsRequest\"I\n\x16\x44\x65scribeModelsResponse\x12/\n\x06models\x18\x01 \x03(\x0b\x32\x1f.deltafleet.v1.ModelDescription\"\x9c\x01\n\x10ModelDescription\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x63odec\x18\x02 \x01(\t\x12\x19\n\x11stored_size_bytes\x18\x03 \x01(\x03\x12\x17\n\x0f\x66ull_size_bytes\x18\x04 \x01(\x03\x12\x16\n\x0eweights_digest\x18\x05 \x01(\t\x12\x0f\n\x07lineage\x18\x06 \x01(\t\x12\r\n\x05\x66\x61ult\x18\x07 \x01(\t\"-\n\x14ReloadCatalogRequest\x12\x15\n\rvalidate_only\x18\x01 \x01(\x08\"/\n\x15ReloadCatalogResponse\x12\x16\n\x0e\x63\x61talog_digest\x18\x01 \x01(\t\"\x14\n\x12WatchStatusRequest\"\xbd\x04\n\x13WatchStatusResponse\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.deltafleet.v1.WorkerState\x12*\n\x06loaded\x18\x04 \x03(\x0b\x32\x1a.deltafleet.v1.LoadedModel\x12\x15\n\rrunning_count\x18\x05 \x01(\x05\x12\x14\n\x0cqueued_count\x18\x06 \x01(\x05\x12\x1b\n\x13memory_budget_bytes\x18\x07 \x01(\x03\x12\x10\n\x08uptime_s\x18\x08 \x01(\x01\x12\x0e\n\x06\x62usy_s\x18\t \x01(\x01\x12\x0e\n\x06load_s\x18\n \x01(\x01\x12\x1f\n\x17price_nano_usd_per_hour\x18\x0b \x01(\x03\x12.\n\nstart_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x65ngine\x18\r \x01(\t\x12\x14\n\x0cswitch_count\x18\x0e \x01(\x03\x12/\n\x08switches\x18\x0f \x01(\x0b\x32\x1d.deltafleet.v1.DurationCounts\x12\x10\n\x08switch_s\x18\x10 \x01(\x01\x12\x11\n\tprefill_s\x18\x11 \x01(\x01\x12\x1b\n\x13prefill_token_count\x18\x12 \x01(\x03\x12\x10\n\x08\x64\x65\x63ode_s\x18\x13 \x01(\x01\x12\x1a\n\x12\x64\x65\x63ode_token_count\x18\x14 \x01(\x03\x12\x16\n\x0e\x63\x61talog_digest\x18\x15 \x01(\t\"G\n\x0e\x44urationCounts\x12\x16\n\x0eupper_bounds_s\x18\x01 \x03(\x01\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x03\x12\r\n\x05sum_s\x18\x03 \x01(\x01\"\x91\x01\n\x0bLoadedModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0eweights_digest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x13\n\x0blease_count\x18\x04 \x01(\x05\x12\x32\n\x0elast_used_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*y\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x03\x32\xd0\x04\n\rWorkerService\x12>\n\x03Run\x12\x19.deltafleet.v1.RunRequest\x1a\x1a.deltafleet.v1.RunResponse0\x01\x12L\n\x07RunMany\x12\x1d.deltafleet.v1.RunManyRequest\x1a\x1e.deltafleet.v1.RunManyResponse(\x01\x30\x01\x12N\n\tSettleRun\x12\x1f.deltafleet.v1.SettleRunRequest\x1a .deltafleet.v1.SettleRunResponse\x12N\n\tLoadModel\x12\x1f.deltafleet.v1.LoadModelRequest\x1a .deltafleet.v1.LoadModelResponse\x12]\n\x0e\x44\x65scribeModels\x12$.deltafleet.v1.DescribeModelsRequest\x1a%.deltafleet.v1.DescribeModelsResponse\x12Z\n\rReloadCatalog\x12#.deltafleet.v1.ReloadCatalogRequest\x1a$.deltafleet.v1.ReloadCatalogResponse\x12V\n\x0bWatchStatus\x12!.deltafleet.v1.WatchStatusRequest\x1a\".deltafleet.v1.WatchStatusResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'deltafleet.v1.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WORKERSTATE']._serialized_start=2080
-  _globals['_WORKERSTATE']._serialized_end=2201
-  _globals['_RUNREQUEST']._serialized_start=139
-  _globals['_RUNREQUEST']._serialized_end=424
-  _globals['_RUNRESPONSE']._serialized_start=427
-  _globals['_RUNRESPONSE']._serialized_end=680
-  _globals['_SETTLERUNREQUEST']._serialized_start=682
-  _globals['_SETTLERUNREQUEST']._serialized_end=735
-  _globals['_SETTLERUNRESPONSE']._serialized_start=737
-  _globals['_SETTLERUNRESPONSE']._serialized_end=828
-  _globals['_LOADMODELREQUEST']._serialized_start=830
-  _globals['_LOADMODELREQUEST']._serialized_end=863
-  _globals['_LOADMODELRESPONSE']._serialized_start=865
-  _globals['_LOADMODELRESPONSE']._serialized_end=904
-  _globals['_DESCRIBEMODELSREQUEST']._serialized_start=906
-  _globals['_DESCRIBEMODELSREQUEST']._serialized_end=929
-  _globals['_DESCRIBEMODELSRESPONSE']._serialized_start=931
-  _globals['_DESCRIBEMODELSRESPONSE']._serialized_end=1004
-  _globals['_MODELDESCRIPTION']._serialized_start=1007
-  _globals['_MODELDESCRIPTION']._serialized_end=1163
-  _globals['_RELOADCATALOGREQUEST']._serialized_start=1165
-  _globals['_RELOADCATALOGREQUEST']._serialized_end=1210
-  _globals['_RELOADCATALOGRESPONSE']._serialized_start=1212
-  _globals['_RELOADCATALOGRESPONSE']._serialized_end=1259
-  _globals['_WATCHSTATUSREQUEST']._serialized_start=1261
-  _globals['_WATCHSTATUSREQUEST']._serialized_end=1281
-  _globals['_WATCHSTATUSRESPONSE']._serialized_start=1284
-  _globals['_WATCHSTATUSRESPONSE']._serialized_end=1857
-  _globals['_DURATIONCOUNTS']._serialized_start=1859
-  _globals['_DURATIONCOUNTS']._serialized_end=1930
-  _globals['_LOADEDMODEL']._serialized_start=1933
-  _globals['_LOADEDMODEL']._serialized_end=2078
-  _globals['_WORKERSERVICE']._serialized_start=2204
-  _globals['_WORKERSERVICE']._serialized_end=2718
+  _globals['_WORKERSTATE']._serialized_start=2572
+  _globals['_WORKERSTATE']._serialized_end=2693
+  _globals['_RUNREQUEST']._serialized_start=164
+  _globals['_RUNREQUEST']._serialized_end=449
+  _globals['_RUNRESPONSE']._serialized_start=452
+  _globals['_RUNRESPONSE']._serialized_end=705
+  _globals['_RUNMANYREQUEST']._serialized_start=707
+  _globals['_RUNMANYREQUEST']._serialized_end=764
+  _globals['_RUNORDER']._serialized_start=766
+  _globals['_RUNORDER']._serialized_end=887
+  _globals['_STARTRUN']._serialized_start=889
+  _globals['_STARTRUN']._serialized_end=979
+  _globals['_CANCELRUN']._serialized_start=981
+  _globals['_CANCELRUN']._serialized_end=992
+  _globals['_RUNMANYRESPONSE']._serialized_start=994
+  _globals['_RUNMANYRESPONSE']._serialized_end=1052
+  _globals['_RUNEVENT']._serialized_start=1054
+  _globals['_RUNEVENT']._serialized_end=1172
+  _globals['_SETTLERUNREQUEST']._serialized_start=1174
+  _globals['_SETTLERUNREQUEST']._serialized_end=1227
+  _globals['_SETTLERUNRESPONSE']._serialized_start=1229
+  _globals['_SETTLERUNRESPONSE']._serialized_end=1320
+  _globals['_LOADMODELREQUEST']._serialized_start=1322
+  _globals['_LOADMODELREQUEST']._serialized_end=1355
+  _globals['_LOADMODELRESPONSE']._serialized_start=1357
+  _globals['_LOADMODELRESPONSE']._serialized_end=1396
+  _globals['_DESCRIBEMODELSREQUEST']._serialized_start=1398
+  _globals['_DESCRIBEMODELSREQUEST']._serialized_end=1421
+  _globals['_DESCRIBEMODELSRESPONSE']._serialized_start=1423
+  _globals['_DESCRIBEMODELSRESPONSE']._serialized_end=1496
+  _globals['_MODELDESCRIPTION']._serialized_start=1499
+  _globals['_MODELDESCRIPTION']._serialized_end=1655
+  _globals['_RELOADCATALOGREQUEST']._serialized_start=1657
+  _globals['_RELOADCATALOGREQUEST']._serialized_end=1702
+  _globals['_RELOADCATALOGRESPONSE']._serialized_start=1704
+  _globals['_RELOADCATALOGRESPONSE']._serialized_end=1751
+  _globals['_WATCHSTATUSREQUEST']._serialized_start=1753
+  _globals['_WATCHSTATUSREQUEST']._serialized_end=1773
+  _globals['_WATCHSTATUSRESPONSE']._serialized_start=1776
+  _globals['_WATCHSTATUSRESPONSE']._serialized_end=2349
+  _globals['_DURATIONCOUNTS']._serialized_start=2351
+  _globals['_DURATIONCOUNTS']._serialized_end=2422
+  _globals['_LOADEDMODEL']._serialized_start=2425
+  _globals['_LOADEDMODEL']._serialized_end=2570
+  _globals['_WORKERSERVICE']._serialized_start=2696
+  _globals['_WORKERSERVICE']._serialized_end=3288
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,11 @@ class WorkerServiceStub:
                 request_serializer=deltafleet_dot_v1_dot_worker__pb2.RunRequest.SerializeToString,
                 response_deserializer=deltafleet_dot_v1_dot_worker__pb2.RunResponse.FromString,
                 _registered_method=True)
+        self.RunMany = channel.stream_stream(
+                '/deltafleet.v1.WorkerService/RunMany',
+                request_serializer=deltafleet_dot_v1_dot_worker__pb2.RunManyRequest.SerializeToString,
+                response_deserializer=deltafleet_dot_v1_dot_worker__pb2.RunManyResponse.FromString,
+                _registered_method=True)
         self.SettleRun = channel.unary_unary(
                 '/deltafleet.v1.WorkerService/SettleRun',
                 request_serializer=deltafleet_dot_v1_dot_worker__pb2.SettleRunRequest.SerializeToString,
@@ -73,6 +78,16 @@ class WorkerServiceServicer:
 
     def Run(self, request, context):
         """Run one request on one model; its weights are built first where needed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunMany(self, request_iterator, context):
+        """The same for all that a gateway asks: requests as they come, and what is ready of all answers
+        together. A gateway has one such stream with each worker (decision 0027), and uses Run for
+        workers that have no RunMany yet and for large requests. The stream ends with OK when the worker
+        shuts down and none of its runs is left; a run of which nothing was heard by then was not taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,6 +138,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Run,
                     request_deserializer=deltafleet_dot_v1_dot_worker__pb2.RunRequest.FromString,
                     response_serializer=deltafleet_dot_v1_dot_worker__pb2.RunResponse.SerializeToString,
+            ),
+            'RunMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.RunMany,
+                    request_deserializer=deltafleet_dot_v1_dot_worker__pb2.RunManyRequest.FromString,
+                    response_serializer=deltafleet_dot_v1_dot_worker__pb2.RunManyResponse.SerializeToString,
             ),
             'SettleRun': grpc.unary_unary_rpc_method_handler(
                     servicer.SettleRun,
@@ -178,6 +198,33 @@ class WorkerService:
             '/deltafleet.v1.WorkerService/Run',
             deltafleet_dot_v1_dot_worker__pb2.RunRequest.SerializeToString,
             deltafleet_dot_v1_dot_worker__pb2.RunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/deltafleet.v1.WorkerService/RunMany',
+            deltafleet_dot_v1_dot_worker__pb2.RunManyRequest.SerializeToString,
+            deltafleet_dot_v1_dot_worker__pb2.RunManyResponse.FromString,
             options,
             channel_credentials,
             insecure,

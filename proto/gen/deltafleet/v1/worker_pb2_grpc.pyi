@@ -35,6 +35,12 @@ class WorkerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> WorkerServiceAsyncStub: ...
     Run: _grpc.UnaryStreamMultiCallable[_worker_pb2.RunRequest, _worker_pb2.RunResponse]
     """Run one request on one model; its weights are built first where needed."""
+    RunMany: _grpc.StreamStreamMultiCallable[_worker_pb2.RunManyRequest, _worker_pb2.RunManyResponse]
+    """The same for all that a gateway asks: requests as they come, and what is ready of all answers
+    together. A gateway has one such stream with each worker (decision 0027), and uses Run for
+    workers that have no RunMany yet and for large requests. The stream ends with OK when the worker
+    shuts down and none of its runs is left; a run of which nothing was heard by then was not taken.
+    """
     SettleRun: _grpc.UnaryUnaryMultiCallable[_worker_pb2.SettleRunRequest, _worker_pb2.SettleRunResponse]
     """All that a request used, once nothing of it computes any more. For one that was broken off:
     its caller heard less than was computed for it.
@@ -58,6 +64,12 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Run: _aio.UnaryStreamMultiCallable[_worker_pb2.RunRequest, _worker_pb2.RunResponse]  # type: ignore[assignment]
     """Run one request on one model; its weights are built first where needed."""
+    RunMany: _aio.StreamStreamMultiCallable[_worker_pb2.RunManyRequest, _worker_pb2.RunManyResponse]  # type: ignore[assignment]
+    """The same for all that a gateway asks: requests as they come, and what is ready of all answers
+    together. A gateway has one such stream with each worker (decision 0027), and uses Run for
+    workers that have no RunMany yet and for large requests. The stream ends with OK when the worker
+    shuts down and none of its runs is left; a run of which nothing was heard by then was not taken.
+    """
     SettleRun: _aio.UnaryUnaryMultiCallable[_worker_pb2.SettleRunRequest, _worker_pb2.SettleRunResponse]  # type: ignore[assignment]
     """All that a request used, once nothing of it computes any more. For one that was broken off:
     its caller heard less than was computed for it.
@@ -84,6 +96,18 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.RunResponse], _abc.AsyncIterator[_worker_pb2.RunResponse]]:
         """Run one request on one model; its weights are built first where needed."""
+
+    @_abc_1.abstractmethod
+    def RunMany(
+        self,
+        request_iterator: _MaybeAsyncIterator[_worker_pb2.RunManyRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_worker_pb2.RunManyResponse], _abc.AsyncIterator[_worker_pb2.RunManyResponse]]:
+        """The same for all that a gateway asks: requests as they come, and what is ready of all answers
+        together. A gateway has one such stream with each worker (decision 0027), and uses Run for
+        workers that have no RunMany yet and for large requests. The stream ends with OK when the worker
+        shuts down and none of its runs is left; a run of which nothing was heard by then was not taken.
+        """
 
     @_abc_1.abstractmethod
     def SettleRun(
