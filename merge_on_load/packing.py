@@ -62,7 +62,6 @@ class _Packer:
         self._base = Checkpoint.open(base)
         self._model = Checkpoint.open(model)
         self._layout = layout
-        self._settings = layout.matrices.settings
         self._errors = ErrorSums()
         _check_same_tensors(self._base, self._model)
 
@@ -79,7 +78,6 @@ class _Packer:
         kept, from_base = _write_side_files(self._base, self._model, directory / FILES_NAME)
         return Manifest(
             codec=self._layout.matrices.codec,
-            settings=self._settings,
             base_fingerprint=self._base.fingerprint(),
             base_name=self._base.path.resolve().name,
             tensors=tensors,
@@ -93,7 +91,7 @@ class _Packer:
     def _write_tensor(self, name: str, payloads: PayloadWriter) -> Entry:
         spec = self._model.spec(name)
         if self._is_unchanged(name):
-            return Entry(SAME, spec, {}, self._settings)
+            return Entry(SAME, spec)
         coding = self._layout.coding(name, self._base.spec(name), spec)
         codec = make_codec(coding.codec, coding.settings)
         base, tuned = self._base.read(name), self._model.read(name)
