@@ -23,6 +23,7 @@ from merge_on_load.specs import TensorSpec
 
 FORMAT = "deltafleet.delta"
 VERSION = 2
+SHORT_DIGEST = 16  # hex digits: enough to tell which tensor is another one
 
 T = TypeVar("T")
 
@@ -37,10 +38,14 @@ class Stored:
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor: codec ("same" stores nothing), spec of the result, payload file, settings."""
+    """One tensor: codec ("same" stores nothing), spec of the result, payload file, settings.
+
+    digest: the first SHORT_DIGEST digits of the SHA-256 of the rebuilt tensor's bytes.
+    """
 
     codec: str
     spec: TensorSpec
+    digest: str
     file: str | None = None
     settings: CodecSettings = field(default_factory=CodecSettings)
 
@@ -50,7 +55,8 @@ class Manifest:
     """Everything `delta.json` says.
 
     payloads: the payload files. kept_files: side files that differ from the base's, stored under
-    `files/`. base_files: side files that are the base's own. measured: sizes and errors.
+    `files/`. base_files: side files that are the base's own. rebuilt_fingerprint: of the weights
+    that result, see `Checkpoint.fingerprint`. measured: sizes and errors.
     lineage: what the delta was made from and how.
     """
 
@@ -61,6 +67,7 @@ class Manifest:
     payloads: dict[str, Stored]
     kept_files: dict[str, Stored]
     base_files: dict[str, Stored]
+    rebuilt_fingerprint: str
     lineage: dict[str, Any]
     measured: dict[str, Any]
 
@@ -79,6 +86,7 @@ def render(manifest: Manifest) -> tuple[bytes, str]:
         "payloads": _render_files(manifest.payloads),
         "kept_files": _render_files(manifest.kept_files),
         "base_files": _render_files(manifest.base_files),
+        "rebuilt_fingerprint": manifest.rebuilt_fingerprint,
         "codings": codings,
         "tensors": {
             name: [
@@ -86,6 +94,7 @@ def render(manifest: Manifest) -> tuple[bytes, str]:
                 entry.spec.dtype,
                 list(entry.spec.shape),
                 None if entry.file is None else files.index(entry.file),
+                entry.digest,
             ]
             for name, entry in manifest.tensors.items()
         },
@@ -160,6 +169,7 @@ def _read_body(body: Mapping[str, Any], file: Path) -> Manifest:
         payloads=payloads,
         kept_files=_read_files(body["kept_files"]),
         base_files=_read_files(body["base_files"]),
+        rebuilt_fingerprint=str(body["rebuilt_fingerprint"]),
         lineage=dict(body["lineage"]),
         measured=dict(body["measured"]),
     )
@@ -198,13 +208,13 @@ def _read_entry(
     codings: Sequence[Coding | None],
     file: Path,
 ) -> Entry:
-    number, dtype, shape, place = told
+    number, dtype, shape, place, digest = told
     sizes = tuple(int(size) for size in shape)
     spec = _located(file, name, lambda: TensorSpec(str(dtype), sizes))
     coding = _one_of(codings, number, name)
     if coding is None:
-        return Entry(SAME, spec)
-    return Entry(coding.codec, spec, _one_of(files, place, name), coding.settings)
+        return Entry(SAME, spec, str(digest))
+    return Entry(coding.codec, spec, str(digest), _one_of(files, place, name), coding.settings)
 
 
 def _one_of(listed: Sequence[T], number: int, name: str) -> T:

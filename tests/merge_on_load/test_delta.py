@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from merge_on_load import Checkpoint, Delta, inspect, pack, stream, unpack
+from merge_on_load import Checkpoint, Delta, inspect, pack, repack, stream, unpack, verify
 from merge_on_load.blobs import from_blob
 from merge_on_load.checkpoint import open_tensors
 from merge_on_load.codecs import CODEC_NAMES
@@ -211,3 +211,38 @@ def test_the_public_face_is_whole():
     assert all(getattr(merge_on_load, name) for name in merge_on_load.__all__)
     with pytest.raises(AttributeError, match="unheard_of"):
         _ = merge_on_load.unheard_of
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_delta_is_verified_to_the_last_bit_of_what_it_makes(tmp_path, base, tuned, codec):
+    delta = pack(base, tuned, codec, tmp_path / "t.delta")
+    unpack(base, delta.path, tmp_path / "out")
+
+    found = verify(base, delta.path)
+
+    assert found.fingerprint == Checkpoint.open(tmp_path / "out").fingerprint()
+    assert found.tensor_count == len(Checkpoint.open(base).names)
+
+
+def test_a_delta_is_moved_to_another_codec(tmp_path, base, tuned):
+    first = pack(base, tuned, "lossless", tmp_path / "first.delta")
+
+    again = repack(base, first.path, "int4:group_size=32", tmp_path / "again.delta")
+    direct = pack(base, tuned, "int4:group_size=32", tmp_path / "direct.delta")
+
+    told = again.lineage
+    assert told["repacked_from"] == {"codec": "lossless", "digest": first.digest}
+    assert told["model_fingerprint"] == direct.lineage["model_fingerprint"]
+    assert again.measured == direct.measured
+    assert again.side_files.keys() == direct.side_files.keys()
+    expected = rebuilt(base, direct.path)
+    assert all(torch.equal(w, expected[n]) for n, w in rebuilt(base, again.path).items())
+
+
+def test_what_a_lossy_codec_lost_stays_lost(tmp_path, base, tuned):
+    coarse = pack(base, tuned, "onebit", tmp_path / "coarse.delta")
+
+    exact = repack(base, coarse.path, "lossless", tmp_path / "exact.delta")
+
+    expected = rebuilt(base, coarse.path)
+    assert all(torch.equal(w, expected[n]) for n, w in rebuilt(base, exact.path).items())

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from merge_on_load import Checkpoint, Delta, MergeError, pack, stream, unpack
+from merge_on_load import Checkpoint, Delta, MergeError, pack, stream, unpack, verify
 from merge_on_load.errors import (
     CorruptPayload,
     MissingTensor,
@@ -235,3 +235,15 @@ def test_what_is_no_manifest_is_refused(tmp_path, content):
 
     with pytest.raises((NotADelta, CorruptPayload), match=r"delta\.json"):
         Delta.open(tmp_path)
+
+
+def test_a_tensor_that_is_rebuilt_otherwise_is_named(tmp_path, base, tuned):
+    delta = pack(base, tuned, "int8", tmp_path / "t.delta").path
+
+    def forget(body):
+        body["tensors"]["model.layers.0.mlp.up_proj.weight"][4] = "0" * 16
+
+    resealed(delta, forget)
+
+    with pytest.raises(CorruptPayload, match=r"up_proj"):
+        verify(base, delta)
