@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from merge_on_load.inspection import inspect
     from merge_on_load.lora import Lora
     from merge_on_load.opening import open_delta
-    from merge_on_load.packing import pack
+    from merge_on_load.packing import pack, repack
     from merge_on_load.prepared import Prepared, prepare, prepared_size_bytes
     from merge_on_load.recipes.merging import Merged
     from merge_on_load.specs import TensorSpec
+    from merge_on_load.verifying import verify
 
 __version__ = "0.1.0"
 
@@ -49,8 +50,10 @@ __all__ = [
     "pack",
     "prepare",
     "prepared_size_bytes",
+    "repack",
     "stream",
     "unpack",
+    "verify",
 ]
 
 # No submodule bears the name of a function here: importing it would hide the function.
@@ -68,8 +71,10 @@ _HOMES = {
     "pack": "packing",
     "prepare": "prepared",
     "prepared_size_bytes": "prepared",
+    "repack": "packing",
     "stream": "building",
     "unpack": "building",
+    "verify": "verifying",
 }
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,12 +157,7 @@ class Checkpoint:
 
         The same for every sharding and file layout of the same tensors; reads all of them once.
         """
-        total = hashlib.sha256()
-        for name, digest in sorted(self.tensor_digests().items()):
-            spec = self._specs[name]
-            total.update(json.dumps([name, spec.dtype, list(spec.shape), digest]).encode())
-            total.update(b"\n")
-        return total.hexdigest()
+        return fingerprint_of(self._specs, self.tensor_digests())
 
     def _tensor_digest(self, name: str) -> str:
         return hashlib.sha256(self.raw(name).data).hexdigest()
@@ -171,6 +166,16 @@ class Checkpoint:
         """Where a tensor begins in its file, and its bytes. Raises MissingTensor."""
         size = self.spec(name).size_bytes
         return self._offsets[name], size
+
+
+def fingerprint_of(specs: Mapping[str, TensorSpec], digests: Mapping[str, str]) -> str:
+    """See `Checkpoint.fingerprint`. digests: SHA-256 of the bytes of each tensor, hex."""
+    total = hashlib.sha256()
+    for name, digest in sorted(digests.items()):
+        spec = specs[name]
+        total.update(json.dumps([name, spec.dtype, list(spec.shape), digest]).encode())
+        total.update(b"\n")
+    return total.hexdigest()
 
 
 class _Mapped:

@@ -1,18 +1,21 @@
 """A delta directory, read: what turns one base into one fine-tuned model.
 
 NAME.delta/
-  delta.json            the manifest, see `manifest.py`
-  u8-00001.safetensors  payload: one series of files per dtype, so that all is aligned
-  files/                side files of the tuned model that differ from the base's
+  delta.json                 the manifest, see `manifest.py`
+  payload-00001.safetensors  what each tensor is stored as, one blob (`blobs.py`) under its name
+  files/                     side files of the tuned model that differ from the base's
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from merge_on_load import manifest
+from merge_on_load.blobs import from_blob
 from merge_on_load.checkpoint import open_tensors
+from merge_on_load.codecs import Coding
 from merge_on_load.errors import CorruptPayload, MissingTensor, NotADelta
 from merge_on_load.hashing import file_digest, parallel_map
 from merge_on_load.manifest import Entry, Manifest, Stored
@@ -55,6 +58,14 @@ class Delta:
     @property
     def codec(self) -> str:
         return self.manifest.codec
+
+    @property
+    def codings(self) -> dict[str, int]:
+        """How many tensors are stored by which codec, with its settings."""
+        entries = self.manifest.tensors.values()
+        return dict(
+            sorted(Counter(str(Coding(one.codec, one.settings)) for one in entries).items())
+        )
 
     @property
     def lineage(self) -> dict[str, Any]:
@@ -108,17 +119,19 @@ class Delta:
 
     def payload(self, name: str) -> dict[str, torch.Tensor]:
         """The stored parts of one tensor, mapped from the files: read-only by contract."""
-        return {
-            part: self._handle(file).get_tensor(payload_key(name, part))
-            for part, file in self.entry(name).parts.items()
-        }
+        entry = self.entry(name)
+        if entry.file is None:
+            return {}
+        try:
+            return from_blob(self._handle(entry.file).get_tensor(name))
+        except CorruptPayload as error:
+            raise error.located(file=self.path / entry.file, tensor=name) from error
 
     def _check_parts(self) -> None:
         keys = {file: set(self._handle(file).keys()) for file in self.manifest.payloads}
         for name, entry in self.manifest.tensors.items():
-            for part, file in entry.parts.items():
-                if payload_key(name, part) not in keys[file]:
-                    raise CorruptPayload("a part is missing", file=self.path / file, tensor=name)
+            if entry.file is not None and name not in keys[entry.file]:
+                raise CorruptPayload("it is missing", file=self.path / entry.file, tensor=name)
 
     def _handle(self, file: str) -> Any:
         if file not in self._handles:
@@ -129,11 +142,6 @@ class Delta:
         payloads = {self.path / name: stored for name, stored in self.manifest.payloads.items()}
         kept = self.manifest.kept_files.items()
         return payloads | {self.path / FILES_NAME / name: stored for name, stored in kept}
-
-
-def payload_key(name: str, part: str) -> str:
-    """The key of one part of one tensor in its payload file; `part` holds no dot."""
-    return f"{name}.{part}"
 
 
 def _stamp(file: Path, stored: Stored) -> tuple[int, int]:

@@ -3,19 +3,18 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from merge_on_load.blobs import to_blob
 from merge_on_load.codecs import Payload
-from merge_on_load.delta import payload_key
 from merge_on_load.hashing import file_digest, parallel_map
 from merge_on_load.manifest import Stored
 from merge_on_load.tensorfile import TensorFileWriter
-from merge_on_load.tensors import spec_of
 
 FILE_LIMIT_BYTES = 1 << 30  # beyond it the next file begins, so that many threads can verify
-_LONGEST_PART = "." + "x" * 16
 
 
 class PayloadWriter:
-    """Appends payloads to one series of files per dtype: `u8-00001.safetensors`, ...
+    """Appends payloads to a series of files: `payload-00001.safetensors`, ... Each has one blob for
+    each tensor, under the tensor's name.
 
     names: every tensor that may be added, each once. Use as a context manager that closes the
     files; `finish` writes their headers.
@@ -25,43 +24,41 @@ class PayloadWriter:
         self, directory: Path, names: Iterable[str], *, file_limit_bytes: int = FILE_LIMIT_BYTES
     ) -> None:
         self._directory = directory
-        self._keys = [name + _LONGEST_PART for name in names]
+        self._left = dict.fromkeys(names)
         self._file_limit_bytes = file_limit_bytes
-        self._open: dict[str, tuple[str, TensorFileWriter]] = {}
         self._names: list[str] = []
+        self._open: TensorFileWriter | None = None
 
     def __enter__(self) -> "PayloadWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for _name, writer in self._open.values():
-            writer.abandon()
+        if self._open:
+            self._open.abandon()
 
-    def add(self, name: str, payload: Payload) -> dict[str, str]:
-        """Append the parts of one tensor; returns part -> file name."""
-        places = {}
-        for part, tensor in payload.items():
-            places[part], writer = self._writer(spec_of(tensor).dtype.lower())
-            writer.append(payload_key(name, part), tensor)
-        return places
+    def add(self, name: str, payload: Payload) -> str:
+        """Append what one tensor is stored as; returns the file's name."""
+        writer = self._writer()
+        writer.append(name, to_blob(payload))
+        del self._left[name]
+        return self._names[-1]
 
     def finish(self) -> dict[str, Stored]:
         """Write the headers, close the files and hash them."""
-        for _name, writer in self._open.values():
-            writer.close()
-        self._open = {}
+        if self._open:
+            self._open.close()
+        self._open = None
         return dict(zip(self._names, parallel_map(self._stored, self._names), strict=True))
 
-    def _writer(self, dtype: str) -> tuple[str, TensorFileWriter]:
-        """The file that takes the next tensor of a dtype."""
-        if dtype in self._open and self._open[dtype][1].size_bytes >= self._file_limit_bytes:
-            self._open.pop(dtype)[1].close()
-        if dtype not in self._open:
-            number = 1 + sum(name.startswith(f"{dtype}-") for name in self._names)
-            name = f"{dtype}-{number:05d}.safetensors"
-            self._names.append(name)
-            self._open[dtype] = name, TensorFileWriter(self._directory / name, self._keys)
-        return self._open[dtype]
+    def _writer(self) -> TensorFileWriter:
+        """The file that takes the next tensor."""
+        if self._open and self._open.size_bytes >= self._file_limit_bytes:
+            self._open.close()
+            self._open = None
+        if not self._open:
+            self._names.append(f"payload-{len(self._names) + 1:05d}.safetensors")
+            self._open = TensorFileWriter(self._directory / self._names[-1], self._left)
+        return self._open
 
     def _stored(self, name: str) -> Stored:
         file = self._directory / name

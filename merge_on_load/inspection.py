@@ -46,7 +46,7 @@ def _describe_delta(delta: Delta) -> dict[str, Any]:
         "path": str(delta.path),
         "digest": delta.digest,
         "codec": delta.codec,
-        "settings": delta.manifest.settings.to_dict(),
+        "codings": delta.codings,
         "base": {"name": delta.manifest.base_name, "fingerprint": delta.base_fingerprint},
         "tensor_count": len(delta.manifest.tensors),
         "size_bytes": delta.size_bytes,

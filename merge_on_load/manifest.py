@@ -6,12 +6,12 @@ what writing its content would give. So any altered byte is found.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from merge_on_load.codecs import CODEC_NAMES, SAME, CodecSettings
+from merge_on_load.codecs import CODEC_NAMES, SAME, CodecSettings, Coding
 from merge_on_load.errors import (
     CorruptPayload,
     MergeError,
@@ -22,7 +22,8 @@ from merge_on_load.errors import (
 from merge_on_load.specs import TensorSpec
 
 FORMAT = "deltafleet.delta"
-VERSION = 1
+VERSION = 2
+SHORT_DIGEST = 16  # hex digits: enough to tell which tensor is another one
 
 T = TypeVar("T")
 
@@ -37,15 +38,16 @@ class Stored:
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor: codec ("same" stores nothing), spec of the result, part -> payload file.
+    """One tensor: codec ("same" stores nothing), spec of the result, payload file, settings.
 
-    settings: the delta's, or its own.
+    digest: the first SHORT_DIGEST digits of the SHA-256 of the rebuilt tensor's bytes.
     """
 
     codec: str
     spec: TensorSpec
-    parts: dict[str, str]
-    settings: CodecSettings
+    digest: str
+    file: str | None = None
+    settings: CodecSettings = field(default_factory=CodecSettings)
 
 
 @dataclass(frozen=True)
@@ -53,37 +55,47 @@ class Manifest:
     """Everything `delta.json` says.
 
     payloads: the payload files. kept_files: side files that differ from the base's, stored under
-    `files/`. base_files: side files that are the base's own. measured: sizes and errors.
+    `files/`. base_files: side files that are the base's own. rebuilt_fingerprint: of the weights
+    that result, see `Checkpoint.fingerprint`. measured: sizes and errors.
     lineage: what the delta was made from and how.
     """
 
     codec: str
-    settings: CodecSettings
     base_fingerprint: str
     base_name: str
     tensors: dict[str, Entry]
     payloads: dict[str, Stored]
     kept_files: dict[str, Stored]
     base_files: dict[str, Stored]
+    rebuilt_fingerprint: str
     lineage: dict[str, Any]
     measured: dict[str, Any]
 
 
 def render(manifest: Manifest) -> tuple[bytes, str]:
     """The file's content, and its digest: the identity of the delta."""
+    codings = list(dict.fromkeys(_coding(entry) for entry in manifest.tensors.values()))
+    files = sorted(manifest.payloads)
     body = {
         "format": FORMAT,
         "version": VERSION,
         "codec": manifest.codec,
-        "settings": manifest.settings.to_dict(),
         "base": {"fingerprint": manifest.base_fingerprint, "name": manifest.base_name},
         "lineage": manifest.lineage,
         "measured": manifest.measured,
         "payloads": _render_files(manifest.payloads),
         "kept_files": _render_files(manifest.kept_files),
         "base_files": _render_files(manifest.base_files),
+        "rebuilt_fingerprint": manifest.rebuilt_fingerprint,
+        "codings": codings,
         "tensors": {
-            name: _render_entry(entry, manifest.settings)
+            name: [
+                codings.index(_coding(entry)),
+                entry.spec.dtype,
+                list(entry.spec.shape),
+                None if entry.file is None else files.index(entry.file),
+                entry.digest,
+            ]
             for name, entry in manifest.tensors.items()
         },
     }
@@ -114,7 +126,12 @@ def seal(body: Mapping[str, Any]) -> tuple[bytes, str]:
 
 
 def _dump(body: Mapping[str, Any]) -> bytes:
-    return (json.dumps(body, indent=1, allow_nan=False) + "\n").encode()
+    """One line for each key, so that the file can be looked at and yet is small."""
+    lines = (
+        f"{json.dumps(key)}: {json.dumps(value, allow_nan=False, separators=(',', ':'))}"
+        for key, value in body.items()
+    )
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
 def _load(content: bytes, file: Path) -> dict[str, Any]:
@@ -140,19 +157,19 @@ def _check_seal(body: dict[str, Any], content: bytes, file: Path) -> str:
 
 def _read_body(body: Mapping[str, Any], file: Path) -> Manifest:
     payloads = _read_files(body["payloads"])
-    settings = _read_settings(body["settings"], file, None)
+    codings = [_read_coding(str(text), file) for text in body["codings"]]
     return Manifest(
         codec=_known_codec(str(body["codec"]), file, None),
-        settings=settings,
         base_fingerprint=str(body["base"]["fingerprint"]),
         base_name=str(body["base"]["name"]),
         tensors={
-            name: _read_entry(name, entry, payloads, settings, file)
-            for name, entry in body["tensors"].items()
+            name: _read_entry(name, told, sorted(payloads), codings, file)
+            for name, told in body["tensors"].items()
         },
         payloads=payloads,
         kept_files=_read_files(body["kept_files"]),
         base_files=_read_files(body["base_files"]),
+        rebuilt_fingerprint=str(body["rebuilt_fingerprint"]),
         lineage=dict(body["lineage"]),
         measured=dict(body["measured"]),
     )
@@ -175,40 +192,35 @@ def _read_files(files: Mapping[str, Any]) -> dict[str, Stored]:
     }
 
 
-def _render_entry(entry: Entry, settings: CodecSettings) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "codec": entry.codec,
-        "dtype": entry.spec.dtype,
-        "shape": list(entry.spec.shape),
-    }
-    if entry.settings != settings:
-        told["settings"] = entry.settings.to_dict()
-    return {**told, "parts": dict(entry.parts)} if entry.parts else told
+def _coding(entry: Entry) -> str:
+    return SAME if entry.codec == SAME else str(Coding(entry.codec, entry.settings))
 
 
-def _read_settings(given: Mapping[str, Any], file: Path, tensor: str | None) -> CodecSettings:
-    return _located(file, tensor, lambda: CodecSettings.from_dict(given))
+def _read_coding(text: str, file: Path) -> Coding | None:
+    """None where nothing is stored."""
+    return None if text == SAME else _located(file, None, lambda: Coding.parse(text))
 
 
 def _read_entry(
     name: str,
-    entry: Mapping[str, Any],
-    payloads: Mapping[str, Stored],
-    settings: CodecSettings,
+    told: Sequence[Any],
+    files: Sequence[str],
+    codings: Sequence[Coding | None],
     file: Path,
 ) -> Entry:
-    codec = str(entry["codec"])
-    if codec != SAME:
-        _known_codec(codec, file, name)
-    parts = {str(part): str(payload) for part, payload in entry.get("parts", {}).items()}
-    for payload in parts.values():
-        if payload not in payloads:
-            raise ValueError(f"tensor {name!r} points to unknown payload {payload!r}")
-    shape = tuple(int(size) for size in entry["shape"])
-    spec = _located(file, name, lambda: TensorSpec(str(entry["dtype"]), shape))
-    if "settings" in entry:
-        settings = _read_settings(entry["settings"], file, name)
-    return Entry(codec, spec, parts, settings)
+    number, dtype, shape, place, digest = told
+    sizes = tuple(int(size) for size in shape)
+    spec = _located(file, name, lambda: TensorSpec(str(dtype), sizes))
+    coding = _one_of(codings, number, name)
+    if coding is None:
+        return Entry(SAME, spec, str(digest))
+    return Entry(coding.codec, spec, str(digest), _one_of(files, place, name), coding.settings)
+
+
+def _one_of(listed: Sequence[T], number: int, name: str) -> T:
+    if type(number) is not int or not 0 <= number < len(listed):
+        raise ValueError(f"tensor {name!r} points to number {number!r} of {len(listed)}")
+    return listed[number]
 
 
 def _known_codec(codec: str, file: Path, tensor: str | None) -> str:

@@ -8,13 +8,14 @@ from typing import Any
 
 from merge_on_load import __version__
 from merge_on_load.aside import check_output_apart, written_aside
-from merge_on_load.checkpoint import Checkpoint
+from merge_on_load.built_model import BuiltModel, tensor_digest
+from merge_on_load.checkpoint import Checkpoint, fingerprint_of
 from merge_on_load.codecs import SAME, CodecSettings, Layout, make_codec
 from merge_on_load.delta import FILES_NAME, Delta
 from merge_on_load.delta_writer import PayloadWriter
 from merge_on_load.errors import MissingTensor, ShapeMismatch
 from merge_on_load.hashing import file_digest
-from merge_on_load.manifest import Entry, Manifest, Stored, render
+from merge_on_load.manifest import SHORT_DIGEST, Entry, Manifest, Stored, render
 from merge_on_load.measure import ErrorSums
 from merge_on_load.names import MANIFEST_NAME
 from merge_on_load.progress import Progress, silent
@@ -47,26 +48,70 @@ def pack(
     """
     base, model, out = Path(base), Path(model), Path(out)
     usual = CodecSettings.from_dict(settings or {})
-    packer = _Packer(base, model, Layout.parse(codec, embeddings, usual))
+    layout = Layout.parse(codec, embeddings, usual)
     check_output_apart(out, (base, model))
+    opened = Checkpoint.open(model)
+    lineage = {
+        "model_name": opened.path.resolve().name,
+        "model_fingerprint": opened.fingerprint(),
+        "made_by": f"merge_on_load {__version__}",
+        **({"created_at": created_at} if created_at is not None else {}),
+    }
+    packer = _Packer(Checkpoint.open(base), opened, layout, lineage)
+    return _written(packer, out, overwrite, progress)
+
+
+def repack(
+    base: Path,
+    delta: Path,
+    codec: str,
+    out: Path,
+    *,
+    embeddings: str | None = None,
+    settings: Mapping[str, int] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Delta:
+    """Store what `delta` makes of `base` by another codec, without a checkpoint in between.
+
+    The lineage says which delta it was; where that one was lossy, what it lost stays lost. For all
+    else, see `pack`. Raises what `pack` and `stream` raise.
+    """
+    base, delta, out = Path(base), Path(delta), Path(out)
+    layout = Layout.parse(codec, embeddings, CodecSettings.from_dict(settings or {}))
+    check_output_apart(out, (base, delta))
+    opened_base, opened = Checkpoint.open(base), Delta.open(delta)
+    lineage = {**opened.lineage, "repacked_from": {"codec": opened.codec, "digest": opened.digest}}
+    packer = _Packer(opened_base, BuiltModel(opened_base, opened), layout, lineage)
+    return _written(packer, out, overwrite, progress)
+
+
+def _written(packer: "_Packer", out: Path, overwrite: bool, progress: Progress | None) -> Delta:
     with written_aside(out, overwrite=overwrite) as directory:
-        content = packer.write(directory, progress or silent, created_at)
+        content = packer.write(directory, progress or silent)
         (directory / MANIFEST_NAME).write_bytes(render(content)[0])
     return Delta.open(out)
 
 
 class _Packer:
-    """One packing: two open checkpoints, the codecs, and what has been measured so far."""
+    """One packing: base and model, what stores which tensor, and what has been measured so far."""
 
-    def __init__(self, base: Path, model: Path, layout: Layout) -> None:
-        self._base = Checkpoint.open(base)
-        self._model = Checkpoint.open(model)
+    def __init__(
+        self,
+        base: Checkpoint,
+        model: Checkpoint | BuiltModel,
+        layout: Layout,
+        lineage: dict[str, Any],
+    ) -> None:
+        self._base = base
+        self._model = model
         self._layout = layout
-        self._settings = layout.matrices.settings
+        self._lineage = lineage
+        self._digests: dict[str, str] = {}
         self._errors = ErrorSums()
         _check_same_tensors(self._base, self._model)
 
-    def write(self, directory: Path, progress: Progress, created_at: str | None) -> Manifest:
+    def write(self, directory: Path, progress: Progress) -> Manifest:
         """Write payloads and side files; returns the manifest that describes them."""
         tensors: dict[str, Entry] = {}
         done = 0
@@ -79,40 +124,38 @@ class _Packer:
         kept, from_base = _write_side_files(self._base, self._model, directory / FILES_NAME)
         return Manifest(
             codec=self._layout.matrices.codec,
-            settings=self._settings,
             base_fingerprint=self._base.fingerprint(),
             base_name=self._base.path.resolve().name,
             tensors=tensors,
             payloads=stored,
             kept_files=kept,
             base_files=from_base,
-            lineage=self._lineage(created_at),
+            rebuilt_fingerprint=fingerprint_of(self._model.specs, self._digests),
+            lineage=self._lineage,
             measured=self._measured(tensors, stored, kept),
         )
 
     def _write_tensor(self, name: str, payloads: PayloadWriter) -> Entry:
         spec = self._model.spec(name)
         if self._is_unchanged(name):
-            return Entry(SAME, spec, {}, self._settings)
+            self._digests[name] = self._model.tensor_digests()[name]
+            return Entry(SAME, spec, self._digests[name][:SHORT_DIGEST])
         coding = self._layout.coding(name, self._base.spec(name), spec)
         codec = make_codec(coding.codec, coding.settings)
         base, tuned = self._base.read(name), self._model.read(name)
         payload = codec.encode(name, base, tuned)
-        if coding.codec != "lossless":
-            self._errors.add(coding.codec, name, base, tuned, codec.decode(base, payload, spec))
-        return Entry(coding.codec, spec, payloads.add(name, payload), coding.settings)
+        if coding.codec == "lossless":
+            self._digests[name] = self._model.tensor_digests()[name]
+        else:
+            rebuilt = codec.decode(base, payload, spec)
+            self._errors.add(coding.codec, name, base, tuned, rebuilt)
+            self._digests[name] = tensor_digest(rebuilt)
+        digest = self._digests[name][:SHORT_DIGEST]
+        return Entry(coding.codec, spec, digest, payloads.add(name, payload), coding.settings)
 
     def _is_unchanged(self, name: str) -> bool:
         digests = self._base.tensor_digests()[name], self._model.tensor_digests()[name]
         return self._base.spec(name) == self._model.spec(name) and digests[0] == digests[1]
-
-    def _lineage(self, created_at: str | None) -> dict[str, Any]:
-        lineage: dict[str, Any] = {
-            "model_name": self._model.path.resolve().name,
-            "model_fingerprint": self._model.fingerprint(),
-            "made_by": f"merge_on_load {__version__}",
-        }
-        return lineage if created_at is None else {**lineage, "created_at": created_at}
 
     def _measured(
         self, tensors: dict[str, Entry], payloads: dict[str, Stored], kept: dict[str, Stored]
@@ -131,7 +174,7 @@ class _Packer:
         }
 
 
-def _check_same_tensors(base: Checkpoint, model: Checkpoint) -> None:
+def _check_same_tensors(base: Checkpoint, model: Checkpoint | BuiltModel) -> None:
     """Raise MissingTensor or ShapeMismatch unless both hold the same names and shapes."""
     base_names, model_names = set(base.names), set(model.names)
     if lost := sorted(base_names - model_names):
@@ -155,7 +198,7 @@ def _can_reconcile(base: TensorSpec, tuned: TensorSpec) -> bool:
 
 
 def _write_side_files(
-    base: Checkpoint, model: Checkpoint, directory: Path
+    base: Checkpoint, model: Checkpoint | BuiltModel, directory: Path
 ) -> tuple[dict[str, Stored], dict[str, Stored]]:
     """Copy the side files that differ from the base's; returns (kept, the base's own)."""
     kept: dict[str, Stored] = {}

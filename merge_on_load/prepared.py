@@ -16,7 +16,7 @@ import torch
 from merge_on_load.building import Built
 from merge_on_load.checkpoint import Checkpoint, open_tensors
 from merge_on_load.codecs import SAME, Codec, CodecSettings, Payload, cut, make_codec
-from merge_on_load.delta import Delta, payload_key
+from merge_on_load.delta import Delta
 from merge_on_load.errors import CorruptPayload, MergeError, MissingTensor
 from merge_on_load.floats import copy_words, matrix
 from merge_on_load.recipes.merging import Merged
@@ -44,13 +44,13 @@ def prepare(base: Checkpoint, delta: Delta | Merged, file: Path) -> None:
         if isinstance(delta, Merged):
             delta.write(
                 lambda job: TensorOut(
-                    out, offsets[payload_key(job.tensor, "tensor")], job.words, job.spec.size_bytes
+                    out, offsets[_key(job.tensor, "tensor")], job.words, job.spec.size_bytes
                 )
             )
         else:
             for name in base.names:
                 for part, tensor in _expand(base, delta, name).items():
-                    out.write(raw_bytes(tensor).data, offsets[payload_key(name, part)])
+                    out.write(raw_bytes(tensor).data, offsets[_key(name, part)])
         out.write(memoryview(header), 0)
 
 
@@ -97,7 +97,7 @@ class Prepared:
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptPayload(f"not a prepared delta: {error!r}", file=path) from error
         parts = {
-            name: {part: handle.get_tensor(payload_key(name, part)) for part in codec.parts(spec)}
+            name: {part: handle.get_tensor(_key(name, part)) for part in codec.parts(spec)}
             for name, (codec, spec) in entries.items()
             if codec is not None
         }
@@ -174,6 +174,11 @@ def _expand(base: Checkpoint, delta: Delta, name: str) -> Payload:
         raise error.located(file=delta.path, tensor=name) from error
 
 
+def _key(name: str, part: str) -> str:
+    """Of one part of one tensor; `part` holds no dot."""
+    return f"{name}.{part}"
+
+
 def _offsets(specs: Mapping[str, TensorSpec], begin: int) -> dict[str, int]:
     offsets = {}
     for key, spec in specs.items():
@@ -203,7 +208,7 @@ class _Content:
     def part_specs(self) -> dict[str, TensorSpec]:
         """Every part by its key, widest dtype first, so that each lies aligned."""
         specs = {
-            payload_key(name, part): part_spec
+            _key(name, part): part_spec
             for name, (codec, settings, spec) in self.entries.items()
             if codec != SAME
             for part, part_spec in make_codec(codec, settings).parts(spec).items()

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 _LENGTH_BYTES = 8
-# `"":{"dtype":"","shape":[],"data_offsets":[,]},` with a long dtype, six axes, 2 wide offsets.
-_ENTRY_ROOM_BYTES = 160
+# `:{"dtype":"U8","shape":[],"data_offsets":[,]},` with a size and two offsets of thirteen digits.
+_ENTRY_ROOM_BYTES = 88
 
 
 def render_header(
@@ -45,7 +45,7 @@ def render_header(
 
 
 class TensorFileWriter:
-    """Append tensors of one dtype to a safetensors file whose number is not known in advance.
+    """Append uint8[bytes] to a safetensors file whose number is not known in advance.
 
     names: every name that may be appended; they bound the header, which is written last.
     """
@@ -63,7 +63,7 @@ class TensorFileWriter:
         return sum(spec.size_bytes for spec in self._specs.values())
 
     def append(self, name: str, tensor: "torch.Tensor") -> None:
-        """Write one CPU tensor after the last."""
+        """Write one CPU tensor, uint8[bytes], after the last."""
         from merge_on_load.tensors import raw_bytes, spec_of  # here: torch is slow to import
 
         self._specs[name] = spec_of(tensor)

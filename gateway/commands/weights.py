@@ -1,4 +1,4 @@
-"""deltafleet pack, unpack, inspect, merge, tree."""
+"""deltafleet pack, repack, unpack, verify, inspect, merge, tree."""
 
 from __future__ import annotations
 
@@ -7,13 +7,24 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+if TYPE_CHECKING:
+    from merge_on_load import Delta
+
 DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 NEW = click.Path(path_type=Path)
+codec_option = click.option(
+    "--codec",
+    required=True,
+    help="lossless, int8, int4, int3, int2, onebit, sparse or lowrank, maybe with settings: "
+    "sparse:keep=32,bits=2; lowrank:rank8=2,rank3=32,residual=1.",
+)
+embeddings_option = click.option("--embeddings", help="The same for these.  [what suits the codec]")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what is at the output.")
 
 
@@ -22,13 +33,8 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what 
 )
 @click.option("--base", required=True, type=DIRECTORY, help="The base checkpoint.")
 @click.option("--model", required=True, type=DIRECTORY, help="The fine-tuned checkpoint.")
-@click.option(
-    "--codec",
-    required=True,
-    help="lossless, int8, int4, int3, int2, onebit, sparse or lowrank, maybe with settings: "
-    "sparse:keep=32,bits=2; lowrank:rank8=2,rank3=32,residual=1.",
-)
-@click.option("--embeddings", help="The same for these.  [what suits the codec]")
+@codec_option
+@embeddings_option
 @click.option("--out", required=True, type=NEW, help="The delta directory to write.")
 @overwrite_option
 def pack(
@@ -44,11 +50,44 @@ def pack(
             overwrite=overwrite,
             progress=progress,
         )
-    full_size_bytes = sum(file.stat().st_size for file in model.glob("*.safetensors"))
-    click.echo(
-        f"{out}: {delta.size_bytes:,} bytes, {full_size_bytes / delta.size_bytes:.1f} times "
-        f"smaller than {model}"
-    )
+    _tell_size(delta)
+
+
+@click.command(
+    epilog="Example: deltafleet repack --base base --delta sql.delta --codec int4 --out small.delta"
+)
+@click.option("--base", required=True, type=DIRECTORY, help="The base checkpoint.")
+@click.option("--delta", required=True, type=DIRECTORY, help="The delta directory.")
+@codec_option
+@embeddings_option
+@click.option("--out", required=True, type=NEW, help="The delta directory to write.")
+@overwrite_option
+def repack(
+    base: Path, delta: Path, codec: str, embeddings: str | None, out: Path, overwrite: bool
+) -> None:
+    """Store what a delta makes by another codec. What a lossy one lost stays lost."""
+    import merge_on_load
+
+    with _failures(), _progress("repacking") as progress:
+        made = merge_on_load.repack(
+            *(base, delta, codec, out),
+            embeddings=embeddings,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    _tell_size(made)
+
+
+@click.command(epilog="Example: deltafleet verify --base base --delta sql.delta")
+@click.option("--base", required=True, type=DIRECTORY, help="The base checkpoint.")
+@click.option("--delta", required=True, type=DIRECTORY, help="The delta directory.")
+def verify(base: Path, delta: Path) -> None:
+    """Check a delta's files, rebuild its weights, and compare them with those that were packed."""
+    import merge_on_load
+
+    with _failures(), _progress("verifying") as progress:
+        found = merge_on_load.verify(base, delta, progress=progress)
+    click.echo(f"{delta}: {found.tensor_count} tensors, fingerprint {found.fingerprint}")
 
 
 @click.command(epilog="Example: deltafleet unpack --base base --delta sql.delta --out sql")
@@ -125,6 +164,13 @@ def tree(path: Path, svg: Path | None) -> None:
         if svg is not None:
             svg.write_text(to_svg(family))
     click.echo(to_text(family))
+
+
+def _tell_size(delta: Delta) -> None:
+    times = delta.measured["full_size_bytes"] / delta.size_bytes
+    click.echo(
+        f"{delta.path}: {delta.size_bytes:,} bytes, {times:.1f} times smaller than a full copy"
+    )
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from merge_on_load import Checkpoint, Delta, inspect, pack, stream, unpack
+from merge_on_load import Checkpoint, Delta, inspect, pack, repack, stream, unpack, verify
+from merge_on_load.blobs import from_blob
 from merge_on_load.checkpoint import open_tensors
 from merge_on_load.codecs import CODEC_NAMES
 from merge_on_load.delta_writer import PayloadWriter
@@ -113,7 +114,7 @@ def test_settings_are_kept_and_used(tmp_path, base, tuned, base_weights, tuned_w
         for delta in (coarse, fine)
     ]
 
-    assert fine.manifest.settings.group_size == 3
+    assert fine.codings == {"int8:group_size=3": 3, "lossless:group_size=3": 1, "same": 1}
     assert errors[1] <= errors[0]
 
 
@@ -172,31 +173,31 @@ def test_inspect_describes_a_delta(tmp_path, base, tuned, codec):
 
 def test_inspect_tells_that_a_payload_was_altered(tmp_path, base, tuned, flip):
     delta = pack(base, tuned, "onebit", tmp_path / "t.delta")
-    flip(delta.path / "u8-00001.safetensors", -1)
+    flip(delta.path / "payload-00001.safetensors", -1)
 
     told = inspect(delta.path)
 
     assert told["valid"] is False
-    assert "u8-00001.safetensors" in told["problem"]
+    assert "payload-00001.safetensors" in told["problem"]
 
 
 def test_payload_files_begin_anew_beyond_their_limit(tmp_path):
-    with PayloadWriter(tmp_path, ["a", "b", "c"], file_limit_bytes=10) as writer:
+    with PayloadWriter(tmp_path, ["a", "b", "c"], file_limit_bytes=60) as writer:
         places = {
-            name: writer.add(name, {"signs": torch.full((8,), i, dtype=torch.uint8)})["signs"]
+            name: writer.add(name, {"signs": torch.full((8,), i, dtype=torch.uint8)})
             for i, name in enumerate("abc")
         }
         stored = writer.finish()
 
     assert places == {
-        "a": "u8-00001.safetensors",
-        "b": "u8-00001.safetensors",
-        "c": "u8-00002.safetensors",
+        "a": "payload-00001.safetensors",
+        "b": "payload-00001.safetensors",
+        "c": "payload-00002.safetensors",
     }
-    assert sorted(stored) == ["u8-00001.safetensors", "u8-00002.safetensors"]
+    assert sorted(stored) == ["payload-00001.safetensors", "payload-00002.safetensors"]
     for i, name in enumerate("abc"):
-        found = open_tensors(tmp_path / places[name]).get_tensor(f"{name}.signs")
-        assert torch.equal(found, torch.full((8,), i, dtype=torch.uint8))
+        found = from_blob(open_tensors(tmp_path / places[name]).get_tensor(name))
+        assert torch.equal(found["signs"], torch.full((8,), i, dtype=torch.uint8))
 
 
 def test_importing_the_errors_does_not_import_torch():
@@ -210,3 +211,38 @@ def test_the_public_face_is_whole():
     assert all(getattr(merge_on_load, name) for name in merge_on_load.__all__)
     with pytest.raises(AttributeError, match="unheard_of"):
         _ = merge_on_load.unheard_of
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_delta_is_verified_to_the_last_bit_of_what_it_makes(tmp_path, base, tuned, codec):
+    delta = pack(base, tuned, codec, tmp_path / "t.delta")
+    unpack(base, delta.path, tmp_path / "out")
+
+    found = verify(base, delta.path)
+
+    assert found.fingerprint == Checkpoint.open(tmp_path / "out").fingerprint()
+    assert found.tensor_count == len(Checkpoint.open(base).names)
+
+
+def test_a_delta_is_moved_to_another_codec(tmp_path, base, tuned):
+    first = pack(base, tuned, "lossless", tmp_path / "first.delta")
+
+    again = repack(base, first.path, "int4:group_size=32", tmp_path / "again.delta")
+    direct = pack(base, tuned, "int4:group_size=32", tmp_path / "direct.delta")
+
+    told = again.lineage
+    assert told["repacked_from"] == {"codec": "lossless", "digest": first.digest}
+    assert told["model_fingerprint"] == direct.lineage["model_fingerprint"]
+    assert again.measured == direct.measured
+    assert again.side_files.keys() == direct.side_files.keys()
+    expected = rebuilt(base, direct.path)
+    assert all(torch.equal(w, expected[n]) for n, w in rebuilt(base, again.path).items())
+
+
+def test_what_a_lossy_codec_lost_stays_lost(tmp_path, base, tuned):
+    coarse = pack(base, tuned, "onebit", tmp_path / "coarse.delta")
+
+    exact = repack(base, coarse.path, "lossless", tmp_path / "exact.delta")
+
+    expected = rebuilt(base, coarse.path)
+    assert all(torch.equal(w, expected[n]) for n, w in rebuilt(base, exact.path).items())

@@ -89,8 +89,8 @@ def test_what_is_wrong_is_found_while_preparing(
     other = base_weights | {"model.norm.weight": torch.zeros(24).bfloat16()}
     with pytest.raises(WrongBase):
         prepare(Checkpoint.open(save("other", other)), delta, file)
-    flip(delta.path / "u8-00001.safetensors", -1)
-    with pytest.raises(CorruptPayload, match="u8-00001"):
+    flip(delta.path / "payload-00001.safetensors", -1)
+    with pytest.raises(CorruptPayload, match="payload-00001"):
         prepare(Checkpoint.open(base), delta, file)
 
     assert not file.exists()

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from merge_on_load import Checkpoint, Delta, MergeError, pack, stream, unpack
+from merge_on_load import Checkpoint, Delta, MergeError, pack, stream, unpack, verify
 from merge_on_load.errors import (
     CorruptPayload,
     MissingTensor,
@@ -117,7 +117,7 @@ def test_any_altered_byte_of_any_file_is_refused_by_name(tmp_path, save, base, t
     (tuned / "config.json").write_text('{"changed": 1}')
     delta = pack(base, tuned, "onebit", tmp_path / "t.delta").path
     files = [path for path in sorted(delta.rglob("*")) if path.is_file()]
-    assert len(files) == 6  # manifest, f32, i64, i8, u8 and a side file
+    assert len(files) == 3  # manifest, payload and a side file
     for file in files:
         intact = file.read_bytes()
         flip(file, where * len(intact) // 100)
@@ -157,9 +157,9 @@ def test_files_of_another_size_are_refused_on_opening(tmp_path, base, tuned, dam
 def test_damage_between_opening_and_streaming_is_seen(tmp_path, base, tuned, flip):
     checkpoint, delta = Checkpoint.open(base), pack(base, tuned, "onebit", tmp_path / "t.delta")
     dict(stream(checkpoint, delta))
-    flip(delta.path / "f32-00001.safetensors", -1)
+    flip(delta.path / "payload-00001.safetensors", -1)
 
-    with pytest.raises(CorruptPayload, match="f32-00001"):
+    with pytest.raises(CorruptPayload, match="payload-00001"):
         stream(checkpoint, delta)
 
 
@@ -173,11 +173,11 @@ def resealed(delta, change):
 
 
 def rename_codec(body):
-    body["tensors"]["model.norm.weight"]["codec"] = "zip"
+    body["codings"][0] = "zip"
 
 
 def rename_dtype(body):
-    body["tensors"]["model.norm.weight"]["dtype"] = "F3"
+    body["tensors"]["model.norm.weight"][1] = "F3"
 
 
 def lead_outside(body):
@@ -185,11 +185,12 @@ def lead_outside(body):
 
 
 def point_nowhere(body):
-    body["tensors"]["model.embed_tokens.weight"]["parts"]["scale"] = "u9-00001.safetensors"
+    body["tensors"]["model.embed_tokens.weight"][3] = 7
 
 
-def point_to_the_wrong_file(body):
-    body["tensors"]["model.embed_tokens.weight"]["parts"]["scale"] = "u8-00001.safetensors"
+def use_another_codec(body):
+    tensors = body["tensors"]
+    tensors["model.embed_tokens.weight"][0] = tensors["model.layers.0.mlp.up_proj.weight"][0]
 
 
 def drop_a_tensor(body):
@@ -197,23 +198,24 @@ def drop_a_tensor(body):
 
 
 def shrink_a_tensor(body):
-    body["tensors"]["model.layers.0.mlp.up_proj.weight"]["shape"] = [37, 23]
+    body["tensors"]["model.layers.0.mlp.up_proj.weight"][2] = [37, 23]
 
 
 @pytest.mark.parametrize(
     ("change", "kind", "word"),
     [
-        (lambda body: body.update(version=2), UnknownVersion, "version"),
+        (lambda body: body.update(version=3), UnknownVersion, "version"),
         (lambda body: body.update(format="zip"), NotADelta, "zip"),
         (lambda body: body.update(codec="zip"), UnknownCodec, "zip"),
-        (lambda body: body.update(settings={"colour": 1}), UnknownCodec, "colour"),
+        (lambda body: body.update(codings=["int8:colour=1"]), UnknownCodec, "colour"),
+        (lambda body: body.update(codings=[]), CorruptPayload, "number 0 of 0"),
         (lambda body: body.pop("tensors"), CorruptPayload, "tensors"),
         (lambda body: body.update(tensors=[1]), CorruptPayload, "malformed"),
-        (rename_codec, UnknownCodec, "model.norm.weight"),
+        (rename_codec, UnknownCodec, "zip"),
         (rename_dtype, UnsupportedDtype, "model.norm.weight"),
         (lead_outside, CorruptPayload, "evil"),
-        (point_nowhere, CorruptPayload, "u9-00001"),
-        (point_to_the_wrong_file, CorruptPayload, "model.embed_tokens.weight"),
+        (point_nowhere, CorruptPayload, "number 7 of 1"),
+        (use_another_codec, CorruptPayload, "model.embed_tokens.weight"),
         (drop_a_tensor, MissingTensor, "model.norm.weight"),
         (shrink_a_tensor, MergeError, "up_proj"),
     ],
@@ -233,3 +235,15 @@ def test_what_is_no_manifest_is_refused(tmp_path, content):
 
     with pytest.raises((NotADelta, CorruptPayload), match=r"delta\.json"):
         Delta.open(tmp_path)
+
+
+def test_a_tensor_that_is_rebuilt_otherwise_is_named(tmp_path, base, tuned):
+    delta = pack(base, tuned, "int8", tmp_path / "t.delta").path
+
+    def forget(body):
+        body["tensors"]["model.layers.0.mlp.up_proj.weight"][4] = "0" * 16
+
+    resealed(delta, forget)
+
+    with pytest.raises(CorruptPayload, match=r"up_proj"):
+        verify(base, delta)
