@@ -63,7 +63,7 @@ class Answering:
         if not self._closed_apis.budgets:
             self._pool.check_room(to_ask("", caller, priority))
 
-    async def answer(
+    def answer(
         self,
         route: Route,
         request: worker_pb2.RunRequest,
@@ -82,29 +82,20 @@ class Answering:
         pooled = traced(source, self._tracing)
         mixture = self._mixtures.get(route.target.name)
         if mixture:
-            steps = self._mixture(mixture, route, request, pooled)
-        elif self._escalation and self._escalation.covers(route):
-            steps = self._cascade(self._escalation, route, request, pooled)
-        else:
-            steps = self._plain(route, request, pooled)
-        async with contextlib.aclosing(steps):
-            async for step in steps:
-                yield step
+            return self._mixture(mixture, route, request, pooled)
+        if self._escalation and self._escalation.covers(route):
+            return self._cascade(self._escalation, route, request, pooled)
+        if self._closed_apis.has(request.model):
+            return self._closed(route, request, pooled)
+        return _plain(route, request, pooled)
 
-    async def _plain(self, route: Route, request: worker_pb2.RunRequest, pooled: Source) -> Steps:
-        """The route is told with the first piece: what is refused was not begun for the caller,
-        whose gRPC library may then ask again by itself.
-        """
-        is_told = False
+    async def _closed(self, route: Route, request: worker_pb2.RunRequest, pooled: Source) -> Steps:
         async with (
             self._source(request, pooled) as source,
-            contextlib.aclosing(source.generate(request)) as pieces,
+            contextlib.aclosing(_plain(route, request, source)) as steps,
         ):
-            async for piece in pieces:
-                if not is_told:
-                    is_told = True
-                    yield route
-                yield piece
+            async for step in steps:
+                yield step
 
     async def _mixture(
         self, mixture: Mixture, route: Route, request: worker_pb2.RunRequest, pooled: Source
@@ -242,3 +233,16 @@ class Answering:
                 yield traced(source, self._tracing)
         else:
             yield pooled
+
+
+async def _plain(route: Route, request: worker_pb2.RunRequest, source: Source) -> Steps:
+    """The route is told with the first piece: what is refused was not begun for the caller,
+    whose gRPC library may then ask again by itself.
+    """
+    is_told = False
+    async with contextlib.aclosing(source.generate(request)) as pieces:
+        async for piece in pieces:
+            if not is_told:
+                is_told = True
+                yield route
+            yield piece

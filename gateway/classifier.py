@@ -104,14 +104,12 @@ def classified(
     decision: Decision, *, step: str = "", note: str = "", row: Floats | None = None
 ) -> Classification:
     """A decision as the gateway's other rooms see it. step: which it was, where not its own."""
-    scores = sorted(
-        (
-            (task, probability)
-            for task, probability in decision.scores().items()
-            if task != OUT_OF_SCOPE
-        ),
-        key=lambda score: (-score[1], score[0]),
+    found = sorted(
+        (-probability, task)
+        for task, probability in decision.scores().items()
+        if task != OUT_OF_SCOPE
     )
+    scores = tuple((task, -negative) for negative, task in found)
     task, similarity = scores[0]
     step = step or decision.decided_by
-    return Classification(task, similarity, decision.is_in_scope, tuple(scores), step, note, row)
+    return Classification(task, similarity, decision.is_in_scope, scores, step, note, row)

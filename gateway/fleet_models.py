@@ -72,7 +72,8 @@ def make_habits(settings: Settings) -> Habits:
     if routing.chat_margin is not None:
         hysteresis = replace(hysteresis, short_margin=routing.chat_margin)
     exploration = routing.feedback.exploration if routing.feedback else 0.0
-    return Habits(_caller_defaults(settings), hysteresis, exploration)
+    is_cascade = routing.escalation is not None  # which asks whether the other one would do
+    return Habits(_caller_defaults(settings), hysteresis, exploration, weighs_all=is_cascade)
 
 
 def weighed_models(settings: Settings) -> tuple[str, ...]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+
+from prometheus_client import Gauge
 
 from gateway.entry import Entry
 from gateway.errors import CallerBudgetSpent, LedgerUnavailable, LimitsUnavailable
@@ -49,32 +51,22 @@ class Ledger:
         self._clock = clock
         self._writing: set[asyncio.Task[None]] = set()
 
-    @contextlib.asynccontextmanager
-    async def entry(
+    def entry(
         self,
         request_id: str,
         route: Route,
         prompt_texts: Sequence[str],
         *,
         caller: str = "",
-    ) -> AsyncIterator[Entry]:
+    ) -> Accounted:
         """Account for what happens inside, as answered only where `finish` was called."""
-        entry = Entry(
-            request_id,
-            route,
-            prompt_texts,
-            self._clock,
-            caller=caller,
-        )
-        self._metrics.in_flight.inc()
-        try:
-            yield entry
-        except BaseException as error:
-            if not entry.outcome:
-                await self._close(entry, _outcome(entry, error))
-            raise
-        finally:
-            self._metrics.in_flight.dec()
+        entry = Entry(request_id, route, prompt_texts, self._clock, caller=caller)
+        return Accounted(self, entry, self._metrics.in_flight)
+
+    async def broken_off(self, entry: Entry, error: BaseException) -> None:
+        """See Accounted."""
+        if not entry.outcome:
+            await self._close(entry, _outcome(entry, error))
 
     async def finish(self, entry: Entry) -> None:
         """The answer is whole: durable when this returns, so that the caller may be told."""
@@ -134,6 +126,28 @@ class Ledger:
             for baseline, cost in row.baselines.items():
                 metrics.baseline_cost.add(cost, model, baseline)
         self._on_finish(entry, row)
+
+
+class Accounted:
+    """A request that is accounted for where its `async with` block ends badly, too."""
+
+    def __init__(self, ledger: Ledger, entry: Entry, in_flight: Gauge) -> None:
+        self._ledger = ledger
+        self._entry = entry
+        self._in_flight = in_flight
+
+    async def __aenter__(self) -> Entry:
+        self._in_flight.inc()
+        return self._entry
+
+    async def __aexit__(
+        self, kind: object, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is not None:
+                await self._ledger.broken_off(self._entry, error)
+        finally:
+            self._in_flight.dec()
 
 
 def _outcome(entry: Entry, error: BaseException) -> str:

@@ -45,6 +45,21 @@ ANSWERING = ("Generate", "StreamGenerate")
 HTTP_ANSWERING = ("/v1/chat/completions", "/v1/completions")
 
 
+class LabelledCounter(Counter):
+    """A counter whose series are found at once: the library's own checks the labels each time.
+
+    None of them is ever removed.
+    """
+
+    def labels(self, *values: str) -> Counter:  # type: ignore[override]
+        """Of the labels, in their order."""
+        known: dict[tuple[str, ...], Counter] = self.__dict__.setdefault("_known", {})
+        found = known.get(values)
+        if found is None:
+            found = known[values] = super().labels(*values)
+        return found
+
+
 class Metrics:
     """The gateway's metrics in a registry of its own."""
 
@@ -188,7 +203,7 @@ class Metrics:
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"deltafleet_{name}", text, labels, registry=self.registry)
+        return LabelledCounter(f"deltafleet_{name}", text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> ModelHistogram:
         return ModelHistogram(f"deltafleet_{name}", text, buckets, self.registry)

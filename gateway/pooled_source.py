@@ -61,7 +61,8 @@ class PooledSource:
                 ):
                     yield NOTHING_YET
                     async for response in responses:
-                        self._pool.admission.begin(stay)
+                        if not stay.has_begun:
+                            self._pool.admission.begin(stay)
                         piece = _piece(lease, response)
                         if response.finish_reason and lease.has_others:
                             piece = _besides(piece, await lease.settle(request, response))
@@ -111,15 +112,16 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
 
 
 def _piece(lease: Lease, response: worker_pb2.RunResponse) -> AnswerPiece:
-    return AnswerPiece(
-        text=response.text,
-        prompt_token_count=response.prompt_token_count,
-        output_token_count=response.output_token_count,
-        cost_nano_usd=time_cost_nano_usd(response.busy_s, lease.price_nano_usd_per_hour),
-        finish_reason=response.finish_reason,
-        busy_s=response.busy_s,
-        worker=lease.worker,
-        weights_digest=response.weights_digest,
-        mean_logprob=response.mean_logprob if response.HasField("mean_logprob") else None,
-        queue_s=response.queue_s if response.HasField("queue_s") else None,
+    busy_s = response.busy_s
+    return AnswerPiece(  # by position, as each token has one
+        response.text,
+        response.prompt_token_count,
+        response.output_token_count,
+        time_cost_nano_usd(busy_s, lease.price_nano_usd_per_hour),
+        response.finish_reason,
+        busy_s,
+        lease.worker,
+        response.weights_digest,
+        response.mean_logprob if response.HasField("mean_logprob") else None,
+        response.queue_s if response.HasField("queue_s") else None,
     )

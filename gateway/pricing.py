@@ -115,7 +115,10 @@ def to_usd(nano_usd: int) -> Decimal:
 def time_cost_nano_usd(seconds: float, price_nano_usd_per_hour: int) -> int:
     """What so many seconds of a worker cost."""
     over, under = seconds.as_integer_ratio()
-    return _rounded(over * price_nano_usd_per_hour, under * SECONDS_PER_HOUR)
+    under *= SECONDS_PER_HOUR
+    whole, rest = divmod(over * price_nano_usd_per_hour, under)
+    # To the nearest whole number, halves to the even one.
+    return whole + (2 * rest > under or (2 * rest == under and whole % 2))
 
 
 def span_cost_nano_usd(span_us: int, price_nano_usd_per_hour: int) -> int:
@@ -130,9 +133,3 @@ def baseline_costs_nano_usd(
     return {
         name: price.estimated_cost_nano_usd(prompt, output) for name, price in baselines.items()
     }
-
-
-def _rounded(over: int, under: int) -> int:
-    """over / under as the nearest whole number, halves to the even one; under: positive."""
-    whole, rest = divmod(over, under)
-    return whole + (2 * rest > under or (2 * rest == under and whole % 2))

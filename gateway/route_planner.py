@@ -26,6 +26,7 @@ UNKNOWN = Classification(
 ALL_MODELS = AllowedModels({})
 
 
+Request = inference_pb2.GenerateRequest | routing_pb2.RouteRequest
 Refusal = Callable[[str, Iterable[routing_pb2.ChatMessage], int], FleetError | None]
 
 
@@ -41,12 +42,14 @@ class Habits:
     """What fleet.yaml says of routing.
 
     callers: what holds for each where its request does not say. exploration: the share of requests
-    that try another model, 0 to 1.
+    that try another model, 0 to 1. weighs_all: whether somebody has to know of every model how it
+    was weighed; else only requests that ask for it.
     """
 
     callers: Mapping[str, Constraints]
     hysteresis: Hysteresis
     exploration: float = 0.0
+    weighs_all: bool = True
 
 
 class RoutePlanner:
@@ -76,7 +79,7 @@ class RoutePlanner:
 
     async def plan(
         self,
-        request: inference_pb2.GenerateRequest | routing_pb2.RouteRequest,
+        request: Request,
         conversation: Conversation,
         call: Call,
     ) -> Route:
@@ -96,23 +99,31 @@ class RoutePlanner:
         )
         longest = _longest(request)
         allowed = call.caller.models
+        if allowed is not None or self._refusal is not nothing_refused:
 
-        def refusal(model: str) -> FleetError | None:
-            forbidden = self._allowed_models.refusal(model, allowed)
-            return forbidden or self._refusal(model, conversation.messages, longest)
+            def refusal(model: str) -> FleetError | None:
+                forbidden = self._allowed_models.refusal(model, allowed)
+                return forbidden or self._refusal(model, conversation.messages, longest)
 
-        expected = replace(expected, refusal=refusal)
-        route = self._router.route(classification, constraints, expected)
+            expected = replace(expected, refusal=refusal)
+        route = self._router.route(
+            classification, constraints, expected, weighs_all=self._weighs_all(request)
+        )
         if len(turns) == 1:  # a conversation that has begun is no place to try things
             route = explored(route, call.request_id, self._habits.exploration)
-        return self._counted(_as_of(replace(route, allowed=allowed), settled.turn, len(turns)))
+        return self._counted(_as_of(_allowed(route, allowed), settled.turn, len(turns)))
+
+    def _weighs_all(self, request: Request) -> bool:
+        if self._habits.weighs_all or self._habits.exploration:
+            return True
+        return isinstance(request, routing_pb2.RouteRequest) or request.explain
 
     def pinned(self, model: str, caller: Caller) -> Route:
         """The route to the model that the caller named. Raises UnknownModel, PermissionDenied."""
         route = self._router.pinned(model)
         if forbidden := self._allowed_models.refusal(model, caller.models):
             raise forbidden
-        return self._counted(replace(route, allowed=caller.models))
+        return self._counted(_allowed(route, caller.models))
 
     async def _classify(self, turns: Sequence[str]) -> Sequence[Classification]:
         try:
@@ -128,7 +139,11 @@ class RoutePlanner:
         return route
 
 
-def _longest(request: inference_pb2.GenerateRequest | routing_pb2.RouteRequest) -> int:
+def _allowed(route: Route, allowed: frozenset[str] | None) -> Route:
+    return route if allowed is None else replace(route, allowed=allowed)
+
+
+def _longest(request: Request) -> int:
     """Tokens of the longest answer; 0: not limited."""
     if isinstance(request, inference_pb2.GenerateRequest):
         return request.max_output_token_count

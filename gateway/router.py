@@ -156,17 +156,30 @@ class Router:
         return Route(target, RouteReason.PINNED, "", 0.0, f"the caller named {model}", ())
 
     def route(
-        self, classification: Classification, constraints: Constraints, expected: Expectations
+        self,
+        classification: Classification,
+        constraints: Constraints,
+        expected: Expectations,
+        *,
+        weighs_all: bool = True,
     ) -> Route:
         """Where the prompt goes.
 
         Where nothing was learned: to its task's specialist, out of scope to the fallback, and if
         that does not meet the constraints, to the cheapest model that does. Else to the cheapest
         that does, whatever its task; if only a default asked for more than any model has, to the
-        best. A fallback that cannot be asked now leaves its prompts to the base. Raises
-        NoModelQualifies, or why the only model that does cannot be asked now.
+        best. A fallback that cannot be asked now leaves its prompts to the base.
+
+        weighs_all: also the models that the prompt would not go to, where its task's specialist
+        will do; else nobody is told of them. Raises NoModelQualifies, or why the only model that
+        does cannot be asked now.
         """
-        candidates = self._candidates(classification, constraints, expected)
+        weigh = self._weigher(classification, constraints, expected)
+        if not weighs_all and classification.is_in_scope and expected.qualities is None:
+            own = weigh(self._targets[classification.task])
+            if own.qualifies:
+                return self._own(classification, own.target)
+        candidates = tuple(map(weigh, self._by_similarity(classification)))
         if expected.qualities is None:
             chosen, reason = self._by_task(classification, constraints, candidates)
         else:
@@ -185,6 +198,20 @@ class Router:
             decided_by=classification.decided_by,
             note=classification.note,
             row=classification.row,
+        )
+
+    def _own(self, classification: Classification, target: Target) -> Route:
+        """To the prompt's own specialist, as nearly always."""
+        return Route(
+            target,
+            RouteReason.CLASSIFIED,
+            classification.task,
+            classification.similarity,
+            _nearest(classification),
+            (),
+            classification.decided_by,
+            classification.note,
+            classification.row,
         )
 
     def _by_task(
@@ -235,32 +262,35 @@ class Router:
             raise self._none_qualifies(constraints, candidates)
         return found, RouteReason.BEST
 
-    def _candidates(
+    def _by_similarity(self, classification: Classification) -> list[Target]:
+        """Every model, those of tasks first."""
+        tasks = dict(classification.scores)
+        named = [self._targets[task] for task in tasks if task in self._targets]
+        return [*named, *(one for name, one in self._targets.items() if name not in tasks)]
+
+    def _weigher(
         self, classification: Classification, constraints: Constraints, expected: Expectations
-    ) -> tuple[Candidate, ...]:
+    ) -> Callable[[Target], Candidate]:
         similarities = dict(classification.scores)
-        tasks = (self._targets[task] for task in similarities if task in self._targets)
-        others = (one for name, one in self._targets.items() if name not in similarities)
         ceiling, floor = constraints.max_cost_nano_usd, self._floor(constraints)
-        found = []
-        for target in (*tasks, *others):
+
+        def weigh(target: Target) -> Candidate:
             quality = self._quality(target, classification, expected)
             cost = expected.cost_nano_usd(target)
             is_cheap = ceiling is None or cost <= ceiling
             refusal = expected.refusal(target.name)
             would_do = quality is not None and is_cheap and quality >= floor
-            found.append(
-                Candidate(
-                    target=target,
-                    similarity=similarities.get(target.name, 0.0),
-                    quality=quality or 0.0,
-                    expected_cost_nano_usd=cost,
-                    may_answer=quality is not None and refusal is None,
-                    qualifies=would_do and refusal is None,
-                    refusal=refusal if would_do else None,
-                )
+            return Candidate(
+                target=target,
+                similarity=similarities.get(target.name, 0.0),
+                quality=quality or 0.0,
+                expected_cost_nano_usd=cost,
+                may_answer=quality is not None and refusal is None,
+                qualifies=would_do and refusal is None,
+                refusal=refusal if would_do else None,
             )
-        return tuple(found)
+
+        return weigh
 
     def _quality(
         self, target: Target, classification: Classification, expected: Expectations
@@ -300,8 +330,7 @@ class Router:
         chosen: Candidate,
         reason: RouteReason,
     ) -> str:
-        nearest = f"{classification.task} is nearest at {classification.similarity:.2f}"
-        nearest = nearest if classification.task else "the task is not known"
+        nearest = _nearest(classification)
         name, floor = chosen.target.name, self._floor(constraints)
         match reason:
             case RouteReason.CLASSIFIED:
@@ -320,3 +349,9 @@ class Router:
                 )
         first = classification.task if classification.is_in_scope else self._fallback.name
         return f"{nearest}; {first} does not meet the constraints, {name} is the cheapest that does"
+
+
+def _nearest(classification: Classification) -> str:
+    if not classification.task:
+        return "the task is not known"
+    return f"{classification.task} is nearest at {classification.similarity:.2f}"

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from google.protobuf.duration_pb2 import Duration
 
-from deltafleet.v1 import inference_pb2, routing_pb2
+from deltafleet.v1 import inference_pb2, routing_pb2, worker_pb2
 from gateway.answer import AnswerPiece
 from gateway.answering import Answering
 from gateway.caller import Call
@@ -20,7 +20,6 @@ from gateway.decisions import to_decision
 from gateway.entry import Entry
 from gateway.in_use import InUse
 from gateway.ledger import Ledger
-from gateway.limits.allowance import Allowance
 from gateway.limits.limiter import Limiter
 from gateway.repeats import Repeats
 from gateway.requests import Conversation, check_sampling, read_conversation, to_run
@@ -118,13 +117,10 @@ class Walk:
     def _begin(
         self, request: inference_pb2.GenerateRequest, call: Call, seal: Seal = seal_nothing
     ) -> AsyncGenerator[Event, None]:
-        if self._limiter.is_free(call.caller):
-            events = self._answer(request, call, Allowance(), seal)
-        else:
-            events = self._limited(request, call, seal)
+        events = self._walk(request, call, seal)
         if self._tracing.is_on:
-            events = in_request_span(self._tracing, call, request.model, events)
-        return self._in_use.during(events)
+            return in_request_span(self._tracing, call, request.model, events)
+        return events
 
     async def _plan(
         self, request: inference_pb2.GenerateRequest, conversation: Conversation, call: Call
@@ -139,23 +135,55 @@ class Walk:
             tell_route(span, route)
             return route
 
-    async def _limited(
+    async def _walk(
         self, request: inference_pb2.GenerateRequest, call: Call, seal: Seal
     ) -> AsyncGenerator[Event, None]:
-        async with (
-            self._limiter.admitted(call, request) as allowance,
-            contextlib.aclosing(self._answer(request, call, allowance, seal)) as events,
-        ):
-            async for event in events:
-                yield event
+        """In one generator: each piece would pass through every other one around it."""
+        with self._in_use:
+            async with self._limiter.admitted(call, request) as allowance:
+                conversation = read_conversation(request)
+                check_sampling(request)
+                route = await self._plan(request, conversation, call)
+                run = self._to_run(request, conversation, call, route)
+                await allowance.hold(self._answering.most_nano_usd(route, run))
+                async with (
+                    self._ledger.entry(
+                        call.request_id, route, conversation.texts, caller=call.caller.name
+                    ) as entry,
+                    contextlib.aclosing(
+                        self._answering.answer(
+                            route,
+                            run,
+                            entry.settle,
+                            session=request.session,
+                            may_hedge=call.is_unary,
+                        )
+                    ) as steps,
+                ):
+                    allowance.follow(entry)
+                    async for step in steps:
+                        if isinstance(step, Route):
+                            entry.route = step
+                            yield Event(decision=to_decision(step, explain=request.explain))
+                            continue
+                        refusal = await allowance.charge(step)
+                        entry.add(step)
+                        if step.text:
+                            yield Event(text=step.text)
+                        if refusal:
+                            raise refusal
+                    await self._account(entry, call, seal)
+                    self._remember(entry, call, route)
+                    yield Event(summary=_to_summary(entry, self._stale_baselines()))
 
-    async def _answer(
-        self, request: inference_pb2.GenerateRequest, call: Call, allowance: Allowance, seal: Seal
-    ) -> AsyncGenerator[Event, None]:
-        conversation = read_conversation(request)
-        check_sampling(request)
-        route = await self._plan(request, conversation, call)
-        run = to_run(
+    def _to_run(
+        self,
+        request: inference_pb2.GenerateRequest,
+        conversation: Conversation,
+        call: Call,
+        route: Route,
+    ) -> worker_pb2.RunRequest:
+        return to_run(
             request,
             conversation,
             request_id=call.request_id,
@@ -163,43 +191,25 @@ class Walk:
             default_output_token_count=self._default_output_token_count,
             caller=call.caller.name,
         )
-        await allowance.hold(self._answering.most_nano_usd(route, run))
-        async with self._ledger.entry(
-            call.request_id, route, conversation.texts, caller=call.caller.name
-        ) as entry:
-            allowance.follow(entry)
-            steps = self._answering.answer(
-                route, run, entry.settle, session=request.session, may_hedge=call.is_unary
-            )
-            async with contextlib.aclosing(steps):
-                async for step in steps:
-                    if isinstance(step, Route):
-                        entry.route = step
-                        yield Event(decision=to_decision(step, explain=request.explain))
-                        continue
-                    refusal = await allowance.charge(step)
-                    entry.add(step)
-                    if step.text:
-                        yield Event(text=step.text)
-                    if refusal:
-                        raise refusal
-            check_whole(entry)
-            tell_entry(self._tracing, entry)
-            if call.has_own_id:
-                # One that may be asked again must not be in the ledger and yet be forgotten.
-                await to_its_end(self._finish(entry, seal))
-            else:
-                await self._ledger.finish(entry)
-            if self._feedback:
-                name = entry.route.target.name
-                self._feedback.answered(
-                    call.request_id, name, route.task, route.row, call.caller.name
-                )
-            yield Event(summary=_to_summary(entry, self._stale_baselines()))
+
+    async def _account(self, entry: Entry, call: Call, seal: Seal) -> None:
+        check_whole(entry)
+        tell_entry(self._tracing, entry)
+        if call.has_own_id:
+            # One that may be asked again must not be in the ledger and yet be forgotten.
+            await to_its_end(self._finish(entry, seal))
+        else:
+            await self._ledger.finish(entry)
 
     async def _finish(self, entry: Entry, seal: Seal) -> None:
         await seal()
         await self._ledger.finish(entry)
+
+    def _remember(self, entry: Entry, call: Call, route: Route) -> None:
+        """What callers may score."""
+        if self._feedback:
+            name = entry.route.target.name
+            self._feedback.answered(call.request_id, name, route.task, route.row, call.caller.name)
 
 
 def check_whole(entry: Entry) -> AnswerPiece:

@@ -10,12 +10,11 @@ interactive request finds no room, its own ones included.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from deltafleet.v1 import inference_pb2, worker_pb2
 from model_pool.errors import CallerSaturated, FleetError, PoolSaturated
@@ -23,6 +22,7 @@ from model_pool.fair_line import Ask, count_ahead
 from model_pool.line_forecast import LineForecast
 from model_pool.switching import Priority
 
+NO_PLACES: Sequence[int] = tuple(0 for _ in Priority)
 RETRY_AFTER_S = 1.0  # an answer takes about as long
 PRIORITIES: dict[int, Priority] = {
     inference_pb2.PRIORITY_UNSPECIFIED: Priority.STANDARD,
@@ -95,13 +95,49 @@ def _full(message: str) -> PoolSaturated:
 
 
 class Stay:
-    """One request, from its admission to its end. ahead_count: who went before it then, about."""
+    """One request, which is in for as long as a `with` block of it lasts.
 
-    def __init__(self, ask: Ask, since_s: float, ahead_count: int) -> None:
+    ahead_count: who went before it when it came, about.
+    """
+
+    def __init__(self, admission: Admission, ask: Ask, since_s: float, ahead_count: int) -> None:
         self.ask = ask
         self.since_s = since_s
         self.ahead_count = ahead_count
         self.has_begun = False
+        self._admission = admission
+
+    def __enter__(self) -> Self:
+        self._admission.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._admission.remove(self)
+
+
+class _Lane:
+    """Places by priority: of everybody, and of each caller."""
+
+    def __init__(self) -> None:
+        self.of_all = list(NO_PLACES)
+        self._of: dict[str, list[int]] = {}
+
+    def of(self, caller: str) -> Sequence[int]:
+        """Of one caller."""
+        return self._of.get(caller, NO_PLACES)
+
+    def change(self, ask: Ask, change: int) -> None:
+        """A place more, or less."""
+        own = self._of.get(ask.caller)
+        if own is None:
+            own = self._of[ask.caller] = list(NO_PLACES)
+        for places in (self.of_all, own):
+            places[ask.priority] += change
+        if not any(own):
+            del self._of[ask.caller]
+
+
+EMPTY_LANE = _Lane()
 
 
 class Admission:
@@ -120,8 +156,7 @@ class Admission:
         self._thresholds = thresholds or Thresholds()
         self._clock = clock
         self._stays: set[Stay] = set()
-        # Of a lane (None: of all), a caller in it, its requests of one priority; and all callers'.
-        self._counts = Counter[tuple[Hashable, ...]]()
+        self._lanes: dict[Hashable, _Lane] = {}  # None: of all
         self._forecast = LineForecast()
 
     @property
@@ -129,7 +164,6 @@ class Admission:
         """Requests that are in."""
         return len(self._stays)
 
-    @contextlib.contextmanager
     def enter(
         self,
         ask: Ask,
@@ -138,8 +172,8 @@ class Admission:
         free_for_model_count: int | None = None,
         queued_count: int = 0,
         time_left_s: float = math.inf,
-    ) -> Iterator[Stay]:
-        """Let a request in for as long as the block lasts.
+    ) -> Stay:
+        """Let a request in for as long as a `with` block of what this returns lasts.
 
         free_count: places of all workers; free_for_model_count: of those that serve its model.
         queued_count: requests that wait at these; where none does, nobody is told to be late.
@@ -149,17 +183,20 @@ class Admission:
             raise failure
         ahead_count = self._count_ahead(ask) if queued_count else 0
         self._forecast.check(_line(ask), str(ask.lane), ahead_count, time_left_s)
-        stay = Stay(ask, self._clock(), ahead_count)
-        self._count(ask, 1)
+        return Stay(self, ask, self._clock(), ahead_count)
+
+    def add(self, stay: Stay) -> None:
+        """See Stay."""
+        self._count(stay.ask, 1)
         self._stays.add(stay)
-        try:
-            yield stay
-        finally:
-            self._stays.remove(stay)
-            self._count(ask, -1)
-            if not stay.has_begun and stay.ahead_count:
-                waited_s = self._clock() - stay.since_s
-                self._forecast.gave_up(_line(ask), stay.ahead_count, waited_s)
+
+    def remove(self, stay: Stay) -> None:
+        """See Stay."""
+        self._stays.remove(stay)
+        self._count(stay.ask, -1)
+        if not stay.has_begun and stay.ahead_count:
+            waited_s = self._clock() - stay.since_s
+            self._forecast.gave_up(_line(stay.ask), stay.ahead_count, waited_s)
 
     def check(self, ask: Ask, free_count: int) -> None:
         """For who asks before it is known which model: ask.lane is empty.
@@ -184,29 +221,30 @@ class Admission:
         rooms = [self._room(ask, None, free_count)]
         if free_for_model_count is not None:
             rooms.append(self._room(ask, ask.lane, free_for_model_count))
-        count = self._urgent_count(ask, ask.lane, None)
+        count = sum(self._places(ask.lane).of_all[: ask.priority + 1])
         return refusal(ask, rooms, self._thresholds, specialist_count=count)
 
     def _room(self, ask: Ask, lane: Hashable, free_count: int) -> Room:
         """lane: None for all models."""
-        other_count = self._counts[lane,] - self._counts[lane, ask.caller]
-        return Room(free_count, self._urgent_count(ask, lane, ask.caller), other_count)
+        places = self._places(lane)
+        own = places.of(ask.caller)
+        return Room(free_count, sum(own[: ask.priority + 1]), sum(places.of_all) - sum(own))
 
-    def _urgent_count(self, ask: Ask, lane: Hashable, caller: str | None) -> int:
-        """Places of requests as urgent as this one or more. caller: None for all callers."""
-        return sum(self._counts[lane, caller, one] for one in Priority if one <= ask.priority)
+    def _places(self, lane: Hashable) -> _Lane:
+        return self._lanes.get(lane, EMPTY_LANE)
 
     def _count_ahead(self, ask: Ask) -> int:
         waiting = (stay.ask for stay in self._stays if not stay.has_begun)
         return count_ahead((one for one in waiting if one.lane == ask.lane), ask)
 
     def _count(self, ask: Ask, change: int) -> None:
-        for lane in (None, ask.lane):
-            of_caller = (lane, ask.caller, ask.priority)
-            for key in ((lane,), (lane, ask.caller), of_caller, (lane, None, ask.priority)):
-                self._counts[key] += change
-                if not self._counts[key]:
-                    del self._counts[key]
+        for name in (None, ask.lane):
+            lane = self._lanes.get(name)
+            if lane is None:
+                lane = self._lanes[name] = _Lane()
+            lane.change(ask, change)
+            if not any(lane.of_all):
+                del self._lanes[name]
 
 
 def _line(ask: Ask) -> str:

@@ -92,11 +92,15 @@ class Attempt:
     async def _run(
         self, request: worker_pb2.RunRequest, timeout_s: float | None
     ) -> AsyncGenerator[worker_pb2.RunResponse, None]:
-        self.did_nothing = False
+        self.did_nothing = has_begun = False
         try:
             async with contextlib.aclosing(self.member.run(request, timeout_s)) as responses:
                 async for self.last in responses:
-                    self._hear()
+                    if self.last.finish_reason:
+                        self._breaker.succeed(self._ticket)
+                    elif not has_begun:
+                        has_begun = True
+                        self._breaker.hear(self._ticket)
                     yield self.last
             if not self.last.finish_reason:
                 raise self._lost("ended its answer without saying why")
@@ -107,12 +111,6 @@ class Attempt:
             if _is_the_workers(error):
                 self._breaker.fail(self._ticket)
             raise
-
-    def _hear(self) -> None:
-        if self.last.finish_reason:
-            self._breaker.succeed(self._ticket)
-        else:
-            self._breaker.hear(self._ticket)
 
     def _lost(self, what: str) -> WorkerLost:
         return WorkerLost(

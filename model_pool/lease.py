@@ -12,7 +12,7 @@ from deltafleet.v1 import worker_pb2
 from model_pool.attempt import Attempt, Spent
 from model_pool.errors import Draining, FleetError, PoolSaturated, WorkerLost
 from model_pool.hedging import Hedging
-from model_pool.waits import Wait
+from model_pool.waits import Wait, Waits
 
 # Why a request moved to another worker, as the metric tells it.
 RETRY_REASONS = ("draining", "lost", "saturated", "silent")
@@ -209,6 +209,47 @@ class Lease:
         self._attempts.append(self._places.take(self._model, "", self._tried))
         self._is_hedged = True
         return True
+
+
+class Leasing:
+    """A place that is looked for, and then leased, for as long as an `async with` block lasts."""
+
+    def __init__(
+        self, places: Places, model: str, key: str, waits: Waits, hedging: Hedging | None
+    ) -> None:
+        self._places = places
+        self._model = model
+        self._key = key
+        self._waits = waits
+        self._hedging = hedging
+
+    async def __aenter__(self) -> Lease:
+        self._wait = self._waits.begin(self._model)
+        try:
+            await self._places.wait_until_ready(self._model)
+            self._lease = Lease(self._places, self._model, self._key, self._wait, self._hedging)
+        except BaseException:
+            self._wait.end()
+            raise
+        return self._lease
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lease.release()
+        self._wait.end()
+
+
+class Expected:
+    """While a `with` block lasts, an attempt is among those whose first word is awaited."""
+
+    def __init__(self, among: dict[Attempt, None], attempt: Attempt) -> None:
+        self._among = among
+        self._attempt = attempt
+
+    def __enter__(self) -> None:
+        self._among[self._attempt] = None
+
+    def __exit__(self, *_: object) -> None:
+        del self._among[self._attempt]
 
 
 class _Limit:

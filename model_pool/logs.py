@@ -54,6 +54,9 @@ def start_logging(level: str = "INFO") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     handler.addFilter(WithoutCallersFaults())
+    # What no line of ours tells is not looked for (Python's manual, Logging HOWTO, Optimization).
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for chatty in ("sentence_transformers", "httpx", "httpx2", "transformers"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from deltafleet.v1 import worker_pb2
 from model_pool.admission import Admission, Stay
@@ -16,7 +16,7 @@ from model_pool.breaker import Breakers, BreakerState
 from model_pool.errors import NoWorkerReady, PoolSaturated, SpecialistUnloadable
 from model_pool.fair_line import Ask
 from model_pool.hedging import Hedging
-from model_pool.lease import Lease
+from model_pool.lease import Expected, Leasing
 from model_pool.member import RETRY_AFTER_S, Member, Status
 from model_pool.placement import Candidate, choose_worker
 from model_pool.settings import Choice
@@ -144,7 +144,13 @@ class Pool:
             raise _not_ready(model, RETRY_AFTER_S) from None
 
     def _is_ready_for(self, model: str) -> bool:
-        return any(one.can_run(model) for one in self._candidates())
+        return any(
+            self._may_be_asked(member) and (member.serves is None or model in member.serves)
+            for member in self.members.values()
+        )
+
+    def _may_be_asked(self, member: Member) -> bool:
+        return member.is_ready and self._breakers.of(member).allows
 
     def _check_hope(self, model: str, pauses_s: Sequence[float]) -> None:
         """Raise where waiting is in vain. pauses_s: of those who serve it and are left alone."""
@@ -165,9 +171,7 @@ class Pool:
             async with asyncio.timeout(limit_s):
                 await self._heard.wait()
 
-    def admitted(
-        self, ask: Ask, time_left_s: float = math.inf
-    ) -> contextlib.AbstractContextManager[Stay]:
+    def admitted(self, ask: Ask, time_left_s: float = math.inf) -> Stay:
         """See Admission.enter: whether the request may come in, before anything is sent."""
         model = str(ask.lane)
         ready = [one for one in self.members.values() if one.is_ready]
@@ -192,23 +196,14 @@ class Pool:
         placed_count = sum(one.in_flight_count for one in self.members.values())
         return max(1, len(self.members)) * self._limit_count - self.admission.count + placed_count
 
-    @contextlib.asynccontextmanager
-    async def lease(
-        self, model: str, *, key: str = "", may_hedge: bool = False
-    ) -> AsyncIterator[Lease]:
+    def lease(self, model: str, *, key: str = "", may_hedge: bool = False) -> Leasing:
         """A place for one request on the worker that suits the model best.
 
         key: see affinity.py. may_hedge: whether a second worker may run it, too (hedging.py).
         Raises PoolSaturated at once where every worker that serves it is at its limit, and what
         `wait_until_ready` raises.
         """
-        with self.waits.begin(model) as wait:
-            await self.wait_until_ready(model)
-            lease = Lease(self, model, key, wait, self.hedging if may_hedge else None)
-            try:
-                yield lease
-            finally:
-                lease.release()
+        return Leasing(self, model, key, self.waits, self.hedging if may_hedge else None)
 
     def affinity_key(self, request: worker_pb2.RunRequest, session: str) -> str:
         """For `lease`. session: the caller's, empty where it names none."""
@@ -236,14 +231,9 @@ class Pool:
         """See Places."""
         return choose_worker(self._candidates(avoid), model) is not None
 
-    @contextlib.contextmanager
-    def expect(self, attempt: Attempt) -> Iterator[None]:
+    def expect(self, attempt: Attempt) -> Expected:
         """See Places."""
-        self._expected[attempt] = None
-        try:
-            yield
-        finally:
-            del self._expected[attempt]
+        return Expected(self._expected, attempt)
 
     def count_retry(self, reason: str) -> None:
         """See Places."""
@@ -268,8 +258,7 @@ class Pool:
             )
             for name, member in self.members.items()
             if name not in avoid
-            and member.is_ready
-            and self._breakers.of(member).allows
+            and self._may_be_asked(member)
             and (status := member.status) is not None
         ]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Self
 
 
 class Wait:
@@ -14,6 +14,12 @@ class Wait:
         self.model = model
         self.since_s = since_s
         self._waits = waits
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
     def end(self) -> None:
         """It was answered, or it left. A second time is no fault."""
@@ -30,15 +36,11 @@ class Waits:
         self._clock = clock
         self._waiting: dict[Wait, None] = {}  # in the order of arrival
 
-    @contextlib.contextmanager
-    def begin(self, model: str) -> Iterator[Wait]:
-        """A wait, which ends with the block at the latest."""
+    def begin(self, model: str) -> Wait:
+        """A wait, which ends with its `with` block at the latest."""
         wait = Wait(self, model, self._clock())
         self._waiting[wait] = None
-        try:
-            yield wait
-        finally:
-            wait.end()
+        return wait
 
     def remove(self, wait: Wait) -> None:
         """See Wait.end."""

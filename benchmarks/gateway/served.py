@@ -20,6 +20,7 @@ from pathlib import Path
 from benchmarks.gateway.loops import run
 from gateway.assembly import Gateway
 from gateway.configuration.fleet_file import FleetFile
+from gateway.long_lived import set_apart
 from model_pool.logs import start_logging
 
 LOOK_INTERVAL_S = 0.001
@@ -45,6 +46,7 @@ async def serve(fleet: Path) -> None:
     gateway, lag = Gateway(FleetFile(fleet)), Lag()
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
     async with gateway.serving() as address:
+        set_apart()
         sys.stdout.write(f"{address} {gateway.page_address}\n")
         sys.stdout.flush()
         threading.Thread(

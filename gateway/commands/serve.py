@@ -64,6 +64,7 @@ def _run(work: Coroutine[Any, Any, None], event_loop: str) -> None:
 async def _serve(fleet: Path, server: dict[str, str]) -> None:
     from gateway.assembly import Gateway
     from gateway.configuration.fleet_file import FleetFile
+    from gateway.long_lived import set_apart
     from model_pool.logs import start_logging
 
     start_logging()
@@ -76,6 +77,7 @@ async def _serve(fleet: Path, server: dict[str, str]) -> None:
     gateway = Gateway(FleetFile(fleet, server))
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.read_again)
     async with gateway.serving() as address:
+        set_apart()
         click.echo(f"deltafleet listens on {address}")
         if gateway.http_address:
             click.echo(f"OpenAI's clients: http://{gateway.http_address}/v1")

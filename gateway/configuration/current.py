@@ -10,6 +10,7 @@ from deltafleet.v1 import inference_pb2, routing_pb2
 from gateway.caller import Call
 from gateway.configuration.configured import Configured
 from gateway.encoder import BatchedEncoder
+from gateway.long_lived import set_apart_again
 from gateway.walk import Event
 
 
@@ -27,7 +28,7 @@ class Current:
     def replace(self, configured: Configured) -> None:
         """Put another in force."""
         before, self.now = self.now, configured
-        task = asyncio.create_task(_close(before), name="close a former configuration")
+        task = asyncio.create_task(_close_for_good(before), name="close a former configuration")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
@@ -45,6 +46,11 @@ class Current:
     async def stop(self) -> None:
         """Close all of them, once their requests have ended."""
         await asyncio.gather(*self._closing, _close(self.now))
+
+
+async def _close_for_good(configured: Configured) -> None:
+    await _close(configured)
+    set_apart_again()
 
 
 async def _close(configured: Configured) -> None:

@@ -35,7 +35,7 @@ from gateway.page.finished import FinishedRequests
 from gateway.price_list import make_counter, stale_names
 from gateway.pricing import TokenPrice, to_nano_usd
 from gateway.repeats import Repeats
-from gateway.route_planner import RoutePlanner
+from gateway.route_planner import RoutePlanner, nothing_refused
 from gateway.router import Router
 from gateway.routing.encoder_files import digest_of
 from gateway.routing.feedback import Feedback
@@ -150,7 +150,7 @@ class Maker:
             AnswerForecast(forecast, files.quality, self._feedback),
             make_habits(settings),
             metrics,
-            closed_apis.refusal,
+            closed_apis.refusal if closed_apis.budgets else nothing_refused,
             make_allowed_models(settings),
         )
         answering = Answering(

@@ -47,9 +47,14 @@ class _Waiting:
         self.since_s = time.monotonic()
         self.written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    def succeed(self) -> None:
+        if not self.written.done():  # its caller may have gone
+            self.written.set_result(None)
+
     def fail(self, error: BaseException) -> None:
-        self.written.set_exception(error)
-        self.written.exception()  # retrieved: its caller may have gone
+        if not self.written.done():
+            self.written.set_exception(error)
+            self.written.exception()  # retrieved: it may be cancelled before it hears
 
 
 class LedgerStore:
@@ -103,7 +108,7 @@ class LedgerStore:
         self._waiting.append(one)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._write_all(), name="write ledger")
-        await asyncio.shield(one.written)
+        await one.written
 
     async def record_life(self, life: WorkerLife) -> None:
         """Keep a worker's last word on itself. Raises LedgerUnavailable."""
@@ -163,7 +168,7 @@ class LedgerStore:
                 await self._write_apart(batch, error)
             else:
                 for one in batch:
-                    one.written.set_result(None)
+                    one.succeed()
             if len(batch) + len(self._waiting) > SIBLING_COUNT:
                 await asyncio.sleep(COMMIT_PAUSE_S)
 
@@ -178,7 +183,7 @@ class LedgerStore:
             except Exception as error:
                 one.fail(error)
             else:
-                one.written.set_result(None)
+                one.succeed()
 
     def _open(self) -> None:
         if self.database.file:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import TracebackType
 
 from deltafleet.v1 import inference_pb2, routing_pb2
 from gateway.caller import Call, Caller, Limits
@@ -50,55 +50,45 @@ class Limiter:
         named, own = self._limits.get(caller.name, NO_LIMITS), caller.limits
         if own == NO_LIMITS:
             return named
+        if named is NO_LIMITS:
+            return own
         said = {name: getattr(own, name) for name in Limits.__dataclass_fields__}
         return replace(named, **{name: one for name, one in said.items() if one is not None})
 
-    def is_free(self, caller: Caller) -> bool:
-        """Whether nothing limits a caller."""
-        return self.limits_of(caller) == NO_LIMITS
-
-    @contextlib.asynccontextmanager
-    async def admitted(self, call: Call, request: Request) -> AsyncIterator[Allowance]:
+    def admitted(self, call: Call, request: Request) -> Admitted:
         """Count a request in, and what it came to when it ends.
 
         A request that only asks where it would go is counted as a request, and as nothing else.
-        Raises RateLimited, CallerBudgetSpent, LimitsUnavailable, LedgerUnavailable.
+        Entering raises RateLimited, CallerBudgetSpent, LimitsUnavailable, LedgerUnavailable.
         """
         limits = self.limits_of(call.caller)
         if isinstance(request, routing_pb2.RouteRequest):
             limits = Limits(requests_per_minute=limits.requests_per_minute)
-        if limits == NO_LIMITS:
-            yield Allowance()
-            return
-        ask = self._ask(call.caller.name, limits, request)
-        try:
-            async with self._counted(ask) as allowance:
-                yield allowance
-        except (RateLimited, CallerBudgetSpent) as error:
-            self._on_refused(error.metadata["limit"])
-            raise
-        except LimitsUnavailable:
-            self._on_refused(UNAVAILABLE)
-            raise
+        is_free = limits == NO_LIMITS
+        return Admitted(self, None if is_free else self._ask(call.caller.name, limits, request))
 
-    @contextlib.asynccontextmanager
-    async def _counted(self, ask: Ask) -> AsyncIterator[Allowance]:
+    async def count(self, ask: Ask) -> tuple[Verdict, Allowance]:
+        """See Admitted."""
         verdict = await self._counters.admit(
-            ask, lambda abandoned: self._settle(ask, abandoned, Allowance())
+            ask, lambda abandoned: self.settle(ask, abandoned, Allowance())
         )
         _tell("requests", verdict.requests)
         _tell("tokens", verdict.tokens)
         if verdict.refused:
             raise _refusal(verdict.refused, ask)
-        allowance = Allowance()
-        if verdict.grant:
-            allowance = GrantedAllowance(self._counters, ask.caller, ask.limits, verdict.grant)
-        try:
-            yield allowance
-        finally:
-            await self._settle(ask, verdict, allowance)
+        if verdict.grant is None:
+            return verdict, Allowance()
+        return verdict, GrantedAllowance(self._counters, ask.caller, ask.limits, verdict.grant)
 
-    async def _settle(self, ask: Ask, verdict: Verdict, allowance: Allowance) -> None:
+    def note(self, error: BaseException | None) -> None:
+        """What a request ended with, where it was a limit."""
+        if isinstance(error, RateLimited | CallerBudgetSpent):
+            self._on_refused(error.metadata["limit"])
+        elif isinstance(error, LimitsUnavailable):
+            self._on_refused(UNAVAILABLE)
+
+    async def settle(self, ask: Ask, verdict: Verdict, allowance: Allowance) -> None:
+        """What it came to."""
         used = allowance.used
         if ask.has_budget:
             mean = self._mean_costs_nano_usd.get(ask.caller, float(used.cost_nano_usd))
@@ -122,6 +112,39 @@ class Limiter:
             token_count = prompt_token_count(request) + longest
         mean = self._mean_costs_nano_usd.get(caller, 0.0)
         return Ask(caller, limits, token_count, new_uuid(), round(2 * mean))
+
+
+class Admitted:
+    """A request that is counted in for as long as an `async with` block lasts; see Limiter.
+
+    ask: None where nothing limits it.
+    """
+
+    def __init__(self, limiter: Limiter, ask: Ask | None) -> None:
+        self._limiter = limiter
+        self._ask = ask
+
+    async def __aenter__(self) -> Allowance:
+        if self._ask is None:
+            return Allowance()
+        try:
+            self._verdict, self._allowance = await self._limiter.count(self._ask)
+        except FleetError as error:
+            self._limiter.note(error)
+            raise
+        return self._allowance
+
+    async def __aexit__(
+        self, kind: object, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._ask is None:
+            return
+        try:
+            await self._limiter.settle(self._ask, self._verdict, self._allowance)
+        except FleetError as failure:
+            self._limiter.note(failure)
+            raise
+        self._limiter.note(error)
 
 
 def prompt_token_count(request: inference_pb2.GenerateRequest) -> int:

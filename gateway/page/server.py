@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.page.documents import Document, load_static
 from gateway.page.rough_clients import SternH11
 from gateway.page.state import PageState
+from gateway.page.unhurried import Unhurried
 
 MOST_CONNECTIONS = 256
 STOP_LIMIT_S = 2
@@ -64,7 +65,7 @@ def make_app(registry: CollectorRegistry, state: PageState) -> Starlette:
     return Starlette(
         routes=[
             Route("/", page),
-            Route("/metrics", _App(make_asgi_app(registry)), methods=["GET"]),
+            Route("/metrics", _App(make_asgi_app(Unhurried(registry))), methods=["GET"]),
             Route("/page/state.json", _answers(state.state)),
             Route("/page/history.json", _answers(state.history)),
             Route("/static/{path:path}", static),

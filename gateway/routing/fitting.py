@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from gateway.routing.fitted import Fitted
 from gateway.routing.head import Head
@@ -18,6 +17,9 @@ from gateway.routing.logits import energy, softmax
 from gateway.routing.neighbours import Neighbours
 from gateway.routing.scoring import auroc, measured, scope_aurocs
 from gateway.routing.words import Floats, Words
+
+if TYPE_CHECKING:  # only who fits needs it: 11 MB
+    from scipy import sparse
 
 Indices = NDArray[np.int64]
 
@@ -50,6 +52,8 @@ class Known:
 
     def seen_by(self, step: str) -> sparse.csr_array:
         """What a step's regression sees."""
+        from scipy import sparse
+
         parts = (self.full if step == "full" else self.static, self.terms, self.shapes)
         scaled = [
             sparse.csr_array(one) * scale for one, scale in zip(parts, _SCALES[step], strict=True)
@@ -195,6 +199,7 @@ def _regression(
     rows: sparse.csr_array, labels: NDArray[Any], tasks: tuple[str, ...], step: str
 ) -> tuple[Floats, Floats]:
     """Returns float32[tasks, columns] and float32[tasks]."""
+    from scipy import sparse
     from sklearn.linear_model import LogisticRegression
 
     strength = float(np.clip(_PROMPTS_AT_C_1[step] * len(tasks) / len(labels), 0.3, 30))

@@ -6,13 +6,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from gateway.routing import lookup, scanning
+
+if TYPE_CHECKING:  # only who fits needs it: 11 MB
+    from scipy import sparse
 
 Floats = NDArray[np.float32]
 Places = NDArray[np.int32]
@@ -118,6 +120,8 @@ class Words:
 
     def matrix(self, texts: Sequence[str]) -> sparse.csr_array:
         """The same of many texts: float32[n, terms]."""
+        from scipy import sparse
+
         rows = [self.weigh(hashes_of(text)) for text in texts]
         ends = np.cumsum([0, *(len(places) for places, _ in rows)])
         places = np.concatenate([one for one, _ in rows]) if rows else np.zeros(0, np.int32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -35,7 +36,13 @@ FREE = Constraints()
 COSTS = {"base": 10, "sql": 12, "math": 11, "closed-api": 1000}
 
 
-def route(task: str = "sql", similarity: float = 0.8, constraints: Constraints = FREE) -> Route:
+def route(
+    task: str = "sql",
+    similarity: float = 0.8,
+    constraints: Constraints = FREE,
+    *,
+    weighs_all: bool = True,
+) -> Route:
     router = Router(TARGETS, fallback="base", min_quality=0)
     scores = {"sql": 0.1, "math": 0.1} | {task: similarity}
     ranked = tuple(sorted(scores.items(), key=lambda score: -score[1]))
@@ -43,6 +50,7 @@ def route(task: str = "sql", similarity: float = 0.8, constraints: Constraints =
         Classification(task, similarity, similarity >= 0.5, ranked),
         constraints,
         Expectations(lambda target: COSTS[target.name]),
+        weighs_all=weighs_all,
     )
 
 
@@ -95,6 +103,29 @@ def test_candidates_say_whether_they_qualify() -> None:
     found = route(constraints=Constraints(max_cost_nano_usd=11))
     qualify = {one.target.name for one in found.candidates if one.qualifies}
     assert qualify == {"base"}
+
+
+@given(
+    st.sampled_from(("sql", "math")),
+    st.floats(0, 1),
+    st.none() | st.floats(0, 0.99),
+    st.none() | st.integers(10, 1000),
+    st.booleans(),
+)
+def test_a_route_is_the_same_where_nobody_asks_how_others_were_weighed(
+    task: str, similarity: float, quality: float | None, cost: int | None, accepts_less: bool
+) -> None:
+    asked = Constraints(quality, cost, accepts_less=accepts_less)
+    try:
+        whole = route(task, similarity, asked)
+    except NoModelQualifies:
+        with pytest.raises(NoModelQualifies):
+            route(task, similarity, asked, weighs_all=False)
+        return
+
+    found = route(task, similarity, asked, weighs_all=False)
+    is_own = found.reason is RouteReason.CLASSIFIED
+    assert found == replace(whole, candidates=() if is_own else whole.candidates)
 
 
 def test_a_pinned_model_must_exist() -> None:
