@@ -59,6 +59,8 @@ class WorkerLink:
         self.status: Status | None = None
         self.last_word: Status | None = None
         self.descriptions: Mapping[str, worker_pb2.ModelDescription] = {}
+        # Asked several times for each request: what it was made of, and the result.
+        self._served: tuple[object, object, frozenset[str]] = self.descriptions, None, frozenset()
         self.in_flight_count = 0
         self.is_silent = False
         self._silence_limit_s = silence_limit_s
@@ -82,8 +84,13 @@ class WorkerLink:
     @property
     def serves(self) -> frozenset[str]:
         """See Member: what its own fleet.yaml has, which may be read sooner or later than ours."""
-        described = frozenset(self.descriptions)
-        return described if self.allowed is None else described & self.allowed
+        descriptions, allowed, served = self._served
+        if descriptions is not self.descriptions or allowed is not self.allowed:
+            served = frozenset(self.descriptions)
+            if self.allowed is not None:
+                served &= self.allowed
+            self._served = self.descriptions, self.allowed, served
+        return served
 
     def may_come_to_serve(self, model: str) -> bool:
         """See Member."""
