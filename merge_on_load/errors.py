@@ -87,6 +87,10 @@ class BadRecipe(MergeError):
     """A merge recipe says what cannot be read, is not known here or contradicts itself."""
 
 
+class BadExamples(MergeError):
+    """A file of prompts, or of prompts and answers, cannot be read or has none."""
+
+
 class DiskFull(MergeError):
     """There is no room for the output; nothing of it was left behind."""
 

@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from shutil import copyfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from merge_on_load import __version__
 from merge_on_load.aside import check_output_apart, written_aside
 from merge_on_load.built_model import BuiltModel, tensor_digest
 from merge_on_load.checkpoint import Checkpoint, fingerprint_of
-from merge_on_load.codecs import SAME, CodecSettings, Layout, make_codec
+from merge_on_load.codecs import SAME, CodecSettings, Layout, Payload, make_codec
 from merge_on_load.delta import FILES_NAME, Delta
 from merge_on_load.delta_writer import PayloadWriter
 from merge_on_load.errors import MissingTensor, ShapeMismatch
@@ -20,6 +20,10 @@ from merge_on_load.measure import ErrorSums
 from merge_on_load.names import MANIFEST_NAME
 from merge_on_load.progress import Progress, silent
 from merge_on_load.specs import TensorSpec
+
+if TYPE_CHECKING:
+    from merge_on_load.calibration.distilling import Tuned
+    from merge_on_load.calibration.judge import Judge
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
 
@@ -32,6 +36,7 @@ def pack(
     *,
     embeddings: str | None = None,
     settings: Mapping[str, int] | None = None,
+    judge: "Judge | None" = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     created_at: str | None = None,
@@ -40,7 +45,8 @@ def pack(
 
     codec: one of CODEC_NAMES, maybe with settings, such as "sparse:keep=32,bits=2"; embeddings: the
     same for these; see `Layout`. settings: what holds where these tell nothing, see
-    `CodecSettings`. progress: called with done and total bytes of the model after each tensor.
+    `CodecSettings`. judge: of the same model; distils what can learn, and measures quality into the
+    manifest. progress: called with done and total bytes of the model after each tensor.
     created_at: kept in the lineage; left out by default, so that packing again gives the same
     bytes. Memory: a few tensors.
     Raises MissingTensor, ShapeMismatch, NonFinite, UnknownCodec, OutputExists and as
@@ -57,7 +63,7 @@ def pack(
         "made_by": f"merge_on_load {__version__}",
         **({"created_at": created_at} if created_at is not None else {}),
     }
-    packer = _Packer(Checkpoint.open(base), opened, layout, lineage)
+    packer = _Packer(Checkpoint.open(base), opened, layout, lineage, judge)
     return _written(packer, out, overwrite, progress)
 
 
@@ -102,11 +108,13 @@ class _Packer:
         model: Checkpoint | BuiltModel,
         layout: Layout,
         lineage: dict[str, Any],
+        judge: "Judge | None" = None,
     ) -> None:
         self._base = base
         self._model = model
         self._layout = layout
         self._lineage = lineage
+        self._judge = judge
         self._digests: dict[str, str] = {}
         self._errors = ErrorSums()
         _check_same_tensors(self._base, self._model)
@@ -115,9 +123,10 @@ class _Packer:
         """Write payloads and side files; returns the manifest that describes them."""
         tensors: dict[str, Entry] = {}
         done = 0
+        learned = self._judge.distilled(self._lossy_tensors()) if self._judge else {}
         with PayloadWriter(directory, self._base.names) as payloads:
             for name in self._base.names:
-                tensors[name] = self._write_tensor(name, payloads)
+                tensors[name] = self._write_tensor(name, payloads, learned.pop(name, None))
                 done += tensors[name].spec.size_bytes
                 progress(done, self._model.size_bytes)
             stored = payloads.finish()
@@ -135,7 +144,18 @@ class _Packer:
             measured=self._measured(tensors, stored, kept),
         )
 
-    def _write_tensor(self, name: str, payloads: PayloadWriter) -> Entry:
+    def _lossy_tensors(self) -> dict[str, "Tuned"]:
+        """Those that may learn, all of them in memory."""
+        from merge_on_load.calibration.distilling import Tuned
+
+        found = {}
+        for name in self._base.names:
+            coding = self._layout.coding(name, self._base.spec(name), self._model.spec(name))
+            if coding.codec != "lossless" and not self._is_unchanged(name):
+                found[name] = Tuned(coding, self._base.read(name), self._model.read(name))
+        return found
+
+    def _write_tensor(self, name: str, payloads: PayloadWriter, learned: Payload | None) -> Entry:
         spec = self._model.spec(name)
         if self._is_unchanged(name):
             self._digests[name] = self._model.tensor_digests()[name]
@@ -143,13 +163,15 @@ class _Packer:
         coding = self._layout.coding(name, self._base.spec(name), spec)
         codec = make_codec(coding.codec, coding.settings)
         base, tuned = self._base.read(name), self._model.read(name)
-        payload = codec.encode(name, base, tuned)
+        payload = learned or codec.encode(name, base, tuned)
         if coding.codec == "lossless":
             self._digests[name] = self._model.tensor_digests()[name]
         else:
             rebuilt = codec.decode(base, payload, spec)
             self._errors.add(coding.codec, name, base, tuned, rebuilt)
             self._digests[name] = tensor_digest(rebuilt)
+            if self._judge:
+                self._judge.take(name, rebuilt)
         digest = self._digests[name][:SHORT_DIGEST]
         return Entry(coding.codec, spec, digest, payloads.add(name, payload), coding.settings)
 
@@ -171,6 +193,7 @@ class _Packer:
                 sorted(Counter(entry.codec for entry in tensors.values()).items())
             ),
             "relative_error": self._errors.relative_errors(),
+            **({"quality": self._judge.measured()} if self._judge else {}),
         }
 
 

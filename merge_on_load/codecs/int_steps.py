@@ -35,20 +35,20 @@ class IntStepsCodec:
                 found=settings.group_size,
             )
         self.name = f"int{bits}"
-        self._bits = bits
-        self._group_size = settings.group_size
+        self.bits = bits
+        self.group_size = settings.group_size
 
     def encode(self, name: str, base: torch.Tensor, tuned: torch.Tensor) -> Payload:
         base_rows, tuned_rows = lossy_rows(name, base, tuned)
         rows, width = tuned_rows.row_count, tuned_rows.width
-        packed = np.empty((rows, steps.packed_bytes(width, self._bits)), np.uint8)
-        scale = np.empty((rows, -(-width // self._group_size)), np.float32)
+        packed = np.empty((rows, steps.packed_bytes(width, self.bits)), np.uint8)
+        scale = np.empty((rows, -(-width // self.group_size)), np.float32)
 
         def encode_block(block: slice) -> None:
             difference = subtract(tuned_rows.read(block), base_rows.read(block))
             check_finite(name, np.abs(difference).max(axis=1, initial=0))
-            codes, scale[block] = steps.quantise_rows(difference, self._group_size, self._bits)
-            packed[block] = steps.pack(codes, self._bits)
+            codes, scale[block] = steps.quantise_rows(difference, self.group_size, self.bits)
+            packed[block] = steps.pack(codes, self.bits)
 
         parallel_map(encode_block, row_blocks(rows, width))
         return {"packed": torch.from_numpy(packed), "scale": torch.from_numpy(scale).bfloat16()}
@@ -59,8 +59,8 @@ class IntStepsCodec:
     def parts(self, spec: TensorSpec) -> dict[str, TensorSpec]:
         rows, width = row_count_and_width(spec.shape)
         return {
-            "packed": TensorSpec("U8", (rows, steps.packed_bytes(width, self._bits))),
-            "scale": TensorSpec("F32", (rows, -(-width // self._group_size))),
+            "packed": TensorSpec("U8", (rows, steps.packed_bytes(width, self.bits))),
+            "scale": TensorSpec("F32", (rows, -(-width // self.group_size))),
         }
 
     def expand(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> Payload:
@@ -75,8 +75,8 @@ class IntStepsCodec:
             from merge_on_load import kernels
 
             kernels.add_steps(
-                *(words(base), packed.numpy(), scale.numpy(), self._group_size, self._bits),
+                *(words(base), packed.numpy(), scale.numpy(), self.group_size, self.bits),
                 words(out),
             )
         else:
-            on_device.add_steps(base, packed, scale, self._group_size, self._bits, out)
+            on_device.add_steps(base, packed, scale, self.group_size, self.bits, out)

@@ -25,9 +25,11 @@ from merge_on_load.codecs.codec import (
 from merge_on_load.floats import Float32, subtract, words
 from merge_on_load.specs import TensorSpec, row_count_and_width
 
-_WIDE_BITS = 16  # factors in bfloat16
+WIDE_BITS = 16  # factors in bfloat16
+_EXTRA = 16  # vectors that are followed beside those that are wanted
+_ITERATIONS = 4
 _USUAL_RANK = 16  # where the settings tell none
-_BANDS = (_WIDE_BITS, 8, 4, 3, 2)  # bits of the singular vectors, the first of them first
+_BANDS = (WIDE_BITS, 8, 4, 3, 2)  # bits of the singular vectors, the first of them first
 
 
 class LowrankCodec:
@@ -45,44 +47,40 @@ class LowrankCodec:
     def __init__(self, settings: CodecSettings) -> None:
         counts = (getattr(settings, f"rank{bits}") for bits in _BANDS)
         self._bands = {bits: count for bits, count in zip(_BANDS, counts, strict=True) if count}
-        self._bands = self._bands or {_WIDE_BITS: _USUAL_RANK}
+        self._bands = self._bands or {WIDE_BITS: _USUAL_RANK}
         self._rank = sum(self._bands.values())
-        self._has_residual = bool(settings.residual)
-        self._group_size = settings.group_size
+        self.has_residual = bool(settings.residual)
+        self.group_size = settings.group_size
 
     def encode(self, name: str, base: torch.Tensor, tuned: torch.Tensor) -> Payload:
         base_rows, tuned_rows = lossy_rows(name, base, tuned)
         whole = slice(0, tuned_rows.row_count)
         difference = subtract(tuned_rows.read(whole), base_rows.read(whole))
         check_finite(name, np.abs(difference).max(axis=1, initial=0))
-        left, right = thin_factors(difference, self._rank)
-        return self.encode_factors(difference, left, right)
-
-    def encode_factors(self, difference: Float32, left: Float32, right: Float32) -> Payload:
-        """left: [rows, rank], right: [rank, width], the most important rank first; fewer ranks than
-        asked are filled up with zeros.
-        """
+        left, right = self.factors(difference)
         payload: dict[str, torch.Tensor] = {}
-        right = np.concatenate(
-            [self._coded(payload, "right", band, right[ranks]) for band, ranks in self._ranks()]
-        )
-        left = left if not difference.size else _fitted(difference, right)
-        left = np.concatenate(
-            [self._coded(payload, "left", band, left.T[ranks]) for band, ranks in self._ranks()]
-        ).T
-        if self._has_residual:
-            rest = difference - left @ right
-            codes, scale = steps.quantise(rest, 1)
-            payload["signs"] = torch.from_numpy(steps.pack(codes, 1))
-            payload["sign_scale"] = torch.from_numpy(scale / 2).bfloat16()
+        product = self._coded(payload, "left", left.T).T @ self._coded(payload, "right", right)
+        if self.has_residual:
+            payload |= coded_signs(difference - product)
         return payload
+
+    def factors(self, difference: Float32) -> tuple[Float32, Float32]:
+        """left [rows, rank] and right [rank, width] before they are coded; left fits by least
+        squares what becomes of right.
+        """
+        _, right = thin_factors(difference, self._rank)
+        right = np.concatenate(
+            [right, np.zeros((self._rank - len(right), right.shape[1]), np.float32)]
+        )
+        coded = self._coded({}, "right", right)
+        return _fitted(difference, coded), right
 
     def decode(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> torch.Tensor:
         return decode_rows(self, base, payload, spec)
 
     def parts(self, spec: TensorSpec) -> dict[str, TensorSpec]:
         rows, width = row_count_and_width(spec.shape)
-        sign_bytes = steps.packed_bytes(width, 1) if self._has_residual else 0
+        sign_bytes = steps.packed_bytes(width, 1) if self.has_residual else 0
         return {
             "left": TensorSpec("F32", (rows, self._rank)),
             "right": TensorSpec("F32", (self._rank, width)),
@@ -94,10 +92,10 @@ class LowrankCodec:
         check_lossy_decode(base, spec)
         rows, width = row_count_and_width(spec.shape)
         left = np.concatenate(
-            [self._decoded(payload, "left", band, ranks, rows) for band, ranks in self._ranks()]
+            [self._decoded(payload, "left", band, ranks, rows) for band, ranks in self.bands()]
         )
         right = np.concatenate(
-            [self._decoded(payload, "right", band, ranks, width) for band, ranks in self._ranks()]
+            [self._decoded(payload, "right", band, ranks, width) for band, ranks in self.bands()]
         )
         found = {
             "left": torch.from_numpy(np.ascontiguousarray(left.T)),
@@ -105,7 +103,7 @@ class LowrankCodec:
             "signs": torch.empty((rows, 0), dtype=torch.uint8),
             "sign_scale": torch.zeros(rows),
         }
-        if self._has_residual:
+        if self.has_residual:
             expected = self.parts(spec)
             found["signs"] = part(payload, "signs", expected["signs"])
             scale = part(payload, "sign_scale", TensorSpec("BF16", (rows,)))
@@ -125,41 +123,42 @@ class LowrankCodec:
         else:
             on_device.add_product(base, left, right, signs, scale, out)
 
-    def _ranks(self) -> Iterator[tuple[int, slice]]:
+    def bands(self) -> Iterator[tuple[int, slice]]:
         """Bits of each band, and which ranks are in it."""
         begin = 0
         for bits, count in self._bands.items():
             yield bits, slice(begin, begin + count)
             begin += count
 
-    def _coded(
-        self, payload: dict[str, torch.Tensor], side: str, bits: int, vectors: Float32
-    ) -> Float32:
-        """Adds the parts of one band to the payload. Returns what they stand for."""
-        vectors = np.ascontiguousarray(_filled(vectors, self._bands[bits]), np.float32)
-        if bits == _WIDE_BITS:
-            stored = torch.from_numpy(vectors).bfloat16()
-            payload[f"{side}_{bits}"] = stored
-            wide: Float32 = stored.float().numpy()
-            return wide
-        codes, scale = steps.quantise_rows(vectors, self._group_size, bits)
-        payload[f"{side}_{bits}"] = torch.from_numpy(steps.pack(codes, bits))
-        payload[f"{side}_scale_{bits}"] = torch.from_numpy(scale).bfloat16()
-        return steps.dequantise_rows(codes, scale, self._group_size, bits)
+    def _coded(self, payload: dict[str, torch.Tensor], side: str, vectors: Float32) -> Float32:
+        """Adds the parts of [rank, size] to the payload. Returns what they stand for."""
+        found = []
+        for bits, ranks in self.bands():
+            band = np.ascontiguousarray(vectors[ranks], np.float32)
+            if bits == WIDE_BITS:
+                stored = torch.from_numpy(band).bfloat16()
+                payload[f"{side}_{bits}"] = stored
+                found.append(stored.float().numpy())
+                continue
+            codes, scale = steps.quantise_rows(band, self.group_size, bits)
+            payload[f"{side}_{bits}"] = torch.from_numpy(steps.pack(codes, bits))
+            payload[f"{side}_scale_{bits}"] = torch.from_numpy(scale).bfloat16()
+            found.append(steps.dequantise_rows(codes, scale, self.group_size, bits))
+        return np.concatenate(found)
 
     def _decoded(self, payload: Payload, side: str, bits: int, ranks: slice, size: int) -> Float32:
         count = ranks.stop - ranks.start
-        if bits == _WIDE_BITS:
+        if bits == WIDE_BITS:
             stored = part(payload, f"{side}_{bits}", TensorSpec("BF16", (count, size)))
             wide: Float32 = stored.float().numpy()
             return wide
         packed = part(
             payload, f"{side}_{bits}", TensorSpec("U8", (count, steps.packed_bytes(size, bits)))
         )
-        groups = -(-size // self._group_size)
+        groups = -(-size // self.group_size)
         scale = part(payload, f"{side}_scale_{bits}", TensorSpec("BF16", (count, groups)))
         codes = steps.unpack(packed.numpy(), size, bits)
-        return steps.dequantise_rows(codes, scale.float().numpy(), self._group_size, bits)
+        return steps.dequantise_rows(codes, scale.float().numpy(), self.group_size, bits)
 
 
 def thin_factors(difference: Float32, rank: int) -> tuple[Float32, Float32]:
@@ -187,18 +186,19 @@ def thin_factors(difference: Float32, rank: int) -> tuple[Float32, Float32]:
     return u[:, :rank] * root, v[:rank] * root[:, None]
 
 
-_EXTRA = 16
-_ITERATIONS = 4
-
-
 def _fitted(difference: Float32, right: Float32) -> Float32:
     """The left factor of least squared error: [rows, rank]."""
+    if not difference.size:
+        return np.zeros((len(difference), len(right)), np.float32)
     wide = right.T.astype(np.float64), difference.T.astype(np.float64)
     found: Float32 = np.linalg.lstsq(*wide, rcond=None)[0].T.astype(np.float32)
     return found
 
 
-def _filled(vectors: Float32, count: int) -> Float32:
-    """[less than count, size] -> [count, size]."""
-    rest = np.zeros((count - len(vectors), vectors.shape[1]), np.float32)
-    return np.concatenate([vectors, rest])
+def coded_signs(rest: Float32) -> dict[str, torch.Tensor]:
+    """The parts of a residual: [rows, width] as a sign each, times the row's mean magnitude."""
+    codes, scale = steps.quantise(rest, 1)
+    return {
+        "signs": torch.from_numpy(steps.pack(codes, 1)),
+        "sign_scale": torch.from_numpy(scale / 2).bfloat16(),
+    }

@@ -51,6 +51,12 @@ class OnebitCodec:
         parallel_map(encode_block, row_blocks(rows, width))
         return {"signs": torch.from_numpy(signs), "scale": torch.from_numpy(scale)}
 
+    @staticmethod
+    def payload(signs: torch.Tensor, scale: torch.Tensor) -> Payload:
+        """signs: [rows, width], above zero for plus. scale: float32[rows]."""
+        packed = np.packbits(signs.numpy() > 0, axis=1, bitorder="little")
+        return {"signs": torch.from_numpy(packed), "scale": scale.clone()}
+
     def decode(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> torch.Tensor:
         return decode_rows(self, base, payload, spec)
 

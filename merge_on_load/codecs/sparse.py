@@ -44,9 +44,9 @@ class SparseCodec:
                 f"group_size must be a multiple of {steps.LANES} for sparse",
                 found=settings.group_size,
             )
-        self._keep = settings.keep
-        self._bits = settings.bits
-        self._group_size = settings.group_size
+        self.keep = settings.keep
+        self.bits = settings.bits
+        self.group_size = settings.group_size
         self._seed = settings.seed
 
     def encode(self, name: str, base: torch.Tensor, tuned: torch.Tensor) -> Payload:
@@ -54,31 +54,38 @@ class SparseCodec:
 
         base_rows, tuned_rows = lossy_rows(name, base, tuned)
         rows, width = tuned_rows.row_count, tuned_rows.width
-        kept = -(-width // self._keep)
-        packed = np.empty((rows, steps.packed_bytes(kept, self._bits)), np.uint8)
-        scale = np.empty((rows, -(-kept // self._group_size)), np.float32)
+        kept = -(-width // self.keep)
+        packed = np.empty((rows, steps.packed_bytes(kept, self.bits)), np.uint8)
+        scale = np.empty((rows, -(-kept // self.group_size)), np.float32)
         seeds = _row_seeds(self._seed, rows)
 
         def encode_block(block: slice) -> None:
             difference = subtract(tuned_rows.read(block), base_rows.read(block))
             check_finite(name, np.abs(difference).max(axis=1, initial=0))
-            places = kernels.places(seeds[block], width, self._keep)
-            values = np.take_along_axis(difference, places, axis=1) * np.float32(self._keep)
-            codes, scale[block] = steps.quantise_rows(values, self._group_size, self._bits)
-            packed[block] = steps.pack(codes, self._bits)
+            places = kernels.places(seeds[block], width, self.keep)
+            values = np.take_along_axis(difference, places, axis=1) * np.float32(self.keep)
+            codes, scale[block] = steps.quantise_rows(values, self.group_size, self.bits)
+            packed[block] = steps.pack(codes, self.bits)
 
         parallel_map(encode_block, row_blocks(rows, width))
         return {"packed": torch.from_numpy(packed), "scale": torch.from_numpy(scale).bfloat16()}
+
+    def places(self, rows: int, width: int) -> Int32:
+        """The columns that stay, of each row: int32[rows, ceil(width / keep)]."""
+        from merge_on_load import kernels
+
+        found: Int32 = kernels.places(_row_seeds(self._seed, rows), width, self.keep)
+        return found
 
     def decode(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> torch.Tensor:
         return decode_rows(self, base, payload, spec)
 
     def parts(self, spec: TensorSpec) -> dict[str, TensorSpec]:
         rows, width = row_count_and_width(spec.shape)
-        kept = -(-width // self._keep)
+        kept = -(-width // self.keep)
         return {
-            "packed": TensorSpec("U8", (rows, steps.packed_bytes(kept, self._bits))),
-            "scale": TensorSpec("F32", (rows, -(-kept // self._group_size))),
+            "packed": TensorSpec("U8", (rows, steps.packed_bytes(kept, self.bits))),
+            "scale": TensorSpec("F32", (rows, -(-kept // self.group_size))),
             "seeds": TensorSpec("I32", (rows,)),
         }
 
@@ -98,12 +105,12 @@ class SparseCodec:
             from merge_on_load import kernels
 
             kernels.add_sparse(
-                *(words(base), packed.numpy(), scale.numpy(), seeds.numpy(), self._group_size),
-                *(self._keep, self._bits, words(out)),
+                *(words(base), packed.numpy(), scale.numpy(), seeds.numpy(), self.group_size),
+                *(self.keep, self.bits, words(out)),
             )
         else:
             on_device.add_sparse(
-                base, packed, scale, seeds, self._group_size, self._keep, self._bits, out
+                base, packed, scale, seeds, self.group_size, self.keep, self.bits, out
             )
 
 

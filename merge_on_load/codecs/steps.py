@@ -46,7 +46,7 @@ def quantise(groups: Float32, bits: int) -> tuple[Codes, Float32]:
     scale = np.zeros(largest.shape, np.float32)
     for share in _SHARES:
         tried = rounded(largest * np.float32(share / middle))
-        found = _codes(groups, tried, bits)
+        found = nearest_codes(groups, tried, bits)
         error = np.square(dequantise(found, tried, bits) - groups, dtype=np.float64).sum(axis=-1)
         is_better = error < best_error
         best_error = np.where(is_better, error, best_error)
@@ -112,7 +112,8 @@ def unpack(packed: Bytes, width: int, bits: int) -> Codes:
     return codes.reshape(rows, word_count(width) * LANES)[:, :width]
 
 
-def _codes(groups: Float32, scale: Float32, bits: int) -> Codes:
+def nearest_codes(groups: Float32, scale: Float32, bits: int) -> Codes:
+    """Codes of the nearest steps, [..., size], for a scale of each group [...]."""
     whole = np.where(scale > 0, scale, np.float32(1))[..., None]
     nearest = np.floor(groups / whole) + 2 ** (bits - 1)
     found: Codes = np.clip(nearest, 0, 2**bits - 1).astype(np.uint8)
