@@ -21,6 +21,7 @@ MODULE_OF = {
     "repack": "weights",
     "unpack": "weights",
     "verify": "weights",
+    "snr": "weights",
     "inspect": "weights",
     "merge": "weights",
     "tree": "weights",

@@ -91,6 +91,10 @@ class BadExamples(MergeError):
     """A file of prompts, or of prompts and answers, cannot be read or has none."""
 
 
+class QualityMissed(MergeError):
+    """No delta keeps the quality, or stays within the size, that was asked."""
+
+
 class DiskFull(MergeError):
     """There is no room for the output; nothing of it was left behind."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from merge_on_load.codecs import CODEC_NAMES, SAME, CodecSettings, Coding
+from merge_on_load.codecs import AUTO, CODEC_NAMES, SAME, CodecSettings, Coding
 from merge_on_load.errors import (
     CorruptPayload,
     MergeError,
@@ -159,7 +159,7 @@ def _read_body(body: Mapping[str, Any], file: Path) -> Manifest:
     payloads = _read_files(body["payloads"])
     codings = [_read_coding(str(text), file) for text in body["codings"]]
     return Manifest(
-        codec=_known_codec(str(body["codec"]), file, None),
+        codec=_known_codec(str(body["codec"]), file),
         base_fingerprint=str(body["base"]["fingerprint"]),
         base_name=str(body["base"]["name"]),
         tensors={
@@ -223,11 +223,10 @@ def _one_of(listed: Sequence[T], number: int, name: str) -> T:
     return listed[number]
 
 
-def _known_codec(codec: str, file: Path, tensor: str | None) -> str:
-    if codec not in CODEC_NAMES:
-        raise UnknownCodec(
-            "unknown codec", file=file, tensor=tensor, expected=CODEC_NAMES, found=codec
-        )
+def _known_codec(codec: str, file: Path) -> str:
+    known = (*CODEC_NAMES, AUTO)
+    if codec not in known:
+        raise UnknownCodec("unknown codec", file=file, expected=known, found=codec)
     return codec
 
 

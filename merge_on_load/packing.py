@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from shutil import copyfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from merge_on_load import __version__
 from merge_on_load.aside import check_output_apart, written_aside
 from merge_on_load.built_model import BuiltModel, tensor_digest
 from merge_on_load.checkpoint import Checkpoint, fingerprint_of
-from merge_on_load.codecs import SAME, CodecSettings, Layout, Payload, make_codec
+from merge_on_load.codecs import SAME, CodecSettings, Coding, Layout, Payload, make_codec
 from merge_on_load.delta import FILES_NAME, Delta
 from merge_on_load.delta_writer import PayloadWriter
 from merge_on_load.errors import MissingTensor, ShapeMismatch
@@ -36,6 +36,7 @@ def pack(
     *,
     embeddings: str | None = None,
     settings: Mapping[str, int] | None = None,
+    layout: "AnyLayout | None" = None,
     judge: "Judge | None" = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -45,16 +46,17 @@ def pack(
 
     codec: one of CODEC_NAMES, maybe with settings, such as "sparse:keep=32,bits=2"; embeddings: the
     same for these; see `Layout`. settings: what holds where these tell nothing, see
-    `CodecSettings`. judge: of the same model; distils what can learn, and measures quality into the
-    manifest. progress: called with done and total bytes of the model after each tensor.
-    created_at: kept in the lineage; left out by default, so that packing again gives the same
-    bytes. Memory: a few tensors.
+    `CodecSettings`. layout: in place of codec and embeddings. judge: of the same model; distils
+    what can learn, and measures quality into the manifest. progress: called with done and total
+    bytes of the model after each tensor. created_at: kept in the lineage; left out by default, so
+    that packing again gives the same bytes. Memory: a few tensors; with a judge that distils, the
+    whole model several times.
     Raises MissingTensor, ShapeMismatch, NonFinite, UnknownCodec, OutputExists and as
     `Checkpoint.open` does; then nothing stands under `out`.
     """
     base, model, out = Path(base), Path(model), Path(out)
     usual = CodecSettings.from_dict(settings or {})
-    layout = Layout.parse(codec, embeddings, usual)
+    chosen = layout or Layout.parse(codec, embeddings, usual)
     check_output_apart(out, (base, model))
     opened = Checkpoint.open(model)
     lineage = {
@@ -63,7 +65,7 @@ def pack(
         "made_by": f"merge_on_load {__version__}",
         **({"created_at": created_at} if created_at is not None else {}),
     }
-    packer = _Packer(Checkpoint.open(base), opened, layout, lineage, judge)
+    packer = _Packer(Checkpoint.open(base), opened, chosen, lineage, judge)
     return _written(packer, out, overwrite, progress)
 
 
@@ -99,6 +101,19 @@ def _written(packer: "_Packer", out: Path, overwrite: bool, progress: Progress |
     return Delta.open(out)
 
 
+class AnyLayout(Protocol):
+    """What stores which tensor."""
+
+    @property
+    def codec(self) -> str:
+        """What the whole delta is called after."""
+        ...
+
+    def coding(self, name: str, base: TensorSpec, tuned: TensorSpec) -> Coding:
+        """Of one tensor."""
+        ...
+
+
 class _Packer:
     """One packing: base and model, what stores which tensor, and what has been measured so far."""
 
@@ -106,7 +121,7 @@ class _Packer:
         self,
         base: Checkpoint,
         model: Checkpoint | BuiltModel,
-        layout: Layout,
+        layout: "AnyLayout",
         lineage: dict[str, Any],
         judge: "Judge | None" = None,
     ) -> None:
@@ -132,7 +147,7 @@ class _Packer:
             stored = payloads.finish()
         kept, from_base = _write_side_files(self._base, self._model, directory / FILES_NAME)
         return Manifest(
-            codec=self._layout.matrices.codec,
+            codec=self._layout.codec,
             base_fingerprint=self._base.fingerprint(),
             base_name=self._base.path.resolve().name,
             tensors=tensors,

@@ -1,4 +1,4 @@
-"""deltafleet pack, repack, unpack, verify, inspect, merge, tree."""
+"""deltafleet pack, repack, unpack, verify, snr, inspect, merge, tree."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -15,14 +15,16 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 if TYPE_CHECKING:
     from merge_on_load import Delta
+    from merge_on_load.calibration.judge import Judge
 
 DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW = click.Path(path_type=Path)
 codec_option = click.option(
     "--codec",
     required=True,
     help="lossless, int8, int4, int3, int2, onebit, sparse or lowrank, maybe with settings: "
-    "sparse:keep=32,bits=2; lowrank:rank8=2,rank3=32,residual=1.",
+    "sparse:keep=32,bits=2; lowrank:rank8=2,rank3=32,residual=1. auto: see --keep.",
 )
 embeddings_option = click.option("--embeddings", help="The same for these.  [what suits the codec]")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what is at the output.")
@@ -36,21 +38,100 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what 
 @codec_option
 @embeddings_option
 @click.option("--out", required=True, type=NEW, help="The delta directory to write.")
+@click.option(
+    "--keep",
+    type=click.FloatRange(0, 1),
+    default=0.99,
+    show_default=True,
+    help="With --codec auto: the share of the model's quality that the smallest delta must keep.",
+)
+@click.option(
+    "--max-bytes",
+    type=click.IntRange(1),
+    help="With --codec auto: the delta that loses least within so many bytes, in place of --keep.",
+)
+@click.option(
+    "--calibrate",
+    type=FILE,
+    help='Prompts like the specialist\'s, {"prompt": ..., "answer": ...} a line, answers optional: '
+    "measures how far next-token distributions part, and is distilled from.",
+)
+@click.option(
+    "--distill",
+    type=click.IntRange(0),
+    default=300,
+    show_default=True,
+    help="With --calibrate: steps in which the delta learns from the model's own answers.",
+)
+@click.option(
+    "--eval",
+    "evaluate",
+    type=FILE,
+    help="Prompts with the answers that are right: scores the model before and after.",
+)
 @overwrite_option
 def pack(
-    base: Path, model: Path, codec: str, embeddings: str | None, out: Path, overwrite: bool
+    base: Path,
+    model: Path,
+    codec: str,
+    embeddings: str | None,
+    out: Path,
+    keep: float,
+    max_bytes: int | None,
+    calibrate: Path | None,
+    distill: int,
+    evaluate: Path | None,
+    overwrite: bool,
 ) -> None:
     """Store a fine-tuned checkpoint as its difference from the base."""
     import merge_on_load
 
     with _failures(), _progress("packing") as progress:
-        delta = merge_on_load.pack(
-            *(base, model, codec, out),
-            embeddings=embeddings,
-            overwrite=overwrite,
-            progress=progress,
-        )
+        judge = _judge(model, calibrate, distill, evaluate)
+        if codec != "auto":
+            delta = merge_on_load.pack(
+                *(base, model, codec, out),
+                embeddings=embeddings,
+                judge=judge,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        else:
+            from merge_on_load.calibration.allocation import pack_within
+            from merge_on_load.calibration.ladder import pack_auto
+
+            given: dict[str, Any] = {
+                "judge": judge,
+                "overwrite": overwrite,
+                "progress": progress,
+            }
+            delta = (
+                pack_auto(base, model, out, floor=keep, **given)
+                if max_bytes is None
+                else pack_within(base, model, out, budget_bytes=max_bytes, **given)
+            )
     _tell_size(delta)
+    for name, value in delta.measured.get("quality", {}).items():
+        click.echo(f"{name}: {value:.4g}")
+
+
+def _judge(
+    model: Path, calibrate: Path | None, distill: int, evaluate: Path | None
+) -> Judge | None:
+    if calibrate is None and evaluate is None:
+        return None
+    from merge_on_load.calibration.distilling import Distilling
+    from merge_on_load.calibration.examples import read_examples
+    from merge_on_load.calibration.judge import Examples, Judge
+
+    return Judge(
+        model,
+        Examples(
+            calibration=read_examples(calibrate) if calibrate else (),
+            evaluation=read_examples(evaluate) if evaluate else (),
+            distilling=Distilling(distill) if distill else None,
+        ),
+    )
 
 
 @click.command(
@@ -137,6 +218,31 @@ def merge(
             progress=progress,
         )
     click.echo(str(out))
+
+
+@click.command(epilog="Example: deltafleet snr base --share 0.25 --out unfrozen.yaml")
+@click.argument("model", type=DIRECTORY)
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1),
+    default=0.25,
+    show_default=True,
+    help="Of each kind of module, how many are worth training.",
+)
+@click.option("--out", type=NEW, help="Write those, as Spectrum does.")
+def snr(model: Path, share: float, out: Path | None) -> None:
+    """Show how much of each weight matrix is signal, and which modules Spectrum would train."""
+    from merge_on_load import Checkpoint
+    from merge_on_load.spectrum import signals, to_train, to_yaml
+
+    with _failures(), _progress("weighing") as progress:
+        found = signals(Checkpoint.open(model), progress)
+        chosen = to_train(found, share)
+        if out is not None:
+            out.write_text(to_yaml(chosen), encoding="utf-8")
+    for one in sorted(found, key=lambda each: (each.kind, -each.ratio)):
+        mark = "*" if one in chosen else " "
+        click.echo(f"{mark} {one.ratio:10.4f}  {one.module}")
 
 
 @click.command(epilog="Example: deltafleet inspect sql.delta")

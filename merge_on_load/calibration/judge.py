@@ -64,6 +64,18 @@ class Judge:
         samples = Samples(self._tuned.tokenizer, self._learned)
         return distill(self._tuned, tensors, samples, plan, progress)
 
+    def divergence_without(self, name: str, base: torch.Tensor) -> float | None:
+        """Of the tuned model with the base's tensor in place of its own, nats; None where it is not
+        known.
+        """
+        if not self._held or name not in self._rebuilt.names:
+            return None
+        self._rebuilt.load(self._tuned.own())
+        self._rebuilt.load([(name, base)])
+        apart = distance(self._tuned, self._rebuilt, self._held)
+        self._rebuilt.load(self._tuned.own())
+        return apart.divergence
+
     def take(self, name: str, rebuilt: torch.Tensor) -> None:
         """One tensor of the rebuilt model."""
         self._rebuilt.load([(name, rebuilt)])

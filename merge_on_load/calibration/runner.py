@@ -43,6 +43,10 @@ class Runner:
             logits: torch.Tensor = functional_call(self._on_answers, given, (ids, is_answer))
         return logits.float().log_softmax(dim=-1)
 
+    def own(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The weights that it has now."""
+        return iter(self._own.items())
+
     def load(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Let these be the model's weights from now on."""
         with torch.no_grad():

@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from merge_on_load.codecs import steps
 
+_LEAST_SCALE = 1e-12
+
 
 class Stepped(nn.Module):
     """Rows of values as `codecs.steps` quantises them, [rows, width].
@@ -24,17 +26,16 @@ class Stepped(nn.Module):
         super().__init__()
         self._width, self._bits = values.shape[1], bits
         self._group_size = min(group_size, max(1, self._width))
-        self._told_group_size = group_size
         _, scale = steps.quantise_rows(values.cpu().numpy(), group_size, bits)
         self.latent = nn.Parameter(values.clone())
-        self.scale = nn.Parameter(torch.from_numpy(scale).to(values.device).clamp_min(1e-12))
+        self.scale = nn.Parameter(torch.from_numpy(scale).to(values.device).clamp_min(_LEAST_SCALE))
 
     def forward(self) -> torch.Tensor:
         """What the codes stand for, float32[rows, width]."""
         groups = self.scale.shape[1]
         padded = functional.pad(self.latent, (0, groups * self._group_size - self._width))
         split = padded.reshape(len(padded), groups, self._group_size)
-        scale = _like_stored(self.scale).unsqueeze(-1)
+        scale = like_stored(self.scale.clamp_min(_LEAST_SCALE)).unsqueeze(-1)
         values: torch.Tensor = _Rounded.apply(  # type: ignore[no-untyped-call]  # torch's
             split, scale, self._bits
         )
@@ -42,7 +43,7 @@ class Stepped(nn.Module):
 
     def packed(self) -> tuple[torch.Tensor, torch.Tensor]:
         """As payloads hold them: uint8[rows, bytes], and scales bfloat16[rows, groups]."""
-        scale = self.scale.detach().cpu().clamp_min(0).bfloat16()
+        scale = self.scale.detach().cpu().clamp_min(_LEAST_SCALE).bfloat16()
         latent = self.latent.detach().cpu().numpy()
         codes = np.empty(latent.shape, np.uint8)
         for group in range(scale.shape[1]):
@@ -52,9 +53,10 @@ class Stepped(nn.Module):
         return torch.from_numpy(steps.pack(codes, self._bits)), scale
 
 
-def _like_stored(scale: torch.Tensor) -> torch.Tensor:
-    stored = scale.detach().clamp_min(1e-12).bfloat16().float()
-    return scale + (stored - scale.detach())
+def like_stored(values: torch.Tensor) -> torch.Tensor:
+    """As bfloat16 holds them; the gradient passes straight through."""
+    stored = values.detach().bfloat16().float()
+    return values + (stored - values.detach())
 
 
 class _Rounded(torch.autograd.Function):

@@ -6,7 +6,7 @@ Each gives the difference that it stands for, float32[rows, width], and, in the 
 import torch
 from torch import nn
 
-from merge_on_load.calibration.stepped import Stepped
+from merge_on_load.calibration.stepped import Stepped, like_stored
 from merge_on_load.codecs import Codec, Coding, Payload, make_codec
 from merge_on_load.codecs.int_steps import IntStepsCodec
 from merge_on_load.codecs.lowrank import WIDE_BITS, LowrankCodec, coded_signs
@@ -100,8 +100,7 @@ class _Wide(nn.Module):
         self.latent = nn.Parameter(values.clone())
 
     def forward(self) -> torch.Tensor:
-        stored = self.latent.detach().bfloat16().float()
-        return self.latent + (stored - self.latent.detach())
+        return like_stored(self.latent)
 
     def packed(self) -> tuple[torch.Tensor, None]:
         return self.latent.detach().cpu().bfloat16(), None
@@ -132,7 +131,7 @@ class _Lowrank(Thawed):
 
     def forward(self) -> torch.Tensor:
         product = self._product()
-        return product if self.scale is None else product + self.signs * self.scale
+        return product if self.scale is None else product + self.signs * like_stored(self.scale)
 
     def payload(self) -> Payload:
         found: dict[str, torch.Tensor] = {}

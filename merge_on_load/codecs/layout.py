@@ -53,9 +53,6 @@ class Coding:
         return ":".join(filter(None, (self.codec, ",".join(told))))
 
 
-LOSSLESS = Coding("lossless")
-
-
 @dataclass(frozen=True)
 class Layout:
     """matrices, embeddings: what stores them; embeddings are token and position embeddings and the
@@ -80,8 +77,21 @@ class Layout:
         """Of one tensor. Vectors (norms, biases) and what is not float32, float16 or bfloat16 stay
         lossless.
         """
-        is_matrix = len(tuned.shape) >= 2
-        if not is_matrix or not {base.dtype, tuned.dtype} <= set(FLOAT32_DTYPES):
-            return replace(LOSSLESS, settings=self.matrices.settings)
-        is_embedding = any(word in name for word in _EMBEDDING_WORDS)
-        return self.embeddings if is_embedding else self.matrices
+        if not is_lossy(base, tuned):
+            return Coding("lossless", CodecSettings(zstd_level=self.matrices.settings.zstd_level))
+        return self.embeddings if is_embedding(name) else self.matrices
+
+    @property
+    def codec(self) -> str:
+        """What the whole delta is called after."""
+        return self.matrices.codec
+
+
+def is_lossy(base: TensorSpec, tuned: TensorSpec) -> bool:
+    """Whether a lossy codec may store it."""
+    return len(tuned.shape) >= 2 and {base.dtype, tuned.dtype} <= set(FLOAT32_DTYPES)
+
+
+def is_embedding(name: str) -> bool:
+    """Whether it is a token or position embedding, or an output head, by its name."""
+    return any(word in name for word in _EMBEDDING_WORDS)

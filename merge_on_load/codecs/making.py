@@ -12,6 +12,7 @@ from merge_on_load.codecs.onebit import OnebitCodec
 from merge_on_load.codecs.sparse import SparseCodec
 from merge_on_load.errors import UnknownCodec
 
+AUTO = "auto"  # of a delta: its tensors have codecs of their own
 SAME = "same"  # nothing is stored: the tensor is the base's, bit for bit
 
 _MAKERS: dict[str, Callable[[CodecSettings], Codec]] = {
