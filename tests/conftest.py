@@ -8,12 +8,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
 from deltafleet.v1 import inference_pb2
 from support.fleet import LONG_TOKEN_COUNT, Fleet, running_fleet
 
 # Some libraries ask a hub for what lies on the disk.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# How long an example takes says nothing of what is right.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -65,6 +65,9 @@ def test_an_expectation_stays_a_share(
     assert min([estimate, *scores]) - 1e-9 <= found <= max([estimate, *scores]) + 1e-9
 
 
+ROUNDING = 1e-6  # nearness is a float32 product, whose last digits change with the rows beside it
+
+
 @given(ROWS, st.sampled_from(TASKS), SHARES)
 def test_no_feedback_changes_nothing(row: np.ndarray | None, task: str, estimate: float) -> None:
     assert opinions([]).corrected(row, task)("a", estimate) == estimate
@@ -85,9 +88,9 @@ def test_a_good_score_never_lowers_and_a_bad_one_never_raises(
     after = opinions([*said, Opinion("new", answered, score)]).corrected(row, task)
     found = after(answered.model, estimate)
     if score >= before:
-        assert found >= before - 1e-9
+        assert found >= before - ROUNDING
     if score <= before:
-        assert found <= before + 1e-9
+        assert found <= before + ROUNDING
 
 
 def test_the_more_alike_the_prompts_the_more_a_score_counts() -> None:
