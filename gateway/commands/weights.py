@@ -23,7 +23,7 @@ NEW = click.Path(path_type=Path)
 codec_option = click.option(
     "--codec",
     required=True,
-    help="lossless, int8, int4, int3, int2, onebit, sparse or lowrank, maybe with settings: "
+    help="lossless, int8, int4, int3, int2, onebit, topk, sparse or lowrank, maybe with settings: "
     "sparse:keep=32,bits=2; lowrank:rank8=2,rank3=32,residual=1. auto: see --keep.",
 )
 embeddings_option = click.option("--embeddings", help="The same for these.  [what suits the codec]")

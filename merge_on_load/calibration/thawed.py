@@ -12,6 +12,7 @@ from merge_on_load.codecs.int_steps import IntStepsCodec
 from merge_on_load.codecs.lowrank import WIDE_BITS, LowrankCodec, coded_signs
 from merge_on_load.codecs.onebit import OnebitCodec
 from merge_on_load.codecs.sparse import SparseCodec
+from merge_on_load.codecs.topk import TopkCodec, largest
 
 
 class Thawed(nn.Module):
@@ -35,10 +36,12 @@ def thaw(coding: Coding, difference: torch.Tensor) -> Thawed | None:
         return _Lowrank(codec, difference)
     if isinstance(codec, SparseCodec):
         return _Sparse(codec, difference)
+    if isinstance(codec, TopkCodec):
+        return _Topk(codec, difference)
     if isinstance(codec, IntStepsCodec):
         return _IntSteps(codec, difference)
     if isinstance(codec, OnebitCodec):
-        return _Onebit(difference)
+        return _Onebit(codec, difference)
     return None
 
 
@@ -76,20 +79,55 @@ class _Sparse(Thawed):
         return {"packed": packed, "scale": scale}
 
 
+class _Topk(Thawed):
+    """Places stay."""
+
+    def __init__(self, codec: TopkCodec, difference: torch.Tensor) -> None:
+        super().__init__()
+        array = difference.cpu().numpy()
+        self._shape = difference.shape
+        self._payload = codec.encode("", torch.zeros(self._shape), difference.cpu())
+        columns = largest(array, -(-self._shape[1] // codec.keep))
+        self.columns: torch.Tensor
+        self.register_buffer("columns", torch.from_numpy(columns).long().to(difference.device))
+        kept = torch.gather(difference, 1, self.columns)
+        self.values = Stepped(kept, codec.group_size, codec.bits)
+
+    def forward(self) -> torch.Tensor:
+        values = self.values()
+        whole = torch.zeros(self._shape, device=values.device)
+        return whole.scatter(1, self.columns, values)
+
+    def payload(self) -> Payload:
+        packed, scale = self.values.packed()
+        return {**self._payload, "packed": packed, "scale": scale}
+
+
 class _Onebit(Thawed):
     """Signs stay: BitDelta learns scales alone."""
 
-    def __init__(self, difference: torch.Tensor) -> None:
+    def __init__(self, codec: OnebitCodec, difference: torch.Tensor) -> None:
         super().__init__()
+        device = difference.device
+        zeros = torch.zeros(difference.shape)
+        self._payload = codec.encode("", zeros, difference.cpu())
         self.signs: torch.Tensor
         self.register_buffer("signs", torch.where(difference >= 0, 1.0, -1.0))
-        self.scale = nn.Parameter(difference.abs().mean(dim=1, keepdim=True))
+        self.scale = nn.Parameter(self._payload["scale"].to(device))
+        columns = self._payload.get("column_scale")
+        self.column_scale = None if columns is None else nn.Parameter(columns.to(device))
 
     def forward(self) -> torch.Tensor:
-        return self.signs * self.scale
+        size = self.scale.unsqueeze(-1)
+        if self.column_scale is not None:
+            size = size * self.column_scale
+        return self.signs * size
 
     def payload(self) -> Payload:
-        return OnebitCodec.payload(self.signs.cpu(), self.scale.detach()[:, 0].cpu())
+        found = {**self._payload, "scale": self.scale.detach().cpu()}
+        if self.column_scale is not None:
+            found["column_scale"] = self.column_scale.detach().cpu()
+        return found
 
 
 class _Wide(nn.Module):

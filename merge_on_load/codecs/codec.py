@@ -21,10 +21,12 @@ Payload = Mapping[str, torch.Tensor]  # part name -> tensor
 class CodecSettings:
     """What can be set; kept in the delta, since decoding needs it too.
 
-    group_size: weights per scale, along the last dimension. zstd_level: 1..19. keep: of `sparse`,
-    one weight in so many, in `bits` bits, at places that `seed` gives. rank16 to rank2: of
-    `lowrank`, how many of its vectors have so many bits each (none told: sixteen of 16 bits);
-    residual: 1 for a sign a weight beside them.
+    group_size: weights per scale, along the last dimension. zstd_level: 1..19. keep: of
+    `sparse` and `topk`, one weight in so many, in `bits` bits; `sparse` takes places that `seed`
+    gives.
+    scales: of `onebit`, 0 for one a row, 1 for one a tensor, 2 for one a row and one a column.
+    rank16 to rank2: of `lowrank`, how many of its vectors have so many bits each (none told:
+    sixteen of 16 bits); residual: 1 for a sign a weight beside them.
     """
 
     group_size: int = 128
@@ -32,6 +34,7 @@ class CodecSettings:
     keep: int = 16
     bits: int = 2
     seed: int = 0
+    scales: int = 0
     rank16: int = 0
     rank8: int = 0
     rank4: int = 0
@@ -70,6 +73,7 @@ _LIMITS = {
     "keep": (1, 1 << 16),
     "bits": (1, 4),
     "seed": (0, 2**63 - 1),
+    "scales": (0, 2),
     **{f"rank{bits}": (0, _LARGEST_RANK) for bits in (16, 8, 4, 3, 2)},
     "residual": (0, 1),
 }

@@ -11,6 +11,8 @@ from merge_on_load.errors import CorruptPayload
 from merge_on_load.specs import Bytes
 from merge_on_load.tensors import raw_bytes
 
+_LARGEST_RATIO = 1 << 16  # zstd's own limit is near it
+
 
 def compress(data: Bytes, level: int) -> bytes:
     """One zstd frame; the same bytes for the same input and zstd version."""
@@ -29,6 +31,20 @@ def decompress(frame: memoryview, size_bytes: int) -> Bytes:
     except zstandard.ZstdError as error:
         raise CorruptPayload(f"malformed zstd frame: {error}") from error
     return np.frombuffer(content, np.uint8)
+
+
+def content(frame: memoryview) -> Bytes:
+    """The content of one frame of no known size: uint8[bytes]. Raises CorruptPayload.
+
+    A frame tells its size; what tells more than _LARGEST_RATIO times its own is not believed.
+    """
+    try:
+        size_bytes = zstandard.frame_content_size(frame)
+    except zstandard.ZstdError as error:
+        raise CorruptPayload(f"malformed zstd frame: {error}") from error
+    if not 0 <= size_bytes <= _LARGEST_RATIO * len(frame):
+        raise CorruptPayload("zstd frame tells an unlikely size", found=size_bytes)
+    return decompress(frame, size_bytes)
 
 
 def join(frames: Sequence[bytes]) -> Payload:

@@ -10,6 +10,7 @@ from merge_on_load.codecs.lossless import LosslessCodec
 from merge_on_load.codecs.lowrank import LowrankCodec
 from merge_on_load.codecs.onebit import OnebitCodec
 from merge_on_load.codecs.sparse import SparseCodec
+from merge_on_load.codecs.topk import TopkCodec
 from merge_on_load.errors import UnknownCodec
 
 AUTO = "auto"  # of a delta: its tensors have codecs of their own
@@ -23,6 +24,7 @@ _MAKERS: dict[str, Callable[[CodecSettings], Codec]] = {
     "int2": partial(IntStepsCodec, 2),
     "onebit": OnebitCodec,
     "sparse": SparseCodec,
+    "topk": TopkCodec,
     "lowrank": LowrankCodec,
 }
 CODEC_NAMES = tuple(_MAKERS)

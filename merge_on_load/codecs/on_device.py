@@ -29,6 +29,26 @@ def add_signs(
         out[block].copy_(change.add_(base[block].float()))
 
 
+def add_signs_by_column(
+    base: torch.Tensor,
+    signs: torch.Tensor,
+    scale: torch.Tensor,
+    column_scale: torch.Tensor,
+    out: torch.Tensor,
+) -> None:
+    """out = base + scale[row] * column_scale[column] where the sign bit is 1, else less it.
+
+    signs, scale: as in `add_signs`. column_scale: float32[width].
+    """
+    rows, width = out.shape
+    positions = torch.arange(8, dtype=torch.uint8, device=out.device)
+    for block in row_blocks(rows, width, _BLOCK_ELEMENTS):
+        bits = (signs[block].unsqueeze(-1) >> positions) & 1
+        change = bits.flatten(1)[:, :width].float().mul_(2).sub_(1)
+        change.mul_(scale[block].unsqueeze(-1) * column_scale)
+        out[block].copy_(change.add_(base[block].float()))
+
+
 def add_scaled(
     base: torch.Tensor,
     values: torch.Tensor,
@@ -84,6 +104,27 @@ def add_sparse(
         kept = _steps(packed[block], scale[block], group_size, bits, -(-width // keep))
         change = torch.zeros(out[block].shape, device=out.device)
         change.scatter_(1, _places(seeds[block], width, keep), kept)
+        out[block].copy_(change.add_(base[block].float()))
+
+
+def add_at(
+    base: torch.Tensor,
+    packed: torch.Tensor,
+    scale: torch.Tensor,
+    columns: torch.Tensor,
+    group_size: int,
+    bits: int,
+    out: torch.Tensor,
+) -> None:
+    """out = base, and scale * step at some columns of each row.
+
+    packed, scale: theirs. columns: int32[rows, count].
+    """
+    rows, width = out.shape
+    for block in row_blocks(rows, width, _BLOCK_ELEMENTS):
+        kept = _steps(packed[block], scale[block], group_size, bits, columns.shape[1])
+        change = torch.zeros(out[block].shape, device=out.device)
+        change.scatter_(1, columns[block].long(), kept)
         out[block].copy_(change.add_(base[block].float()))
 
 

@@ -3,18 +3,27 @@
 Importing this imports numba, which takes part of a second: only what decodes does so.
 """
 
-from merge_on_load.kernels.adding import add_planes, add_scaled, add_signs, copy_bytes, warm_up
+from merge_on_load.kernels.adding import (
+    add_planes,
+    add_scaled,
+    add_signs,
+    add_signs_by_column,
+    copy_bytes,
+    warm_up,
+)
 from merge_on_load.kernels.lines import STAMP, compiled, load, store
 from merge_on_load.kernels.lowrank import add_product
-from merge_on_load.kernels.sparse import add_sparse, places
+from merge_on_load.kernels.sparse import add_at, add_sparse, places
 from merge_on_load.kernels.steps import add_steps
 
 __all__ = [
     "STAMP",
+    "add_at",
     "add_planes",
     "add_product",
     "add_scaled",
     "add_signs",
+    "add_signs_by_column",
     "add_sparse",
     "add_steps",
     "compiled",

@@ -8,7 +8,9 @@ from merge_on_load.kernels.lines import (
     CACHE_LINE_BYTES,
     LANES,
     LARGE_BYTES,
+    add_row,
     compiled,
+    empty_change,
     empty_line,
     fence,
     is_to_be_streamed,
@@ -53,6 +55,33 @@ def _add_signs(base: Any, signs: Any, scale: Any, out: Any) -> None:
             minus = np.uint32((~np.uint32(signs[r, c // 8]) >> np.uint32(c % 8)) & np.uint32(1))
             change = np.uint32(magnitude ^ np.uint32(minus << np.uint32(31))).view(np.float32)
             store(out[r], c, np.float32(load(base[r], c) + change))
+
+
+def _add_signs_by_column(base: Any, signs: Any, scale: Any, column_scale: Any, out: Any) -> None:
+    """out = base + scale[row] * column_scale[column] where the sign bit is 1, else less it.
+
+    signs: as in `add_signs`. scale: float32[rows]. column_scale: float32[width]. The product and
+    the sum are rounded one after the other.
+    """
+    rows, width = base.shape
+    is_streamed, line = is_to_be_streamed(out), empty_line(out)
+    change = empty_change(1, width)[0]
+    for r in range(rows):
+        packed, size = signs[r], np.float32(scale[r])
+        for begin in range(0, width - width % 8, 8):
+            bits = np.uint32(~np.uint32(packed[begin // 8]))
+            values, sizes = change[begin : begin + 8], column_scale[begin : begin + 8]
+            for j in range(8):
+                minus = np.uint32(bits << np.uint32(31 - j)) & np.uint32(0x80000000)
+                product = np.float32(size * sizes[j]).view(np.uint32)
+                values[j] = np.uint32(product ^ minus).view(np.float32)
+        for c in range(width - width % 8, width):
+            minus = np.uint32((~np.uint32(packed[c // 8]) >> np.uint32(c % 8)) & np.uint32(1))
+            product = np.float32(size * column_scale[c]).view(np.uint32)
+            change[c] = np.uint32(product ^ np.uint32(minus << np.uint32(31))).view(np.float32)
+        add_row(base[r], change, out[r], line, is_streamed)
+    if is_streamed:
+        fence()
 
 
 def _add_scaled(base: Any, values: Any, scale: Any, group_size: int, out: Any) -> None:
@@ -106,6 +135,7 @@ def _copy_lines(source: Any, out: Any) -> None:
 
 
 add_signs = compiled(_add_signs)
+add_signs_by_column = compiled(_add_signs_by_column)
 add_scaled = compiled(_add_scaled)
 add_planes = compiled(_add_planes)
 _copy = compiled(_copy_lines)

@@ -1,4 +1,6 @@
-"""One weight in so many, at places that a seed gives: no byte tells where they are."""
+"""Some weights of each row: at places that a seed gives, so that no byte tells them, or at given
+ones.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -78,6 +80,41 @@ def add_sparse(
     packed, scale: the kept ones of each row, as `add_steps` has them. seeds: int32[rows].
     """
     _ADDERS[bits](base, packed, scale, seeds, group_size, keep, out)
+
+
+def _adder_at(bits: int) -> Callable[..., None]:
+    read = READERS[bits]
+
+    def add(base: Any, packed: Any, scale: Any, columns: Any, group_size: int, out: Any) -> None:
+        rows, width = base.shape
+        count = columns.shape[1]
+        is_streamed, line = is_to_be_streamed(out), empty_line(out)
+        change, kept = empty_change(1, width)[0], empty_change(1, count)[0]
+        for r in range(rows):
+            read(packed[r], scale[r], group_size // LANES, kept)
+            change[:] = 0
+            at = columns[r]
+            for k in range(count):
+                change[at[k]] = kept[k]
+            add_row(base[r], change, out[r], line, is_streamed)
+        if is_streamed:
+            fence()
+
+    made: Callable[..., None] = compiled(add)
+    return made
+
+
+_ADDERS_AT = {bits: _adder_at(bits) for bits in READERS}
+
+
+def add_at(
+    base: Any, packed: Any, scale: Any, columns: Any, group_size: int, bits: int, out: Any
+) -> None:
+    """out = base, and scale * step at some columns of each row.
+
+    packed, scale: theirs, as `add_steps` has them. columns: int32[rows, count], within the row.
+    """
+    _ADDERS_AT[bits](base, packed, scale, columns, group_size, out)
 
 
 def places(seeds: Any, width: int, keep: int) -> Any:

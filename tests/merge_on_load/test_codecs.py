@@ -8,7 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merge_on_load.codecs import CODEC_NAMES, CodecSettings, Coding, Layout, make_codec, steps
+from merge_on_load.codecs import (
+    CODEC_NAMES,
+    CodecSettings,
+    Coding,
+    Layout,
+    frames,
+    make_codec,
+    steps,
+)
 from merge_on_load.errors import CorruptPayload, NonFinite, UnknownCodec, UnsupportedDtype
 from merge_on_load.specs import TensorSpec
 from merge_on_load.tensors import TORCH_DTYPES, raw_bytes, spec_of
@@ -399,3 +407,65 @@ def test_a_sign_beside_a_product_is_nearer():
     beside = round_trip("lowrank", base, tuned, rank16=8, residual=1)
 
     assert (beside - tuned).norm() < 0.65 * (alone - tuned).norm()
+
+
+def test_topk_keeps_the_largest_of_each_row():
+    base, tuned = torch.zeros(30, 1000), small_floats((30, 1000), "F32", 0)
+
+    rebuilt = round_trip("topk", base, tuned, keep=20, bits=4)
+
+    kept = rebuilt != 0
+    assert kept.sum(dim=1).eq(50).all()
+    smallest = torch.where(kept, tuned.abs(), math.inf).amin(dim=1)
+    largest_left = torch.where(kept, 0, tuned.abs()).amax(dim=1)
+    assert bool((smallest >= largest_left).all())
+    assert ((rebuilt - tuned)[kept].norm() / tuned[kept].norm()) < 0.12
+
+
+@pytest.mark.parametrize("places", [[0, 999], [254, 510], [255, 511], [600], [], list(range(1000))])
+def test_far_places_are_found_again(places):
+    tuned = torch.zeros(2, 1000)
+    tuned[:, places] = 1.0
+    keep = max(1, 1000 // max(1, len(places)))
+
+    rebuilt = round_trip("topk", torch.zeros(2, 1000), tuned, keep=keep, bits=1)
+
+    assert torch.equal(rebuilt[:, places], tuned[:, places])
+
+
+def test_altered_places_are_refused():
+    made = make_codec("topk", CodecSettings(keep=10))
+    base, tuned = small_floats((40, 300), "F32", 0), small_floats((40, 300), "F32", 1)
+    payload = dict(made.encode("w", base, tuned))
+    payload |= frames.join([frames.compress(np.full(40 * 30, 20, np.uint8), 1)])
+
+    with pytest.raises(CorruptPayload, match="beyond its row"):
+        made.decode(base, payload, spec_of(tuned))
+    payload |= frames.join([frames.compress(np.zeros(7, np.uint8), 1)])
+    with pytest.raises(CorruptPayload, match="as many places"):
+        made.decode(base, payload, spec_of(tuned))
+
+
+@pytest.mark.parametrize("scales", [0, 1, 2])
+def test_onebit_scales_are_mean_magnitudes(scales):
+    tuned = small_floats((20, 33), "F32", 0) * torch.linspace(0.1, 3, 33)
+    size = tuned.abs()
+    expected = {
+        0: size.mean(dim=1, keepdim=True).expand(20, 33),
+        1: size.mean().expand(20, 33),
+        2: size.mean(dim=1, keepdim=True) * size.mean(dim=0) / size.mean(),
+    }[scales]
+
+    rebuilt = round_trip("onebit", torch.zeros(20, 33), tuned, scales=scales)
+
+    assert torch.allclose(rebuilt, torch.where(tuned >= 0, expected, -expected), rtol=1e-5)
+
+
+def test_a_scale_for_each_column_is_nearer_where_columns_differ():
+    base, tuned = torch.zeros(60, 64), small_floats((60, 64), "F32", 0) * torch.arange(1, 65)
+
+    errors = [
+        (round_trip("onebit", base, tuned, scales=scales) - tuned).norm() for scales in (1, 0, 2)
+    ]
+
+    assert errors[2] < 0.9 * errors[1] <= errors[0]

@@ -156,6 +156,42 @@ def test_sparse_values_are_added_where_the_seeds_say(size, bits, keep, dtype, se
     assert_same_bits(in_torch, expected)
 
 
+@settings(max_examples=100)
+@given(SIZES, BITS, st.sampled_from(DTYPES), st.integers(0, 2**32))
+def test_values_are_added_at_the_columns_told(size, bits, dtype, seed):
+    base, random = any_bits(*size, dtype, seed), np.random.default_rng(seed)
+    count = size[1] // 3
+    order = np.argsort(random.random(size), axis=1)[:, :count]
+    columns = torch.from_numpy(np.sort(order, axis=1).astype(np.int32))
+    packed, scale, values = random_steps(size[0], count, bits, 32, seed)
+    change = torch.zeros(size).scatter_(1, columns.long(), values)
+    expected = (base.float() + change).to(dtype)
+
+    compiled, in_torch = torch.empty(size, dtype=dtype), torch.empty(size, dtype=dtype)
+    given = packed, scale, columns
+    kernels.add_at(words(base), *(one.numpy() for one in given), 32, bits, words(compiled))
+    on_device.add_at(base, *given, 32, bits, in_torch)
+
+    assert_same_bits(compiled, expected)
+    assert_same_bits(in_torch, expected)
+
+
+@settings(max_examples=100)
+@given(SIZES, st.sampled_from(DTYPES), st.integers(0, 2**32))
+def test_signs_may_have_a_scale_for_each_column_too(size, dtype, seed):
+    base, signs = any_bits(*size, dtype, seed), random_signs(*size, seed)
+    scale, by_column = random_scale(size[0], 1, seed), random_scale(1, size[1], seed + 1)[0]
+    expected = naive_signs(base, signs, scale * by_column).to(dtype)
+
+    compiled, in_torch = torch.empty(size, dtype=dtype), torch.empty(size, dtype=dtype)
+    given = signs, scale[:, 0].contiguous(), by_column
+    kernels.add_signs_by_column(words(base), *(one.numpy() for one in given), words(compiled))
+    on_device.add_signs_by_column(base, *given, in_torch)
+
+    assert_same_bits(compiled, expected)
+    assert_same_bits(in_torch, expected)
+
+
 @settings(deadline=None, max_examples=200)
 @given(SIZES, st.integers(0, 11), st.booleans(), st.sampled_from(DTYPES), st.integers(0, 2**32))
 def test_products_are_summed_rank_by_rank(size, rank, has_signs, dtype, seed):
