@@ -1,0 +1,95 @@
+"""How fast each codec decodes and adds, beside torch.Tensor.copy_ on the same tensor, in turns."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+from merge_on_load.calibration.ladder import thin
+from merge_on_load.codecs import Codec, Coding, Payload, cut, make_codec
+from merge_on_load.codecs.codec import decode_rows
+from merge_on_load.floats import matrix, row_blocks
+from merge_on_load.hashing import thread_count
+from merge_on_load.specs import TensorSpec
+
+SHAPE = (4096, 11008)  # an MLP's matrix of a 7B model: 90 MB in bfloat16
+ROUND_COUNT = 7
+SPEC = TensorSpec("BF16", SHAPE)
+CODINGS = (
+    *("lossless", "int8", "int4", "int3", "int2", "onebit", "onebit:scales=1", "onebit:scales=2"),
+    *("sparse:keep=16", "sparse:keep=32", "topk:keep=16,bits=1", "topk:keep=16,bits=4"),
+    *("lowrank:rank4=8", "lowrank:rank4=16", "lowrank:rank4=32", "lowrank:rank4=16,residual=1"),
+    str(thin(0.3, SPEC)),
+)
+
+Figures = dict[str, Any]
+
+
+def measure() -> Figures:
+    """Seconds of each round, by coding: `write` from expanded parts as a switch does, `decode` from
+    the payload as a load does; and of `copy_` in the same round.
+    """
+    base, tuned = _weights()
+    out = torch.empty(SHAPE, dtype=torch.bfloat16)
+    found: Figures = {}
+    for text in CODINGS:
+        coding = Coding.parse(text)
+        codec = make_codec(coding.codec, coding.settings)
+        payload = codec.encode(text, base, tuned)
+        parts = codec.expand(base, payload, SPEC)
+        work: dict[str, Callable[[], object]] = {
+            "copy_": lambda: out.copy_(base),
+            "write": lambda codec=codec, parts=parts: _write(codec, base, parts, out),
+            "decode": lambda codec=codec, payload=payload: _decode(codec, base, payload),
+        }
+        for run in work.values():  # compiles, and touches all memory
+            run()
+        seconds: dict[str, list[float]] = {name: [] for name in work}
+        for _ in range(ROUND_COUNT):
+            for name, run in work.items():
+                began_s = time.perf_counter()
+                run()
+                seconds[name].append(time.perf_counter() - began_s)
+        stored = sum(part.nbytes for part in payload.values())
+        found[text] = {"seconds": seconds, "stored_bytes": stored}
+    return {"weight_bytes": SPEC.size_bytes, "codings": found}
+
+
+def share_of_copy(seconds: dict[str, list[float]], what: str) -> float:
+    """The bandwidth beside copy_'s: median over the rounds."""
+    pairs = zip(seconds["copy_"], seconds[what], strict=True)
+    return statistics.median(copy_s / done_s for copy_s, done_s in pairs)
+
+
+def _weights() -> tuple[torch.Tensor, torch.Tensor]:
+    """Random: a base, and one that has moved a little."""
+    random = torch.Generator().manual_seed(0)
+    base = torch.randn(SHAPE, generator=random) * 0.02
+    moved = base + torch.randn(SHAPE, generator=random) * 0.001
+    return base.bfloat16(), moved.bfloat16()
+
+
+def _write(codec: Codec, base: torch.Tensor, parts: Payload, out: torch.Tensor) -> None:
+    """As a switch writes: on the threads that copy_ has."""
+    rows, to_rows = matrix(base), matrix(out)
+    blocks = list(row_blocks(*to_rows.shape, 1 << 22))
+    with ThreadPoolExecutor(thread_count()) as threads:
+        list(
+            threads.map(
+                lambda block: codec.write(rows[block], cut(codec, parts, block), to_rows[block]),
+                blocks,
+            )
+        )
+
+
+def _decode(codec: Codec, base: torch.Tensor, payload: Payload) -> torch.Tensor:
+    return (
+        codec.decode(base, payload, SPEC)
+        if codec.name == "lossless"
+        else decode_rows(codec, base, payload, SPEC)
+    )
