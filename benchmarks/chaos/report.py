@@ -12,6 +12,7 @@ from benchmarks.chaos.watching import Samples
 from benchmarks.machine import facts
 
 MOST_EXCESS_S = 1.0
+MOST_SHOWN = 20  # of wrong answers
 # What the last quarter of the time may hold beyond the second: a leak grows with each fault.
 ROOM = {"memory, MiB": 30.0, "file descriptors": 20.0, "threads": 4.0, "tasks": 20.0}
 FAULTS_OF_OURS = ("INTERNAL", "UNKNOWN", "ended without a summary")
@@ -90,6 +91,23 @@ def _broken(found: Findings) -> dict[str, tuple[float, str]]:
     }
 
 
+def _wrong(told: Sequence[Told]) -> list[str]:
+    """What was wrong with the first of the wrong answers."""
+    wrong = [one for one in told if not one.is_right][:MOST_SHOWN]
+    if not wrong:
+        return []
+    return [
+        "| wrong answer of | asked | ended | told | wanted |",
+        "| --- | --- | --- | --- | --- |",
+        *(
+            f"| {one.model} | {one.way} | {one.outcome}, at {one.ended_s:.1f} s | `{one.text!r}` "
+            f"| `{one.expected!r}` |"
+            for one in wrong
+        ),
+        "",
+    ]
+
+
 def _is_well(one: Told) -> bool:
     return one.is_whole or one.way in ("given up", "short")
 
@@ -108,6 +126,7 @@ def _lines(found: Findings) -> list[str]:
         "| --- | ---: | --- |",
         *(f"| {name} | {number:g} | {of} |" for name, (number, of) in _broken(found).items()),
         "",
+        *_wrong(found.told),
         "| fault | times |",
         "| --- | ---: |",
         *(f"| {name} | {number} |" for name, number in found.injected.most_common()),

@@ -48,6 +48,7 @@ class Told:
     outcome: str = ""
     text: str = ""
     is_right: bool = True  # whole where answered, else as far as it came
+    expected: str = ""
     excess_s: float = 0.0
     is_whole: bool = False
     ended_s: float = 0.0
@@ -89,7 +90,7 @@ class Crowd:
         way = chance.choices(list(WAYS), list(WAYS.values()))[0]
         question = chance.choice(self.questions)
         limit_s = chance.uniform(*SHORT_S) if way == "short" else LIMIT_S
-        told = Told(way, question.model)
+        told = Told(way, question.model, expected=question.answer)
         caller = ("deltafleet-caller", f"caller-{number}")
         began_s = time.monotonic()
         self.open_count += 1

@@ -2,10 +2,9 @@
 
     python -m benchmarks.fuzz [--cases 200000] [--connections 10000] [--seed 8]
 
-Protobuf bytes to every method, HTTP/2 by hand to the gRPC port, HTTP/1.1 to the metrics port, known
-attacks, and thousands of idle connections, on the demo fleet. Writes gateway/FUZZ.md; exits with 1
-where there was a fault. With --http-door HOST:PORT also sends broken chat completions to a door
-that speaks HTTP and runs already.
+Protobuf bytes to every method, HTTP/2 by hand to the gRPC port, HTTP/1.1 to the metrics port,
+broken JSON to the HTTP door, known attacks, and thousands of idle connections, on the demo fleet.
+Writes gateway/FUZZ.md; exits with 1 where there was a fault.
 """
 
 from __future__ import annotations
@@ -43,8 +42,9 @@ PATHS = (
     *("/nothing", "*", "http://elsewhere/metrics"),
 )
 DOOR_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models")
-# Of all cases: calls, HTTP/2 connections (gRPC holds up whoever sends bad ones), and HTTP/1.1 ones.
-SHARES = {"calls": 0.7, "frames": 0.1, "page": 0.2}
+# Of all cases: calls, HTTP/2 connections (gRPC holds up whoever sends bad ones), HTTP/1.1 ones to
+# the metrics port, and to the HTTP door.
+SHARES = {"calls": 0.7, "frames": 0.1, "page": 0.1, "door": 0.1}
 CALL_CONCURRENCY, FRAME_CONCURRENCY, PAGE_CONCURRENCY = 32, 400, 50
 REST_S = 2.0  # after an attack
 
@@ -110,7 +110,14 @@ async def run(options: argparse.Namespace, directory: Path) -> Run:
                 *(itertools.islice(exchanges(chance, PATHS), count["page"]), judge_answers),
                 PAGE_CONCURRENCY,
             ),
-            *door_layer(options, chance),
+            (
+                *("JSON, the HTTP door", target.http),
+                *(
+                    itertools.islice(exchanges(chance, DOOR_PATHS, chat_body), count["door"]),
+                    judge_answers,
+                ),
+                PAGE_CONCURRENCY,
+            ),
         ):
             layers.append(await fuzz_port(target, name, address, chosen, judge, concurrency))
             say(name)
@@ -121,17 +128,6 @@ async def run(options: argparse.Namespace, directory: Path) -> Run:
     problems = check(database).problems
     database.dispose()
     return Run(layers, blows, crowd, target.complaints(), problems)
-
-
-def door_layer(
-    options: argparse.Namespace, chance: random.Random
-) -> Iterator[tuple[str, str, Iterator[bytes], Judge, int]]:
-    """The HTTP door's, where one was named."""
-    if options.http_door:
-        chosen = itertools.islice(
-            exchanges(chance, DOOR_PATHS, chat_body), round(options.cases * SHARES["page"])
-        )
-        yield ("JSON, the HTTP door", options.http_door, chosen, judge_answers, PAGE_CONCURRENCY)
 
 
 def say(text: str) -> None:
@@ -145,7 +141,6 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=200_000)
     parser.add_argument("--connections", type=int, default=10_000, help="idle ones")
     parser.add_argument("--seed", type=int, default=8)
-    parser.add_argument("--http-door", help="host:port")
     parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args()
     machine = facts(["grpcio", "protobuf", "uvicorn"])

@@ -30,6 +30,7 @@ class Target:
 
     address: str
     metrics: str
+    http: str
     process: psutil.Process
     log: Path
     ledger: Path
@@ -54,6 +55,7 @@ async def running(directory: Path) -> AsyncIterator[Target]:
         "LEDGER__PATH": str(ledger),
         "ROUTING__FEEDBACK": {"path": str(directory / "feedback.sqlite3")},
         "SERVER__RECEIVE_LIMIT_S": RECEIVE_LIMIT_S,
+        "SERVER__HTTP": "127.0.0.1:0",
     }
     variables = {f"DELTAFLEET_{name}": json.dumps(value) for name, value in settings.items()}
     with log.open("w") as errors:
@@ -69,13 +71,15 @@ async def running(directory: Path) -> AsyncIterator[Target]:
         assert process.stdout is not None
         async with asyncio.timeout(START_LIMIT_S):
             listens = (await process.stdout.readline()).decode()
+            http = (await process.stdout.readline()).decode()
             page = (await process.stdout.readline()).decode()
             if "listens on" not in listens:
                 raise RuntimeError(f"the fleet did not start; {log} shows why")
             address = listens.split()[-1]
             await until_serving(address)
         metrics = page.split()[-1].removeprefix("http://").rstrip("/")
-        yield Target(address, metrics, psutil.Process(process.pid), log, ledger)
+        door = http.split()[-1].removeprefix("http://").removesuffix("/v1")
+        yield Target(address, metrics, door, psutil.Process(process.pid), log, ledger)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()

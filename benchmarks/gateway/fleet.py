@@ -92,8 +92,12 @@ def write_key(path: Path) -> str:
     return key.text
 
 
-def write_fleet(path: Path, upstream: str) -> dict[str, str]:
-    """What a caller sends along with each call. upstream: host:port of the stub worker."""
+def write_fleet(
+    path: Path, upstream: str, places: tuple[int, int] = (1024, 4096)
+) -> dict[str, str]:
+    """What a caller sends along with each call. upstream: host:port of the stub worker. places: how
+    many requests run there, and how many wait.
+    """
     key = write_key(path)
     document: dict[str, Any] = {
         "base": {"path": str(DEMO / "base")},
@@ -107,8 +111,8 @@ def write_fleet(path: Path, upstream: str) -> dict[str, str]:
         },
         "pool": {
             "workers": [{"name": "stub", "address": upstream}],
-            "max_running_count": 1024,
-            "max_queued_count": 4096,
+            "max_running_count": places[0],
+            "max_queued_count": places[1],
         },
         "routing": {"router": str(ROUTER)},
         "identity": {"keys_file": str(path.with_suffix(".keys"))},

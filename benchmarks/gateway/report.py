@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.figures import Goal, middle, table
 from benchmarks.gateway.measuring import EVENT_TOKEN_COUNT, GAP_S, STREAM_COUNT
+from benchmarks.gateway.overload import CAPACITY
 from benchmarks.gateway.running import PROCESS_SHARE
 
 REPORT = Path("gateway/BENCHMARK.md")
@@ -42,6 +43,8 @@ def render(results: Figures) -> str:
         memory=_memory(figures["memory"]),
         aborts=_aborts(figures["aborts"]),
         scrapes=_scrapes(figures["scrapes"]),
+        overload=_overload(figures["overload"]),
+        capacity=f"{CAPACITY:.0f}",
     )
 
 
@@ -113,6 +116,13 @@ def _other_goals(figures: Figures) -> Iterator[Goal]:
         _mid(figures["processes"][name], "rate") for name in ("one process", "two processes")
     )
     yield Goal("two processes at least 1.8 times one", f"{two / one:.2f} times", two / one >= 1.8)
+    half, twice = (figures["overload"][load] for load in ("half", "twice"))
+    before_s, under_s = (one["interactive"]["first_p99_s"] for one in (half, twice))
+    what = "twice the load: p99 of the urgent's first token as at half of it"
+    measured = f"{_ms(before_s)}, then {_ms(under_s)}"
+    yield Goal(what, measured, under_s <= max(1.5 * before_s, before_s + 0.005))
+    shed_s = max(one["shed_p99_s"] for one in twice.values())
+    yield Goal("the rest is told within 5 ms (p99)", _ms(shed_s), shed_s <= 0.005)
     own = max(one["resident_bytes"] for one in figures["memory"].values())
     yield Goal("120 MB at most", f"{own / 1e6:.0f} MB", own <= 120e6)
 
@@ -186,6 +196,23 @@ def _memory(found: Figures) -> str:
         for when, one in found.items()
     ]
     return table(("", "resident", "its own"), rows)
+
+
+def _overload(found: Figures) -> str:
+    head = ("", "asked", "answered", "first token p50", "p99", "refused", "told p50", "p99")
+    rows = [
+        (
+            f"{load} the load, {name}",
+            str(one["asked_count"]),
+            f"{one['answered_count'] / max(1, one['asked_count']):.0%}",
+            *(_ms(one[key]) for key in ("first_p50_s", "first_p99_s")),
+            str(one["shed_count"]),
+            *(_ms(one[key]) for key in ("shed_p50_s", "shed_p99_s")),
+        )
+        for load, classes in found.items()
+        for name, one in classes.items()
+    ]
+    return table(head, rows)
 
 
 def _aborts(found: Figures) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.gateway import measuring
+from benchmarks.gateway import measuring, overload
 from benchmarks.gateway.fleet import LITELLM_KEY, specialists, write_fleet, write_litellm
 from benchmarks.gateway.loading import Subject
 from benchmarks.gateway.measuring import CONCURRENCIES, Figures
@@ -26,6 +26,7 @@ KINDS = {
     "grpc.aio, uvloop": ("uvloop", "grpcio"),
 }
 BARE_KINDS = KINDS | {"pygrpc-native, uvloop": ("uvloop", "native")}
+OVERLOAD_S = 20.0
 PROCESS_SHARE = 0.35  # of a core
 OURS = "grpc.aio, uvloop"  # what is measured beyond the first table
 
@@ -140,7 +141,9 @@ async def _figures(stage: Stage, round_count: int, seconds: float) -> Figures:
     found["aborts"] = await measuring.aborts(gateway, stage.worker)
     found["scrapes"] = await measuring.scrapes(gateway, served)
     memory["in the end"] = _memory(served)
+    say("processes, overload")
     found["processes"] = await _processes(stage, round_count, seconds * 2)
+    found["overload"] = await _overload(stage)
     return found | {"memory": memory}
 
 
@@ -159,6 +162,18 @@ async def _processes(stage: Stage, round_count: int, seconds: float) -> Figures:
     work = functools.partial(measuring.at_once, streams=False, concurrency=32)
     with limited([first, second], PROCESS_SHARE):
         return await _in_turns(list(subjects.values()), work, round_count, seconds)
+
+
+async def _overload(stage: Stage) -> Figures:
+    """By a gateway that has few places."""
+    fleet = stage.directory / "fleet-few.yaml"
+    places = overload.PLACE_COUNT * 3 // 4, overload.PLACE_COUNT // 4
+    metadata = write_fleet(fleet, stage.worker.addresses[-1], places)
+    served = await stage.start("served", str(fleet), "--loop", KINDS[OURS][0])
+    await static_prompts(served.addresses[0], metadata)  # until it serves
+    cpu_s = _cpu_s_of([served])
+    few = Gateway("few places", served.addresses[:1], stage.prompts, cpu_s, metadata)
+    return await overload.measure(few, seconds=OVERLOAD_S)
 
 
 async def _at_once(stage: Stage, round_count: int, seconds: float) -> Figures:
