@@ -1,6 +1,5 @@
 """A base and a delta seen as the checkpoint that they make, without writing one."""
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from merge_on_load.building import Built
 from merge_on_load.checkpoint import Checkpoint, fingerprint_of
 from merge_on_load.delta import Delta
 from merge_on_load.specs import TensorSpec
-from merge_on_load.tensors import raw_bytes
+from merge_on_load.tensors import tensor_digest
 
 
 class BuiltModel:
@@ -60,8 +59,3 @@ class BuiltModel:
     @cached_property
     def _digests(self) -> dict[str, str]:
         return {name: tensor_digest(self.read(name)) for name in self.names}
-
-
-def tensor_digest(tensor: torch.Tensor) -> str:
-    """SHA-256 of a tensor's bytes, hex."""
-    return hashlib.sha256(raw_bytes(tensor).data).hexdigest()

@@ -18,9 +18,10 @@ from merge_on_load.checkpoint import open_tensors
 from merge_on_load.codecs import Coding
 from merge_on_load.errors import CorruptPayload, MissingTensor, NotADelta
 from merge_on_load.hashing import file_digest, parallel_map
-from merge_on_load.manifest import Entry, Manifest, Stored
+from merge_on_load.manifest import SHORT_DIGEST, Entry, Manifest, Stored
 from merge_on_load.names import MANIFEST_NAME
 from merge_on_load.specs import TensorSpec
+from merge_on_load.tensors import tensor_digest
 
 FILES_NAME = "files"
 
@@ -118,14 +119,25 @@ class Delta:
         self._verified = stamps
 
     def payload(self, name: str) -> dict[str, torch.Tensor]:
-        """The stored parts of one tensor, mapped from the files: read-only by contract."""
+        """The stored parts of one tensor, in memory of their own.
+
+        Compared once more with the manifest: a file may have changed since `verify`, and what is
+        mapped changes with it. Raises CorruptPayload.
+        """
         entry = self.entry(name)
         if entry.file is None:
             return {}
+        file, blob = self.path / entry.file, self._handle(entry.file).get_tensor(name).clone()
+        found = tensor_digest(blob)[:SHORT_DIGEST]
+        if found != entry.stored_digest:
+            expected = entry.stored_digest
+            raise CorruptPayload(
+                "file was altered", file=file, tensor=name, expected=expected, found=found
+            )
         try:
-            return from_blob(self._handle(entry.file).get_tensor(name))
+            return from_blob(blob)
         except CorruptPayload as error:
-            raise error.located(file=self.path / entry.file, tensor=name) from error
+            raise error.located(file=file, tensor=name) from error
 
     def _check_parts(self) -> None:
         keys = {file: set(self._handle(file).keys()) for file in self.manifest.payloads}

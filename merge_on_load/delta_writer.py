@@ -6,8 +6,9 @@ from pathlib import Path
 from merge_on_load.blobs import to_blob
 from merge_on_load.codecs import Payload
 from merge_on_load.hashing import file_digest, parallel_map
-from merge_on_load.manifest import Stored
+from merge_on_load.manifest import SHORT_DIGEST, Stored
 from merge_on_load.tensorfile import TensorFileWriter
+from merge_on_load.tensors import tensor_digest
 
 FILE_LIMIT_BYTES = 1 << 30  # beyond it the next file begins, so that many threads can verify
 
@@ -36,12 +37,12 @@ class PayloadWriter:
         if self._open:
             self._open.abandon()
 
-    def add(self, name: str, payload: Payload) -> str:
-        """Append what one tensor is stored as; returns the file's name."""
-        writer = self._writer()
-        writer.append(name, to_blob(payload))
+    def add(self, name: str, payload: Payload) -> tuple[str, str]:
+        """Append what one tensor is stored as; returns the file's name, and a short digest."""
+        writer, blob = self._writer(), to_blob(payload)
+        writer.append(name, blob)
         del self._left[name]
-        return self._names[-1]
+        return self._names[-1], tensor_digest(blob)[:SHORT_DIGEST]
 
     def finish(self) -> dict[str, Stored]:
         """Write the headers, close the files and hash them."""

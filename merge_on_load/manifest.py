@@ -40,13 +40,15 @@ class Stored:
 class Entry:
     """One tensor: codec ("same" stores nothing), spec of the result, payload file, settings.
 
-    digest: the first SHORT_DIGEST digits of the SHA-256 of the rebuilt tensor's bytes.
+    digest: the first SHORT_DIGEST digits of the SHA-256 of the rebuilt tensor's bytes;
+    stored_digest: of what is stored for it, "" where that is nothing.
     """
 
     codec: str
     spec: TensorSpec
     digest: str
     file: str | None = None
+    stored_digest: str = ""
     settings: CodecSettings = field(default_factory=CodecSettings)
 
 
@@ -95,6 +97,7 @@ def render(manifest: Manifest) -> tuple[bytes, str]:
                 list(entry.spec.shape),
                 None if entry.file is None else files.index(entry.file),
                 entry.digest,
+                entry.stored_digest,
             ]
             for name, entry in manifest.tensors.items()
         },
@@ -208,13 +211,14 @@ def _read_entry(
     codings: Sequence[Coding | None],
     file: Path,
 ) -> Entry:
-    number, dtype, shape, place, digest = told
+    number, dtype, shape, place, digest, stored_digest = told
     sizes = tuple(int(size) for size in shape)
     spec = _located(file, name, lambda: TensorSpec(str(dtype), sizes))
     coding = _one_of(codings, number, name)
     if coding is None:
         return Entry(SAME, spec, str(digest))
-    return Entry(coding.codec, spec, str(digest), _one_of(files, place, name), coding.settings)
+    payload = _one_of(files, place, name)
+    return Entry(coding.codec, spec, str(digest), payload, str(stored_digest), coding.settings)
 
 
 def _one_of(listed: Sequence[T], number: int, name: str) -> T:

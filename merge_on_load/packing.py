@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from merge_on_load import __version__
 from merge_on_load.aside import check_output_apart, written_aside
-from merge_on_load.built_model import BuiltModel, tensor_digest
+from merge_on_load.built_model import BuiltModel
 from merge_on_load.checkpoint import Checkpoint, fingerprint_of
 from merge_on_load.codecs import SAME, CodecSettings, Coding, Layout, Payload, make_codec
 from merge_on_load.delta import FILES_NAME, Delta
@@ -20,6 +20,7 @@ from merge_on_load.measure import ErrorSums
 from merge_on_load.names import MANIFEST_NAME
 from merge_on_load.progress import Progress, silent
 from merge_on_load.specs import TensorSpec
+from merge_on_load.tensors import tensor_digest
 
 if TYPE_CHECKING:
     from merge_on_load.calibration.distilling import Tuned
@@ -188,7 +189,7 @@ class _Packer:
             if self._judge:
                 self._judge.take(name, rebuilt)
         digest = self._digests[name][:SHORT_DIGEST]
-        return Entry(coding.codec, spec, digest, payloads.add(name, payload), coding.settings)
+        return Entry(coding.codec, spec, digest, *payloads.add(name, payload), coding.settings)
 
     def _is_unchanged(self, name: str) -> bool:
         digests = self._base.tensor_digests()[name], self._model.tensor_digests()[name]

@@ -1,5 +1,7 @@
 """Specs and bytes of torch's tensors."""
 
+import hashlib
+
 import numpy as np
 import torch
 
@@ -41,6 +43,11 @@ def raw_bytes(tensor: torch.Tensor) -> Bytes:
     flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     array: Bytes = flat.numpy()
     return array
+
+
+def tensor_digest(tensor: torch.Tensor) -> str:
+    """SHA-256 of the bytes of a CPU tensor, hex."""
+    return hashlib.sha256(raw_bytes(tensor).data).hexdigest()
 
 
 def from_bytes(raw: Bytes, spec: TensorSpec) -> torch.Tensor:

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from merge_on_load.building import Built
-from merge_on_load.built_model import tensor_digest
 from merge_on_load.checkpoint import Checkpoint
 from merge_on_load.delta import Delta
 from merge_on_load.errors import CorruptPayload
 from merge_on_load.manifest import SHORT_DIGEST
 from merge_on_load.progress import Progress, silent
+from merge_on_load.tensors import tensor_digest
 
 
 @dataclass(frozen=True, slots=True)

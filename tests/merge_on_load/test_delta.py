@@ -184,7 +184,7 @@ def test_inspect_tells_that_a_payload_was_altered(tmp_path, base, tuned, flip):
 def test_payload_files_begin_anew_beyond_their_limit(tmp_path):
     with PayloadWriter(tmp_path, ["a", "b", "c"], file_limit_bytes=60) as writer:
         places = {
-            name: writer.add(name, {"signs": torch.full((8,), i, dtype=torch.uint8)})
+            name: writer.add(name, {"signs": torch.full((8,), i, dtype=torch.uint8)})[0]
             for i, name in enumerate("abc")
         }
         stored = writer.finish()

@@ -247,3 +247,14 @@ def test_a_tensor_that_is_rebuilt_otherwise_is_named(tmp_path, base, tuned):
 
     with pytest.raises(CorruptPayload, match=r"up_proj"):
         verify(base, delta)
+
+
+@pytest.mark.parametrize("codec", ["lossless", "int8", "onebit", "sparse"])
+def test_damage_while_a_delta_is_read_is_seen(tmp_path, base, tuned, flip, codec):
+    """After it was verified, before a tensor is built: it is mapped, and changes with the file."""
+    checkpoint, delta = Checkpoint.open(base), pack(base, tuned, codec, tmp_path / "t.delta")
+    pairs = stream(checkpoint, delta)
+    flip(delta.path / "payload-00001.safetensors", -9)
+
+    with pytest.raises(CorruptPayload, match="payload-00001"):
+        dict(pairs)
