@@ -6,19 +6,20 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
 
 from merge_on_load.calibration.ladder import thin
 from merge_on_load.codecs import Codec, Coding, Payload, cut, make_codec
-from merge_on_load.codecs.codec import decode_rows
 from merge_on_load.floats import matrix, row_blocks
 from merge_on_load.hashing import thread_count
 from merge_on_load.specs import TensorSpec
 
 SHAPE = (4096, 11008)  # an MLP's matrix of a 7B model: 90 MB in bfloat16
 ROUND_COUNT = 7
+_BLOCK_ELEMENTS = 1 << 22  # so large that results are written past the caches
 SPEC = TensorSpec("BF16", SHAPE)
 CODINGS = (
     *("lossless", "int8", "int4", "int3", "int2", "onebit", "onebit:scales=1", "onebit:scales=2"),
@@ -43,9 +44,9 @@ def measure() -> Figures:
         payload = codec.encode(text, base, tuned)
         parts = codec.expand(base, payload, SPEC)
         work: dict[str, Callable[[], object]] = {
-            "copy_": lambda: out.copy_(base),
-            "write": lambda codec=codec, parts=parts: _write(codec, base, parts, out),
-            "decode": lambda codec=codec, payload=payload: _decode(codec, base, payload),
+            "copy_": partial(out.copy_, base),
+            "write": partial(_write, codec, base, parts, out),
+            "decode": partial(codec.decode, base, payload, SPEC),
         }
         for run in work.values():  # compiles, and touches all memory
             run()
@@ -77,7 +78,7 @@ def _weights() -> tuple[torch.Tensor, torch.Tensor]:
 def _write(codec: Codec, base: torch.Tensor, parts: Payload, out: torch.Tensor) -> None:
     """As a switch writes: on the threads that copy_ has."""
     rows, to_rows = matrix(base), matrix(out)
-    blocks = list(row_blocks(*to_rows.shape, 1 << 22))
+    blocks = list(row_blocks(to_rows.shape[0], to_rows.shape[1], _BLOCK_ELEMENTS))
     with ThreadPoolExecutor(thread_count()) as threads:
         list(
             threads.map(
@@ -85,11 +86,3 @@ def _write(codec: Codec, base: torch.Tensor, parts: Payload, out: torch.Tensor) 
                 blocks,
             )
         )
-
-
-def _decode(codec: Codec, base: torch.Tensor, payload: Payload) -> torch.Tensor:
-    return (
-        codec.decode(base, payload, SPEC)
-        if codec.name == "lossless"
-        else decode_rows(codec, base, payload, SPEC)
-    )

@@ -52,7 +52,8 @@ class OnebitCodec:
             by_row[block] = size.sum(axis=1, dtype=np.float64)
             check_finite(name, by_row[block])
             signs[block] = np.packbits(difference >= 0, axis=1, bitorder="little")
-            return size.sum(axis=0, dtype=np.float64)
+            columns: npt.NDArray[np.float64] = size.sum(axis=0, dtype=np.float64)
+            return columns
 
         by_column = sum(
             parallel_map(encode_block, row_blocks(rows, width)), np.zeros(width, np.float64)
