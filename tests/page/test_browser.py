@@ -18,7 +18,9 @@ import yaml
 from page.browser import Look, looking
 
 from deltafleet.v1 import cost_pb2, inference_pb2
+from examples.demo import plan
 from examples.demo.tasks import TASKS
+from merge_on_load import Delta
 from support.fleet import REPO, Fleet, first_text, running_fleet
 
 HOSTILE = "<script>document.title = 'taken'</script><img src=x onerror=alert(1)>"
@@ -136,7 +138,8 @@ async def test_the_tables_have_the_fleet(seen: tuple[Fleet, Look]) -> None:
 
     assert set(models) == {"base", *TASKS}
     assert models["sql"][1] == "int8"
-    assert models["triage"][2] == "784 KiB of 5.8 MiB"
+    stored_kib = Delta.open(plan.delta_dir("triage")).size_bytes / 1024
+    assert models["triage"][2] == f"{stored_kib:.0f} KiB of 5.8 MiB"
     assert all(row[3] == "worker-0" for row in models.values())
     assert worker[:4] == ["worker-0", "ready", "transformers", "$0.05/h"]
 

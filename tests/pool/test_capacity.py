@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from merge_on_load.codecs import CODEC_NAMES, CodecSettings, make_codec
+from gateway.commands.plan import CODECS
+from merge_on_load.codecs import CodecSettings, make_codec
 from model_pool.capacity import (
     CARDS,
     GIB,
@@ -164,7 +165,7 @@ def test_what_does_not_fit_says_by_how_much() -> None:
 
 
 @given(
-    st.sampled_from(CODEC_NAMES),
+    st.sampled_from(CODECS),
     st.lists(st.integers(1, 20), min_size=2, max_size=3),
     st.integers(1, 16),
 )
