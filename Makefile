@@ -137,7 +137,7 @@ $(FAKETIME):
 chaos: $(INSTALLED) $(FAKETIME) $(REDIS) ## inject 600 faults under load, count what was promised and broken (20 minutes); writes gateway/CHAOS.md
 	$(BIN)/python -m benchmarks.chaos
 
-fuzz: $(INSTALLED) ## send 200,000 malformed calls and connections, known attacks and 10,000 idle connections (15 minutes); writes gateway/FUZZ.md
+fuzz: $(INSTALLED) ## send 200,000 malformed calls and connections, known attacks and 10,000 idle connections (8 minutes); writes gateway/FUZZ.md
 	$(BIN)/python -m benchmarks.fuzz
 
 # SCENARIO: a file of loadtests/scenarios by its name. LOCUST_WORKERS: processes that send; default:
