@@ -156,7 +156,7 @@ async def test_vllm_does_not_outlive_a_worker_that_is_killed(fleet: Fleet) -> No
     while (line := await worker.stdout.readline()) != b"ready\n":
         assert line, "it did not start"
     mine = psutil.Process(worker.pid).children(recursive=True)
-    assert len(mine) >= 2
+    assert mine, "vLLM computes in a process of its own"
     worker.kill()
     await worker.wait()
     _, alive = await asyncio.to_thread(psutil.wait_procs, mine, timeout=30)
