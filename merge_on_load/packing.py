@@ -181,13 +181,14 @@ class _Packer:
         base, tuned = self._base.read(name), self._model.read(name)
         payload = learned or codec.encode(name, base, tuned)
         if coding.codec == "lossless":
+            rebuilt = tuned
             self._digests[name] = self._model.tensor_digests()[name]
         else:
             rebuilt = codec.decode(base, payload, spec)
             self._errors.add(coding.codec, name, base, tuned, rebuilt)
             self._digests[name] = tensor_digest(rebuilt)
-            if self._judge:
-                self._judge.take(name, rebuilt)
+        if self._judge:
+            self._judge.take(name, rebuilt)
         digest = self._digests[name][:SHORT_DIGEST]
         return Entry(coding.codec, spec, digest, *payloads.add(name, payload), coding.settings)
 

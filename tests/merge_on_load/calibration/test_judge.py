@@ -41,6 +41,19 @@ def test_a_lossless_delta_keeps_everything(tmp_path, tuned, examples):
     assert told["quality"]["score"] == told["quality"]["tuned_score"] > 0.9
 
 
+def test_what_another_delta_lost_is_not_held_against_the_next(tmp_path, tuned, examples):
+    """As where a ladder is climbed with one judge."""
+    judge = Judge(tuned, Examples(calibration=examples[:20]))
+
+    found = [
+        pack(plan.BASE_DIR, tuned, codec, tmp_path / f"{codec}.delta", judge=judge).measured
+        for codec in ("sparse", "lossless")
+    ]
+
+    assert found[0]["quality"]["divergence_nats"] > 0
+    assert found[1]["quality"]["divergence_nats"] == 0
+
+
 def test_distilling_wins_back_what_coding_lost(tmp_path, tuned, examples):
     told = {}
     for count in (0, 25):
