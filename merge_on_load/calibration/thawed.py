@@ -3,6 +3,8 @@
 Each gives the difference that it stands for, float32[rows, width], and, in the end, its payload.
 """
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -35,9 +37,13 @@ def thaw(coding: Coding, difference: torch.Tensor) -> Thawed | None:
     if isinstance(codec, LowrankCodec):
         return _Lowrank(codec, difference)
     if isinstance(codec, SparseCodec):
-        return _Sparse(codec, difference)
+        places = codec.places(*difference.shape)
+        return _Scattered(codec, places, difference, scaled_by=codec.keep)
     if isinstance(codec, TopkCodec):
-        return _Topk(codec, difference)
+        array = difference.cpu()
+        places = largest(array.numpy(), -(-array.shape[1] // codec.keep))
+        rest = codec.encode("", torch.zeros(array.shape), array)
+        return _Scattered(codec, places, difference, rest=rest)
     if isinstance(codec, IntStepsCodec):
         return _IntSteps(codec, difference)
     if isinstance(codec, OnebitCodec):
@@ -59,14 +65,24 @@ class _IntSteps(Thawed):
         return {"packed": packed, "scale": scale}
 
 
-class _Sparse(Thawed):
-    def __init__(self, codec: SparseCodec, difference: torch.Tensor) -> None:
+class _Scattered(Thawed):
+    """Steps at some columns of each row, which stay. places: int32[rows, count]."""
+
+    def __init__(
+        self,
+        codec: SparseCodec | TopkCodec,
+        places: npt.NDArray[np.int32],
+        difference: torch.Tensor,
+        *,
+        scaled_by: int = 1,
+        rest: Payload | None = None,
+    ) -> None:
+        """rest: what the payload has beside the values."""
         super().__init__()
-        self._shape = difference.shape
-        places = torch.from_numpy(codec.places(*difference.shape)).long().to(difference.device)
+        self._shape, self._rest = difference.shape, rest or {}
         self.places: torch.Tensor
-        self.register_buffer("places", places)
-        kept = torch.gather(difference, 1, places) * codec.keep
+        self.register_buffer("places", torch.from_numpy(places).long().to(difference.device))
+        kept = torch.gather(difference, 1, self.places) * scaled_by
         self.values = Stepped(kept, codec.group_size, codec.bits)
 
     def forward(self) -> torch.Tensor:
@@ -76,31 +92,7 @@ class _Sparse(Thawed):
 
     def payload(self) -> Payload:
         packed, scale = self.values.packed()
-        return {"packed": packed, "scale": scale}
-
-
-class _Topk(Thawed):
-    """Places stay."""
-
-    def __init__(self, codec: TopkCodec, difference: torch.Tensor) -> None:
-        super().__init__()
-        array = difference.cpu().numpy()
-        self._shape = difference.shape
-        self._payload = codec.encode("", torch.zeros(self._shape), difference.cpu())
-        columns = largest(array, -(-self._shape[1] // codec.keep))
-        self.columns: torch.Tensor
-        self.register_buffer("columns", torch.from_numpy(columns).long().to(difference.device))
-        kept = torch.gather(difference, 1, self.columns)
-        self.values = Stepped(kept, codec.group_size, codec.bits)
-
-    def forward(self) -> torch.Tensor:
-        values = self.values()
-        whole = torch.zeros(self._shape, device=values.device)
-        return whole.scatter(1, self.columns, values)
-
-    def payload(self) -> Payload:
-        packed, scale = self.values.packed()
-        return {**self._payload, "packed": packed, "scale": scale}
+        return {**self._rest, "packed": packed, "scale": scale}
 
 
 class _Onebit(Thawed):

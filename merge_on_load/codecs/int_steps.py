@@ -13,7 +13,6 @@ from merge_on_load.codecs.codec import (
     lossy_rows,
     part,
 )
-from merge_on_load.errors import UnknownCodec
 from merge_on_load.floats import row_blocks, subtract, words
 from merge_on_load.hashing import parallel_map
 from merge_on_load.specs import TensorSpec, row_count_and_width
@@ -29,14 +28,9 @@ class IntStepsCodec:
     shared = frozenset[str]()
 
     def __init__(self, bits: int, settings: CodecSettings) -> None:
-        if settings.group_size % steps.LANES:
-            raise UnknownCodec(
-                f"group_size must be a multiple of {steps.LANES} for int{bits}",
-                found=settings.group_size,
-            )
         self.name = f"int{bits}"
         self.bits = bits
-        self.group_size = settings.group_size
+        self.group_size = steps.check_group_size(settings.group_size, self.name)
 
     def encode(self, name: str, base: torch.Tensor, tuned: torch.Tensor) -> Payload:
         base_rows, tuned_rows = lossy_rows(name, base, tuned)

@@ -20,7 +20,6 @@ from merge_on_load.codecs.codec import (
     lossy_rows,
     part,
 )
-from merge_on_load.errors import UnknownCodec
 from merge_on_load.floats import row_blocks, subtract, words
 from merge_on_load.hashing import parallel_map
 from merge_on_load.specs import TensorSpec, row_count_and_width
@@ -39,14 +38,9 @@ class SparseCodec:
     shared = frozenset[str]()
 
     def __init__(self, settings: CodecSettings) -> None:
-        if settings.group_size % steps.LANES:
-            raise UnknownCodec(
-                f"group_size must be a multiple of {steps.LANES} for sparse",
-                found=settings.group_size,
-            )
         self.keep = settings.keep
         self.bits = settings.bits
-        self.group_size = settings.group_size
+        self.group_size = steps.check_group_size(settings.group_size, self.name)
         self._seed = settings.seed
 
     def encode(self, name: str, base: torch.Tensor, tuned: torch.Tensor) -> Payload:

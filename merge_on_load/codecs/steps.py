@@ -9,6 +9,7 @@ of each plane.
 import numpy as np
 import numpy.typing as npt
 
+from merge_on_load.errors import UnknownCodec
 from merge_on_load.floats import Float32
 from merge_on_load.specs import Bytes
 
@@ -18,6 +19,15 @@ BITS = (1, 2, 3, 4, 8)
 _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 
 Codes = npt.NDArray[np.uint8]
+
+
+def check_group_size(group_size: int, codec: str) -> int:
+    """The same. Raises UnknownCodec unless groups are whole words."""
+    if group_size % LANES:
+        raise UnknownCodec(
+            f"group_size must be a multiple of {LANES} for {codec}", found=group_size
+        )
+    return group_size
 
 
 def word_count(width: int) -> int:

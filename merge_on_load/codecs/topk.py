@@ -20,7 +20,7 @@ from merge_on_load.codecs.codec import (
     lossy_rows,
     part,
 )
-from merge_on_load.errors import CorruptPayload, UnknownCodec
+from merge_on_load.errors import CorruptPayload
 from merge_on_load.floats import Float32, row_blocks, subtract, words
 from merge_on_load.hashing import parallel_map
 from merge_on_load.specs import Bytes, TensorSpec, row_count_and_width
@@ -44,12 +44,8 @@ class TopkCodec:
 
     def __init__(self, settings: CodecSettings) -> None:
         self.bits = settings.bits
-        self.group_size = _ONE_GROUP if self.bits == 1 else settings.group_size
-        if self.group_size % steps.LANES:
-            raise UnknownCodec(
-                f"group_size must be a multiple of {steps.LANES} for topk",
-                found=settings.group_size,
-            )
+        group_size = _ONE_GROUP if self.bits == 1 else settings.group_size
+        self.group_size = steps.check_group_size(group_size, self.name)
         self.keep = settings.keep
         self._level = settings.zstd_level
 
