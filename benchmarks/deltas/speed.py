@@ -19,7 +19,7 @@ from merge_on_load.specs import TensorSpec
 
 SHAPE = (4096, 11008)  # an MLP's matrix of a 7B model: 90 MB in bfloat16
 ROUND_COUNT = 7
-_BLOCK_ELEMENTS = 1 << 22  # so large that results are written past the caches
+_BLOCK_ELEMENTS = 1 << 21  # so large that results are written past the caches
 SPEC = TensorSpec("BF16", SHAPE)
 CODINGS = (
     *("lossless", "int8", "int4", "int3", "int2", "onebit", "onebit:scales=1", "onebit:scales=2"),

@@ -95,16 +95,14 @@ def add_sparse(
     bits: int,
     out: torch.Tensor,
 ) -> None:
-    """out = base, and in each block of `keep` columns one weight + scale * step.
+    """out = base, and in each block of `keep` columns one weight + scale * step. See `add_at`.
 
     packed, scale: of the kept weights. seeds: int32[rows].
     """
     rows, width = out.shape
     for block in row_blocks(rows, width, _BLOCK_ELEMENTS):
         kept = _steps(packed[block], scale[block], group_size, bits, -(-width // keep))
-        change = torch.zeros(out[block].shape, device=out.device)
-        change.scatter_(1, _places(seeds[block], width, keep), kept)
-        out[block].copy_(change.add_(base[block].float()))
+        _scatter(base[block], _places(seeds[block], width, keep), kept, out[block])
 
 
 def add_at(
@@ -123,33 +121,43 @@ def add_at(
     rows, width = out.shape
     for block in row_blocks(rows, width, _BLOCK_ELEMENTS):
         kept = _steps(packed[block], scale[block], group_size, bits, columns.shape[1])
-        change = torch.zeros(out[block].shape, device=out.device)
-        change.scatter_(1, columns[block].long(), kept)
-        out[block].copy_(change.add_(base[block].float()))
+        _scatter(base[block], columns[block].long(), kept, out[block])
 
 
 def add_product(
     base: torch.Tensor,
     left: torch.Tensor,
     right: torch.Tensor,
+    left_scale: torch.Tensor,
+    right_scale: torch.Tensor,
     signs: torch.Tensor,
     sign_scale: torch.Tensor,
     out: torch.Tensor,
 ) -> None:
-    """out = base + (left @ right + signs), the ranks one after the other.
+    """out = base + (left @ right * left_scale * right_scale + signs * sign_scale).
 
-    left: float32[rows, rank]. right: float32[rank, width]. signs: uint8[rows, bytes], of no columns
-    where there are none. sign_scale: float32[rows].
+    All as `kernels.add_product` has them.
     """
     rows, width = out.shape
+    ranks, each = left.shape[1], 4 // left.itemsize
+    # A dtype in which the sums of integers are exact, in any order.
+    exact = torch.float32 if ranks * torch.iinfo(left.dtype).max ** 2 < 1 << 24 else torch.float64
+    split = right.view(len(right), ranks // each, 32, each)
+    factors = split.permute(1, 3, 0, 2).reshape(ranks, len(right) * 32)[:, :width].to(exact)
     for block in row_blocks(rows, width, _BLOCK_ELEMENTS):
-        change = torch.zeros(out[block].shape, device=out.device)
-        for rank in range(right.shape[0]):  # two operators, and in order: see above
-            change.add_(left[block, rank : rank + 1] * right[rank])
+        change = (left[block].to(exact) @ factors).float()
+        change.mul_(left_scale[block, None]).mul_(right_scale[:width])
         if signs.shape[1]:
             # A sign is a step of half a scale.
             change.add_(_steps(signs[block], 2 * sign_scale[block, None], width, 1, width))
         out[block].copy_(change.add_(base[block].float()))
+
+
+def _scatter(
+    base: torch.Tensor, columns: torch.Tensor, change: torch.Tensor, out: torch.Tensor
+) -> None:
+    changed = change.add_(base.gather(1, columns).float())
+    out.copy_(base).scatter_(1, columns, changed.to(out.dtype))
 
 
 def _steps(
@@ -157,14 +165,19 @@ def _steps(
 ) -> torch.Tensor:
     """float32[rows, width], see `steps`."""
     rows = packed.shape[0]
-    positions = torch.arange(8, dtype=torch.uint8, device=packed.device)
-    planes = (
-        packed.reshape(rows, packed.shape[1] // (4 * bits), bits, 4).unsqueeze(-1) >> positions
-    ) & 1
-    weights = (1 << torch.arange(bits, device=packed.device)).view(bits, 1, 1)
-    codes = (planes.to(torch.int32) * weights).sum(dim=2).flatten(1)[:, :width]
+    words = packed.reshape(rows, packed.shape[1] // (4 * bits), 4 * bits)
+    codes = _codes(words, bits).flatten(1)[:, :width]
     each = scale.repeat_interleave(group_size, dim=1)[:, :width]
     return codes.float().sub_((2**bits - 1) / 2).mul_(each)
+
+
+def _codes(words: torch.Tensor, bits: int) -> torch.Tensor:
+    """uint8[rows, words, 4 * bits] -> codes uint8[rows, words, 32], see `codecs.steps`."""
+    if bits == 3:
+        return _codes(words[..., :8], 2) | (_codes(words[..., 8:], 1) << 2)
+    shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=words.device)
+    codes = words.unsqueeze(-1) >> shifts if bits == 1 else words.unsqueeze(2) >> shifts[:, None]
+    return codes.bitwise_and(2**bits - 1).flatten(2)
 
 
 def _places(seeds: torch.Tensor, width: int, keep: int) -> torch.Tensor:

@@ -1,9 +1,13 @@
-"""Values of few bits: quantised to steps around zero, packed into bit planes, and back.
+"""Values of few bits: quantised to steps around zero, packed, and back.
 
 A code c of b bits stands for (c - (2**b - 1) / 2) * scale: as many steps above zero as below, none
 at it. At one bit that is a sign, at two bits the four levels of -1.5, -0.5, 0.5, 1.5 times the
-scale. 32 values are one word of b planes, four bytes each, the lowest plane first; value j is bit j
-of each plane.
+scale.
+
+32 values are one word of 4b bytes. At four bits value i is the low half of byte i and value i + 16
+its high half; at two bits the values i, i + 8, i + 16 and i + 24 share byte i; at one bit value j
+is bit j % 8 of byte j // 8; at three bits the lower two are laid out as two, then the third as one.
+So a whole word is unpacked by shifts and masks of many bytes at once.
 """
 
 import numpy as np
@@ -106,20 +110,41 @@ def pack(codes: Codes, bits: int) -> Bytes:
     rows, width = codes.shape
     padded = np.zeros((rows, word_count(width) * LANES), np.uint8)
     padded[:, :width] = codes
-    words = padded.reshape(rows, word_count(width), 1, LANES)
-    planes = (words >> np.arange(bits, dtype=np.uint8)[:, None]) & 1  # [rows, words, bits, LANES]
-    return np.packbits(planes, axis=-1, bitorder="little").reshape(rows, packed_bytes(width, bits))
+    packed = _pack_words(padded.reshape(rows, word_count(width), LANES), bits)
+    return packed.reshape(rows, packed_bytes(width, bits))
+
+
+def _pack_words(words: Codes, bits: int) -> Bytes:
+    """[rows, words, LANES] -> [rows, words, 4 * bits]."""
+    if bits == 1:
+        return np.packbits(words, axis=-1, bitorder="little")
+    if bits == 3:
+        return np.concatenate(
+            [_pack_words(words & np.uint8(3), 2), _pack_words(words >> np.uint8(2), 1)], axis=-1
+        )
+    parts = words.reshape(*words.shape[:2], 8 // bits, 4 * bits)
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
+    packed: Bytes = np.bitwise_or.reduce(parts << shifts, axis=2)
+    return packed
 
 
 def unpack(packed: Bytes, width: int, bits: int) -> Codes:
     """uint8[rows, packed_bytes(width)] -> codes [rows, width]."""
     rows = packed.shape[0]
-    planes = np.unpackbits(
-        packed.reshape(rows, word_count(width), bits, LANES // 8), axis=-1, bitorder="little"
-    )
-    weights = (1 << np.arange(bits, dtype=np.uint8))[:, None]
-    codes: Codes = (planes * weights).sum(axis=2, dtype=np.uint8)
-    return codes.reshape(rows, word_count(width) * LANES)[:, :width]
+    words = _unpack_words(packed.reshape(rows, word_count(width), 4 * bits), bits)
+    return words.reshape(rows, word_count(width) * LANES)[:, :width]
+
+
+def _unpack_words(packed: Bytes, bits: int) -> Codes:
+    """[rows, words, 4 * bits] -> [rows, words, LANES]."""
+    if bits == 1:
+        return np.unpackbits(packed, axis=-1, bitorder="little")
+    if bits == 3:
+        third: Codes = _unpack_words(packed[..., 8:], 1) << np.uint8(2)
+        return _unpack_words(packed[..., :8], 2) | third
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
+    codes: Codes = (packed[:, :, None] >> shifts) & np.uint8(2**bits - 1)
+    return codes.reshape(*packed.shape[:2], LANES)
 
 
 def nearest_codes(groups: Float32, scale: Float32, bits: int) -> Codes:

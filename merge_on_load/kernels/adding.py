@@ -5,20 +5,24 @@ from typing import Any
 import numpy as np
 
 from merge_on_load.kernels.lines import (
-    CACHE_LINE_BYTES,
-    LANES,
     LARGE_BYTES,
-    add_row,
+    add,
+    add_rest,
     compiled,
-    empty_change,
-    empty_line,
+    empty_row,
     fence,
     is_to_be_streamed,
-    load,
-    put,
-    store,
-    stream,
-    stream_bytes,
+    spare_lines,
+    stream_line,
+)
+from merge_on_load.kernels.vectors import (
+    CACHE_LINE_BYTES,
+    LANES,
+    from_int8,
+    read,
+    signed,
+    splat,
+    times,
 )
 
 
@@ -29,32 +33,17 @@ def _add_signs(base: Any, signs: Any, scale: Any, out: Any) -> None:
     """
     rows, width = base.shape
     whole = width - width % LANES
-    is_streamed = is_to_be_streamed(out)
-    line = empty_line(out)
+    is_streamed, spare = is_to_be_streamed(out), spare_lines(base, out)
+    last = np.zeros(LANES // 8, np.uint8)
     for r in range(rows):
-        from_row, to_row, packed = base[r], out[r], signs[r]
-        magnitude = np.float32(scale[r]).view(np.uint32)
+        from_row, to_row, bits, size = base[r], out[r], signs[r], splat(scale[r])
         for begin in range(0, whole, LANES):
-            bits = np.uint32(0)
-            for i in range(LANES // 8):
-                bits |= np.uint32(np.uint32(packed[begin // 8 + i]) << np.uint32(8 * i))
-            bits = np.uint32(~bits)
-            for j in range(LANES):
-                minus = np.uint32(bits << np.uint32(31 - j)) & np.uint32(0x80000000)
-                change = np.uint32(magnitude ^ minus).view(np.float32)
-                store(line, j, np.float32(load(from_row, begin + j) + change))
-            if is_streamed:
-                stream(line, to_row, begin)
-            else:
-                put(line, to_row, begin)
+            add(from_row, begin, signed(size, bits, begin // 8), to_row, is_streamed)
+        if whole < width:
+            last[: bits.size - whole // 8] = bits[whole // 8 :]
+            add_rest(from_row, whole, signed(size, last, 0), to_row, spare)
     if is_streamed:
         fence()
-    for r in range(rows if whole < width else 0):
-        magnitude = np.float32(scale[r]).view(np.uint32)
-        for c in range(whole, width):
-            minus = np.uint32((~np.uint32(signs[r, c // 8]) >> np.uint32(c % 8)) & np.uint32(1))
-            change = np.uint32(magnitude ^ np.uint32(minus << np.uint32(31))).view(np.float32)
-            store(out[r], c, np.float32(load(base[r], c) + change))
 
 
 def _add_signs_by_column(base: Any, signs: Any, scale: Any, column_scale: Any, out: Any) -> None:
@@ -64,22 +53,19 @@ def _add_signs_by_column(base: Any, signs: Any, scale: Any, column_scale: Any, o
     the sum are rounded one after the other.
     """
     rows, width = base.shape
-    is_streamed, line = is_to_be_streamed(out), empty_line(out)
-    change = empty_change(1, width)[0]
+    whole = width - width % LANES
+    is_streamed, spare = is_to_be_streamed(out), spare_lines(base, out)
+    last, last_scale = np.zeros(LANES // 8, np.uint8), np.zeros(LANES, np.float32)
+    last_scale[: width - whole] = column_scale[whole:]
     for r in range(rows):
-        packed, size = signs[r], np.float32(scale[r])
-        for begin in range(0, width - width % 8, 8):
-            bits = np.uint32(~np.uint32(packed[begin // 8]))
-            values, sizes = change[begin : begin + 8], column_scale[begin : begin + 8]
-            for j in range(8):
-                minus = np.uint32(bits << np.uint32(31 - j)) & np.uint32(0x80000000)
-                product = np.float32(size * sizes[j]).view(np.uint32)
-                values[j] = np.uint32(product ^ minus).view(np.float32)
-        for c in range(width - width % 8, width):
-            minus = np.uint32((~np.uint32(packed[c // 8]) >> np.uint32(c % 8)) & np.uint32(1))
-            product = np.float32(size * column_scale[c]).view(np.uint32)
-            change[c] = np.uint32(product ^ np.uint32(minus << np.uint32(31))).view(np.float32)
-        add_row(base[r], change, out[r], line, is_streamed)
+        from_row, to_row, bits, size = base[r], out[r], signs[r], splat(scale[r])
+        for begin in range(0, whole, LANES):
+            change = times(size, read(column_scale, begin))
+            add(from_row, begin, signed(change, bits, begin // 8), to_row, is_streamed)
+        if whole < width:
+            last[: bits.size - whole // 8] = bits[whole // 8 :]
+            change = times(size, read(last_scale, 0))
+            add_rest(from_row, whole, signed(change, last, 0), to_row, spare)
     if is_streamed:
         fence()
 
@@ -91,26 +77,31 @@ def _add_scaled(base: Any, values: Any, scale: Any, group_size: int, out: Any) -
     sum are rounded one after the other.
     """
     rows, width = base.shape
-    whole = width - width % LANES if group_size % LANES == 0 else 0
-    is_streamed = is_to_be_streamed(out)
-    line = empty_line(out)
+    whole = width - width % LANES
+    is_streamed, spare = is_to_be_streamed(out), spare_lines(base, out)
+    has_whole_lines = group_size % LANES == 0
+    sizes, last = empty_row(scale, width), np.zeros(LANES, np.int8)
     for r in range(rows):
-        from_row, to_row, steps = base[r], out[r], values[r]
-        for begin in range(0, whole, LANES):
-            step = scale[r, begin // group_size]
-            for j in range(LANES):
-                change = np.float32(step * np.float32(steps[begin + j]))
-                store(line, j, np.float32(load(from_row, begin + j) + change))
-            if is_streamed:
-                stream(line, to_row, begin)
-            else:
-                put(line, to_row, begin)
+        from_row, to_row, row, groups = base[r], out[r], values[r], scale[r]
+        if has_whole_lines:
+            for group in range(groups.size):
+                size, first = splat(groups[group]), group * group_size
+                for begin in range(first, min(first + group_size, whole), LANES):
+                    change = times(size, from_int8(row, begin))
+                    add(from_row, begin, change, to_row, is_streamed)
+        if whole < width or not has_whole_lines:
+            for c in range(whole if has_whole_lines else 0, width):
+                sizes[c] = groups[c // group_size]
+        if not has_whole_lines:
+            for begin in range(0, whole, LANES):
+                change = times(read(sizes, begin), from_int8(row, begin))
+                add(from_row, begin, change, to_row, is_streamed)
+        if whole < width:
+            last[: width - whole] = row[whole:]
+            change = times(read(sizes, whole), from_int8(last, 0))
+            add_rest(from_row, whole, change, to_row, spare)
     if is_streamed:
         fence()
-    for r in range(rows if whole < width else 0):
-        for c in range(whole, width):
-            change = np.float32(scale[r, c // group_size] * np.float32(values[r, c]))
-            store(out[r], c, np.float32(load(base[r], c) + change))
 
 
 def _add_planes(base: Any, planes: Any, out: Any) -> None:
@@ -128,9 +119,9 @@ def _add_planes(base: Any, planes: Any, out: Any) -> None:
 
 
 def _copy_lines(source: Any, out: Any) -> None:
-    """out = source, both uint8[lines, CACHE_LINE_BYTES], contiguous."""
-    for r in range(source.shape[0]):
-        stream_bytes(source[r], out[r], 0)
+    """out = source, both uint8[whole cache lines]; out begins with one."""
+    for begin in range(0, out.size, CACHE_LINE_BYTES):
+        stream_line(source, out, begin)
     fence()
 
 
@@ -143,12 +134,10 @@ _copy = compiled(_copy_lines)
 
 def copy_bytes(source: Any, out: Any) -> None:
     """out = source, both uint8[bytes], contiguous."""
-    lines = out.size // CACHE_LINE_BYTES
-    if out.size < LARGE_BYTES or out.ctypes.data % CACHE_LINE_BYTES:
-        lines = 0
-    whole = lines * CACHE_LINE_BYTES
-    if lines:
-        _copy(*(one[:whole].reshape(lines, CACHE_LINE_BYTES) for one in (source, out)))
+    is_streamed = out.size >= LARGE_BYTES and out.ctypes.data % CACHE_LINE_BYTES == 0
+    whole = out.size - out.size % CACHE_LINE_BYTES if is_streamed else 0
+    if whole:
+        _copy(source[:whole], out[:whole])
     np.copyto(out[whole:], source[whole:])
 
 
@@ -159,4 +148,4 @@ def warm_up(base: Any, out: Any) -> None:
     scale = np.empty((0, 1), np.float32)
     add_signs(base, np.empty((0, 1), np.uint8), np.empty(0, np.float32), out)
     add_scaled(base, np.empty(base.shape, np.int8), scale, 8, out)
-    _copy(*[np.empty((0, CACHE_LINE_BYTES), np.uint8)] * 2)
+    _copy(*[np.empty(0, np.uint8)] * 2)

@@ -1,4 +1,4 @@
-"""What all kernels are made of: compiling, words as float32, lines that are stored at once.
+"""What all kernels are made of: compiling, words as float32, lines added to lines.
 
 Matrices are numpy arrays [rows, width] of words, by dtype: bfloat16 as uint16, float16 as int16,
 float32 as itself (`floats.words` makes them). Every sum is one float32 operation, rounded once to
@@ -11,11 +11,6 @@ need not be read first, as plain stores do.
 Importing this imports numba, which takes part of a second: only what decodes does so.
 """
 
-# The loops are written so that LLVM turns them into vector instructions: rows are contiguous, inner
-# loops have fixed lengths where they can, and nothing branches. A line of results is made in a
-# buffer first, as LLVM makes no vector instructions of a loop of non-temporal stores; the columns
-# that fill no line have a loop of their own, without which the first one takes twice as long.
-
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -27,8 +22,17 @@ from numba import njit
 from numba.core import types
 from numba.extending import intrinsic, overload
 
-LANES = 32  # columns that one turn of an inner loop covers
-CACHE_LINE_BYTES = 64
+from merge_on_load.kernels.vectors import (
+    CACHE_LINE_BYTES,
+    LANES,
+    place,
+    plus,
+    put,
+    read,
+    store_past_caches,
+    stream,
+)
+
 LARGE_BYTES = 1 << 21  # more than stays in a core's cache until it is read again
 
 
@@ -59,12 +63,12 @@ def compiled(function: Callable[..., Any], stamp: tuple[float, int] = STAMP) -> 
     return made
 
 
-def load(row: Any, i: int) -> Any:
+def load(row: Any, i: Any) -> Any:
     """row[i] as float32, exactly."""
     raise NotImplementedError("exists in compiled code only")
 
 
-def store(row: Any, i: int, value: Any) -> None:
+def store(row: Any, i: Any, value: Any) -> None:
     """row[i] = value, rounded to the nearest even."""
     raise NotImplementedError("exists in compiled code only")
 
@@ -142,37 +146,33 @@ def _store_float16(row: Any, i: Any, value: Any) -> Any:
     row[i] = np.int16(np.uint16(found | (sign >> np.uint32(16))))
 
 
-def _line_store(lane_count: int, *, is_streamed: bool) -> Any:
-    """line, row, column -> None: row[column : column + lane_count] = line, in one store.
+def _move(*, is_streamed: bool) -> Any:
+    """to_row = from_row, a cache line's words from `index` on; both of one dtype.
 
-    Streamed: row[column] lies at the begin of a cache line.
+    Streamed: past the caches; to_row[index] lies at the begin of a cache line.
     """
 
-    def typed(_: Any, line: Any, row: Any, column: Any) -> Any:
+    def typed(_: Any, from_row: Any, to_row: Any, index: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            from_line, to_row = (
-                context.make_array(kind)(context, builder, value).data
-                for kind, value in zip(signature.args[:2], arguments[:2], strict=True)
+            line = ir.VectorType(ir.IntType(8), CACHE_LINE_BYTES)
+            source, target = (
+                place(context, builder, kind, line, array, arguments[2])
+                for kind, array in zip((from_row, to_row), arguments[:2], strict=True)
             )
-            lanes = ir.VectorType(from_line.type.pointee, lane_count).as_pointer()
-            value = builder.load(builder.bitcast(from_line, lanes), align=1)
-            place = builder.bitcast(builder.gep(to_row, [arguments[2]]), lanes)
+            value = builder.load(source, align=1)
             if is_streamed:
-                store = builder.store(value, place, align=CACHE_LINE_BYTES)
-                one = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
-                store.set_metadata("nontemporal", one)
+                store_past_caches(builder, value, target)
             else:
-                builder.store(value, place, align=1)
+                builder.store(value, target, align=1)
             return context.get_dummy_value()
 
-        return types.void(line, row, column), generate
+        return types.void(from_row, to_row, index), generate
 
     return intrinsic(typed)
 
 
-put = _line_store(LANES, is_streamed=False)
-stream = _line_store(LANES, is_streamed=True)
-stream_bytes = _line_store(CACHE_LINE_BYTES, is_streamed=True)
+move_line = _move(is_streamed=False)
+stream_line = _move(is_streamed=True)
 
 
 @intrinsic
@@ -193,36 +193,36 @@ def is_to_be_streamed(out: Any) -> Any:
 
 
 @njit
-def empty_line(out: Any) -> Any:
-    """[LANES] of out's dtype, at the begin of a cache line: across two it would be slow."""
-    size = LANES * out.itemsize
+def empty_row(like: Any, width: int) -> Any:
+    """[width rounded up to whole lines] of the dtype of `like`, from the begin of a cache line."""
+    size = -(-width // LANES) * LANES * like.itemsize
     memory = np.empty(size + CACHE_LINE_BYTES, np.uint8)
     begin = -memory.ctypes.data % CACHE_LINE_BYTES
-    return memory[begin : begin + size].view(out.dtype)
+    return memory[begin : begin + size].view(like.dtype)
 
 
 @njit
-def empty_change(row_count: int, width: int) -> Any:
-    """float32[row_count, width rounded up to whole lines], each row at the begin of one."""
-    padded = -(-width // LANES) * LANES
-    memory = np.empty(row_count * padded + CACHE_LINE_BYTES // 4, np.float32)
-    begin = (-memory.ctypes.data % CACHE_LINE_BYTES) // 4
-    return memory[begin : begin + row_count * padded].reshape(row_count, padded)
+def spare_lines(base: Any, out: Any) -> Any:
+    """What `add_rest` needs beside: a line of zeros of either dtype."""
+    return np.zeros(LANES, base.dtype), np.zeros(LANES, out.dtype)
 
 
 @njit
-def add_row(from_row: Any, change: Any, to_row: Any, line: Any, is_streamed: Any) -> None:
-    """to_row = from_row + change, [width] each; change may be longer. line: an `empty_line`."""
-    width = from_row.shape[0]
-    whole = width - width % LANES
-    for begin in range(0, whole, LANES):
-        # Slices: once this is inlined, a sum as an index would be checked for being negative.
-        from_line, change_line = from_row[begin : begin + LANES], change[begin : begin + LANES]
-        for j in range(LANES):
-            store(line, j, np.float32(load(from_line, j) + change_line[j]))
-        if is_streamed:
-            stream(line, to_row, begin)
-        else:
-            put(line, to_row, begin)
-    for c in range(whole, width):
-        store(to_row, c, np.float32(load(from_row, c) + change[c]))
+def add(from_row: Any, column: int, change: Any, to_row: Any, is_streamed: bool) -> None:
+    """to_row = from_row + change, one line from `column` on."""
+    found = plus(read(from_row, column), change)
+    if is_streamed:
+        stream(to_row, column, found)
+    else:
+        put(to_row, column, found)
+
+
+@njit
+def add_rest(from_row: Any, column: int, change: Any, to_row: Any, spare: Any) -> None:
+    """to_row = from_row + change, from `column` on, where less than a line is left."""
+    before, after = spare
+    for c in range(column, from_row.shape[0]):
+        before[c - column] = from_row[c]
+    put(after, 0, plus(read(before, 0), change))
+    for c in range(column, from_row.shape[0]):
+        to_row[c] = after[c - column]

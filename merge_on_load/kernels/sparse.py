@@ -1,5 +1,7 @@
 """Some weights of each row: at places that a seed gives, so that no byte tells them, or at given
-ones.
+ones. All others are the base's, bit for bit.
+
+A row is copied into a buffer, changed there, and written as a whole.
 """
 
 from collections.abc import Callable
@@ -7,17 +9,72 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+from numba.extending import overload
 
 from merge_on_load.kernels.lines import (
-    LANES,
-    add_row,
     compiled,
-    empty_change,
-    empty_line,
+    empty_row,
     fence,
     is_to_be_streamed,
+    load,
+    move_line,
+    store,
+    stream_line,
 )
 from merge_on_load.kernels.steps import READERS
+from merge_on_load.kernels.vectors import (
+    CACHE_LINE_BYTES,
+    LANES,
+    put,
+    read,
+)
+
+
+def _convert(from_row: Any, buffer: Any) -> None:
+    """buffer = from_row; the same words where the dtype is."""
+    raise NotImplementedError("exists in compiled code only")
+
+
+@overload(_convert)
+def _convert_as(from_row: Any, buffer: Any) -> Any:
+    return _copy if from_row.dtype == buffer.dtype else _convert_lines
+
+
+def _copy(from_row: Any, buffer: Any) -> Any:
+    lanes = CACHE_LINE_BYTES // buffer.itemsize
+    whole = from_row.size - from_row.size % lanes
+    for begin in range(0, whole, lanes):
+        move_line(from_row, buffer, begin)
+    for c in range(whole, from_row.size):
+        buffer[c] = from_row[c]
+
+
+def _convert_lines(from_row: Any, buffer: Any) -> Any:
+    whole = from_row.size - from_row.size % LANES
+    for begin in range(0, whole, LANES):
+        put(buffer, begin, read(from_row, begin))
+    for c in range(whole, from_row.size):
+        store(buffer, c, load(from_row, c))
+
+
+@njit
+def _write_row(
+    from_row: Any, columns: Any, change: Any, buffer: Any, to_row: Any, is_streamed: bool
+) -> None:
+    """to_row = from_row, and + change at the columns. buffer: an `empty_row` of to_row."""
+    _convert(from_row, buffer)
+    for k in range(columns.size):
+        column = np.uint32(columns[k])  # unsigned, or it would be asked whether it is negative
+        store(buffer, column, np.float32(load(from_row, column) + change[k]))
+    lanes = CACHE_LINE_BYTES // buffer.itemsize
+    whole = to_row.size - to_row.size % lanes
+    for begin in range(0, whole, lanes):
+        if is_streamed:
+            stream_line(buffer, to_row, begin)
+        else:
+            move_line(buffer, to_row, begin)
+    for c in range(whole, to_row.size):
+        to_row[c] = buffer[c]
 
 
 @njit
@@ -33,28 +90,24 @@ def _place(seed: Any, block: Any, size: Any) -> Any:
 
 
 def _adder(bits: int) -> Callable[..., None]:
-    read = READERS[bits]
+    read_steps = READERS[bits]
 
     def add(
         base: Any, packed: Any, scale: Any, seeds: Any, group_size: int, keep: int, out: Any
     ) -> None:
         rows, width = base.shape
         blocks = -(-width // keep)
-        is_streamed, line = is_to_be_streamed(out), empty_line(out)
-        change, kept = empty_change(1, width)[0], empty_change(1, blocks)[0]
-        places = np.empty(blocks, np.int32)
+        is_streamed, buffer = is_to_be_streamed(out), empty_row(out, width)
+        change, places = empty_row(scale, blocks), np.empty(blocks, np.int32)
         for r in range(rows):
-            read(packed[r], scale[r], group_size // LANES, kept)
+            read_steps(packed[r], scale[r], group_size, change)
             seed = np.uint32(seeds[r])
-            change[:] = 0
             for k in range(blocks):
                 places[k] = k * keep + _place(seed, k, keep)
             if blocks * keep > width:
                 begin = (blocks - 1) * keep
                 places[blocks - 1] = begin + _place(seed, blocks - 1, width - begin)
-            for k in range(blocks):
-                change[places[k]] = kept[k]
-            add_row(base[r], change, out[r], line, is_streamed)
+            _write_row(base[r], places, change, buffer, out[r], is_streamed)
         if is_streamed:
             fence()
 
@@ -83,20 +136,15 @@ def add_sparse(
 
 
 def _adder_at(bits: int) -> Callable[..., None]:
-    read = READERS[bits]
+    read_steps = READERS[bits]
 
     def add(base: Any, packed: Any, scale: Any, columns: Any, group_size: int, out: Any) -> None:
         rows, width = base.shape
-        count = columns.shape[1]
-        is_streamed, line = is_to_be_streamed(out), empty_line(out)
-        change, kept = empty_change(1, width)[0], empty_change(1, count)[0]
+        is_streamed, buffer = is_to_be_streamed(out), empty_row(out, width)
+        change = empty_row(scale, columns.shape[1])
         for r in range(rows):
-            read(packed[r], scale[r], group_size // LANES, kept)
-            change[:] = 0
-            at = columns[r]
-            for k in range(count):
-                change[at[k]] = kept[k]
-            add_row(base[r], change, out[r], line, is_streamed)
+            read_steps(packed[r], scale[r], group_size, change)
+            _write_row(base[r], columns[r], change, buffer, out[r], is_streamed)
         if is_streamed:
             fence()
 

@@ -1,7 +1,7 @@
-"""Values of few bits in bit planes, times a scale: int2, int3, int4, and what sparse codecs keep.
+"""Values of few bits, times a scale: int2, int3, int4, and what sparse codecs keep.
 
-32 values are one word: `bits` planes of four bytes, value j in bit j of each, the lowest plane
-first. A code c of b bits stands for c - (2**b - 1) / 2: as many steps above zero as below.
+`codecs.steps` says how 32 values are one word. A code c of b bits stands for c - (2**b - 1) / 2: as
+many steps above zero as below.
 """
 
 from collections.abc import Callable
@@ -11,53 +11,80 @@ import numpy as np
 from numba import njit
 
 from merge_on_load.kernels.lines import (
-    LANES,
-    add_row,
+    add,
+    add_rest,
     compiled,
-    empty_change,
-    empty_line,
     fence,
     is_to_be_streamed,
+    spare_lines,
+)
+from merge_on_load.kernels.vectors import (
+    LANES,
+    odd_steps,
+    put,
+    signed,
+    splat,
+    times,
 )
 
 
+def _changer(bits: int) -> Any:
+    """(packed, index, half a scale as Lanes) -> scale * step of the word at packed[index]."""
+    if bits == 1:
+        return njit(lambda packed, index, half: signed(half, packed, index))
+    odd = odd_steps(bits)  # of twice the step, so that no half is left to subtract
+    return njit(lambda packed, index, half: times(odd(packed, index), half))
+
+
+_CHANGERS = {bits: _changer(bits) for bits in (1, 2, 3, 4)}
+
+
+@njit
+def _half(scale: Any) -> Any:
+    return splat(np.float32(scale * np.float32(0.5)))
+
+
 def _reader(bits: int) -> Any:
-    """packed uint8[words * bits * 4], scale float32[groups], words a group -> steps float32."""
-    middle = np.float32((2**bits - 1) / 2)
-    stride = bits * 4
+    """packed uint8[words * bits * 4], scale float32[groups], columns of a group -> float32 steps
+    [words * LANES].
+    """
+    change_of, word_bytes = _CHANGERS[bits], bits * LANES // 8
 
     @njit
-    def read(packed: Any, scale: Any, group_words: Any, steps: Any) -> None:
-        for w in range(steps.shape[0] // LANES):
-            step = scale[w // group_words]
-            planes = packed[w * stride : (w + 1) * stride].view(np.uint32)
-            values = steps[w * LANES : (w + 1) * LANES]
-            for j in range(LANES):
-                code = np.uint32(0)
-                for p in range(bits):
-                    code |= np.uint32(((planes[p] >> np.uint32(j)) & np.uint32(1)) << np.uint32(p))
-                values[j] = np.float32(step * np.float32(np.float32(np.int32(code)) - middle))
+    def read(packed: Any, scale: Any, group_size: int, steps: Any) -> None:
+        for group in range(scale.size):
+            half, first = _half(scale[group]), group * group_size
+            for begin in range(first, min(first + group_size, steps.size), LANES):
+                put(steps, begin, change_of(packed, begin // LANES * word_bytes, half))
 
     return read
 
 
-READERS = {bits: _reader(bits) for bits in (1, 2, 3, 4)}
+READERS = {bits: _reader(bits) for bits in _CHANGERS}
 
 
 def _adder(bits: int) -> Callable[..., None]:
-    read = READERS[bits]
+    change_of, word_bytes = _CHANGERS[bits], bits * LANES // 8
 
-    def add(base: Any, packed: Any, scale: Any, group_size: int, out: Any) -> None:
+    def add_steps(base: Any, packed: Any, scale: Any, group_size: int, out: Any) -> None:
         rows, width = base.shape
-        is_streamed, line = is_to_be_streamed(out), empty_line(out)
-        change = empty_change(1, width)[0]
+        whole = width - width % LANES
+        is_streamed, spare = is_to_be_streamed(out), spare_lines(base, out)
         for r in range(rows):
-            read(packed[r], scale[r], group_size // LANES, change)
-            add_row(base[r], change, out[r], line, is_streamed)
+            from_row, to_row, row, groups = base[r], out[r], packed[r], scale[r]
+            for group in range(groups.size):
+                half, first = _half(groups[group]), group * group_size
+                for begin in range(first, min(first + group_size, whole), LANES):
+                    change = change_of(row, begin // LANES * word_bytes, half)
+                    add(from_row, begin, change, to_row, is_streamed)
+            if whole < width:
+                half = _half(groups[groups.size - 1])
+                change = change_of(row, whole // LANES * word_bytes, half)
+                add_rest(from_row, whole, change, to_row, spare)
         if is_streamed:
             fence()
 
-    made: Callable[..., None] = compiled(add)
+    made: Callable[..., None] = compiled(add_steps)
     return made
 
 

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from merge_on_load import kernels
 from merge_on_load.codecs import on_device, steps
+from merge_on_load.codecs.lowrank import largest_factor
 from merge_on_load.floats import copy_words, words
+from merge_on_load.kernels import lowrank
 from merge_on_load.tensors import raw_bytes
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -133,6 +135,15 @@ def test_adding_steps_rounds_the_product_and_the_sum(size, bits, group_size, dty
     assert_same_bits(in_torch, expected)
 
 
+def scattered(
+    base: torch.Tensor, columns: torch.Tensor, values: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    """The base, also its -0.0, and at some columns a sum."""
+    change = torch.zeros(base.shape).scatter_(1, columns, values)
+    is_kept = torch.zeros(base.shape, dtype=torch.bool).scatter_(1, columns, value=True)
+    return torch.where(is_kept, base.float() + change, base.float()).to(dtype)
+
+
 @settings(deadline=None, max_examples=200)
 @given(SIZES, BITS, st.integers(1, 40), st.sampled_from(DTYPES), st.integers(0, 2**32))
 def test_sparse_values_are_added_where_the_seeds_say(size, bits, keep, dtype, seed):
@@ -140,8 +151,7 @@ def test_sparse_values_are_added_where_the_seeds_say(size, bits, keep, dtype, se
     packed, scale, values = random_steps(size[0], -(-size[1] // keep), bits, 32, seed)
     seeds = np.random.default_rng(seed).integers(-(2**31), 2**31, size[0], np.int32)
     places = kernels.places(seeds, size[1], keep)
-    change = torch.zeros(size).scatter_(1, torch.from_numpy(places).long(), values)
-    expected = (base.float() + change).to(dtype)
+    expected = scattered(base, torch.from_numpy(places).long(), values, dtype)
 
     compiled, in_torch = torch.empty(size, dtype=dtype), torch.empty(size, dtype=dtype)
     given = packed, scale, torch.from_numpy(seeds)
@@ -164,8 +174,7 @@ def test_values_are_added_at_the_columns_told(size, bits, dtype, seed):
     order = np.argsort(random.random(size), axis=1)[:, :count]
     columns = torch.from_numpy(np.sort(order, axis=1).astype(np.int32))
     packed, scale, values = random_steps(size[0], count, bits, 32, seed)
-    change = torch.zeros(size).scatter_(1, columns.long(), values)
-    expected = (base.float() + change).to(dtype)
+    expected = scattered(base, columns.long(), values, dtype)
 
     compiled, in_torch = torch.empty(size, dtype=dtype), torch.empty(size, dtype=dtype)
     given = packed, scale, columns
@@ -192,30 +201,55 @@ def test_signs_may_have_a_scale_for_each_column_too(size, dtype, seed):
     assert_same_bits(in_torch, expected)
 
 
-@settings(deadline=None, max_examples=200)
-@given(SIZES, st.integers(0, 11), st.booleans(), st.sampled_from(DTYPES), st.integers(0, 2**32))
-def test_products_are_summed_rank_by_rank(size, rank, has_signs, dtype, seed):
-    base, random = any_bits(*size, dtype, seed), torch.Generator().manual_seed(seed)
-    left = torch.randn(size[0], rank, generator=random)
-    right = torch.randn(rank, size[1], generator=random)
+def random_factors(random, dtype, count: int, rank: int, largest: int):
+    """[count, rank] as they come, and with a few at their limits."""
+    found = random.integers(-largest, largest, (count, rank), dtype, endpoint=True)
+    limits = random.choice(np.array([-largest, largest], dtype), found.shape)
+    return np.where(random.random(found.shape) < random.random(), limits, found).astype(dtype)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    SIZES,
+    st.sampled_from([1, 2, 5, 40, 200]),
+    st.sampled_from([np.int8, np.int16]),
+    st.booleans(),
+    st.sampled_from(DTYPES),
+    st.integers(0, 2**32),
+)
+def test_products_are_exact_sums_of_integers(size, count, factor, has_signs, dtype, seed):
+    random, (rows, width) = np.random.default_rng(seed), size
+    each, lines = 4 // np.dtype(factor).itemsize, -(-width // 32)
+    rank = count * each
+    largest = largest_factor(np.dtype(factor), rank)
+    left = random_factors(random, factor, rows, rank, largest)
+    right = random_factors(random, factor, lines * 32, rank, largest)
+    base = any_bits(*size, dtype, seed)
+    scales = random_scale(rows, 1, seed)[:, 0].contiguous(), random_scale(1, lines * 32, seed)[0]
     signs, scale, values = random_steps(*size, 1, 1 << 20, seed)
-    scale = scale[:, 0].contiguous() / 2 if size[1] else torch.zeros(size[0])
+    sign_scale = scale[:, 0].contiguous() / 2 if width else torch.zeros(rows)
     if not has_signs:
-        signs = torch.empty((size[0], 0), dtype=torch.uint8)
-    change = torch.zeros(size)
-    for k in range(rank):
-        change += left[:, k : k + 1] * right[k]
-    if has_signs:
-        change += values
-    expected = (base.float() + change).to(dtype)
+        signs, values = torch.empty((rows, 0), dtype=torch.uint8), torch.zeros(size)
+    sums = torch.from_numpy((left.astype(np.int64) @ right.T[:, :width]).astype(np.int32))
+    change = sums.float() * scales[0][:, None] * scales[1][:width]
+    expected = (base.float() + (change + values if has_signs else change)).to(dtype)
 
-    compiled, in_torch = torch.empty(size, dtype=dtype), torch.empty(size, dtype=dtype)
-    given = left, right, signs, scale
-    kernels.add_product(words(base), *(one.numpy() for one in given), words(compiled))
+    by_lines = right.reshape(lines, 32, count, each).swapaxes(1, 2).reshape(lines, rank * 32)
+    factors = torch.from_numpy(left), torch.from_numpy(by_lines)
+    given = *factors, *scales, signs, sign_scale
+    for add in (kernels.add_product, PLAIN_PRODUCTS[each]):
+        compiled = torch.empty(size, dtype=dtype)
+        arrays = [one.numpy() for one in given]
+        arrays[0] = arrays[0] if add is kernels.add_product else arrays[0].view(np.uint32)
+        add(words(base), *arrays, words(compiled))
+        assert_same_bits(compiled, expected)
+    in_torch = torch.empty(size, dtype=dtype)
     on_device.add_product(base, *given, in_torch)
-
-    assert_same_bits(compiled, expected)
     assert_same_bits(in_torch, expected)
+
+
+# By factors of a word: what CPUs run that have no instruction for it.
+PLAIN_PRODUCTS = {32 // bits: lowrank.adder(bits, has_vnni=False) for bits in (8, 16)}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
