@@ -20,6 +20,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from merge_on_load.applying import apply_into
     from merge_on_load.building import stream, unpack
     from merge_on_load.checkpoint import Checkpoint
     from merge_on_load.checkpoint_writer import CheckpointWriter
@@ -45,6 +46,7 @@ __all__ = [
     "Merged",
     "Prepared",
     "TensorSpec",
+    "apply_into",
     "inspect",
     "open_delta",
     "pack",
@@ -66,6 +68,7 @@ _HOMES = {
     "Merged": "recipes.merging",
     "Prepared": "prepared",
     "TensorSpec": "specs",
+    "apply_into": "applying",
     "inspect": "inspection",
     "open_delta": "opening",
     "pack": "packing",

@@ -5,21 +5,20 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import torch
 
+from merge_on_load import apply_into
 from merge_on_load.calibration.ladder import thin
-from merge_on_load.codecs import Codec, Coding, Payload, cut, make_codec
-from merge_on_load.floats import matrix, row_blocks
+from merge_on_load.codecs import Coding, make_codec
+from merge_on_load.codecs.codec import write_rows
 from merge_on_load.hashing import thread_count
 from merge_on_load.specs import TensorSpec
 
 SHAPE = (4096, 11008)  # an MLP's matrix of a 7B model: 90 MB in bfloat16
 ROUND_COUNT = 7
-_BLOCK_ELEMENTS = 1 << 21  # so large that results are written past the caches
 SPEC = TensorSpec("BF16", SHAPE)
 CODINGS = (
     *("lossless", "int8", "int4", "int3", "int2", "onebit", "onebit:scales=1", "onebit:scales=2"),
@@ -32,9 +31,11 @@ Figures = dict[str, Any]
 
 
 def measure() -> Figures:
-    """Seconds of each round, by coding: `write` from expanded parts as a switch does, `decode` from
-    the payload as a load does; and of `copy_` in the same round.
+    """Seconds of each round, by coding: `write` from expanded parts as a switch does, `apply` from
+    the payload as a load does; and of `copy_` in the same round. All into memory that is there, on
+    as many threads.
     """
+    torch.set_num_threads(thread_count())
     base, tuned = _weights()
     out = torch.empty(SHAPE, dtype=torch.bfloat16)
     found: Figures = {}
@@ -45,8 +46,8 @@ def measure() -> Figures:
         parts = codec.expand(base, payload, SPEC)
         work: dict[str, Callable[[], object]] = {
             "copy_": partial(out.copy_, base),
-            "write": partial(_write, codec, base, parts, out),
-            "decode": partial(codec.decode, base, payload, SPEC),
+            "write": partial(write_rows, codec, base, parts, out),
+            "apply": partial(apply_into, out, base, payload, codec),
         }
         for run in work.values():  # compiles, and touches all memory
             run()
@@ -73,16 +74,3 @@ def _weights() -> tuple[torch.Tensor, torch.Tensor]:
     base = torch.randn(SHAPE, generator=random) * 0.02
     moved = base + torch.randn(SHAPE, generator=random) * 0.001
     return base.bfloat16(), moved.bfloat16()
-
-
-def _write(codec: Codec, base: torch.Tensor, parts: Payload, out: torch.Tensor) -> None:
-    """As a switch writes: on the threads that copy_ has."""
-    rows, to_rows = matrix(base), matrix(out)
-    blocks = list(row_blocks(to_rows.shape[0], to_rows.shape[1], _BLOCK_ELEMENTS))
-    with ThreadPoolExecutor(thread_count()) as threads:
-        list(
-            threads.map(
-                lambda block: codec.write(rows[block], cut(codec, parts, block), to_rows[block]),
-                blocks,
-            )
-        )

@@ -9,12 +9,14 @@ import numpy.typing as npt
 import torch
 
 from merge_on_load.errors import CorruptPayload, NonFinite, UnknownCodec, UnsupportedDtype
-from merge_on_load.floats import FLOAT32_DTYPES, Rows, matrix, row_blocks
-from merge_on_load.hashing import parallel_map
+from merge_on_load.floats import FLOAT32_DTYPES, Rows, matrix
+from merge_on_load.hashing import parallel_map, thread_count
 from merge_on_load.specs import TensorSpec
 from merge_on_load.tensors import spec_of
 
 Payload = Mapping[str, torch.Tensor]  # part name -> tensor
+
+_BLOCK_ELEMENTS = 1 << 22  # at most: large enough that results are written past the caches
 
 
 @dataclass(frozen=True)
@@ -125,13 +127,22 @@ def decode_rows(
     """`Codec.decode` of a codec whose `write` adds: on a few threads, into a new tensor."""
     parts = codec.expand(base, payload, spec)
     tensor = torch.empty(spec.shape, dtype=spec.torch_dtype)
-    from_rows, to_rows = matrix(base), matrix(tensor)
+    write_rows(codec, base, parts, tensor)
+    return tensor
 
-    def write_block(block: slice) -> None:
+
+def write_rows(codec: Codec, base: torch.Tensor, parts: Payload, out: torch.Tensor) -> None:
+    """`Codec.write` of whole tensors, on a few threads. out: contiguous, on a CPU."""
+    from_rows, to_rows = matrix(base), matrix(out)
+    rows, width = to_rows.shape
+    turns = -(-rows * width // (thread_count() * _BLOCK_ELEMENTS))
+    step = max(1, -(-rows // max(1, thread_count() * turns)))  # so that no thread has one more
+
+    def write_block(begin: int) -> None:
+        block = slice(begin, min(begin + step, rows))
         codec.write(from_rows[block], cut(codec, parts, block), to_rows[block])
 
-    parallel_map(write_block, row_blocks(*to_rows.shape))
-    return tensor
+    parallel_map(write_block, range(0, rows, step))
 
 
 def cut(codec: Codec, parts: Payload, rows: slice) -> dict[str, torch.Tensor]:

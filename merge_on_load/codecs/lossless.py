@@ -48,13 +48,20 @@ class LosslessCodec:
         return frames.join([frame for block in blocks for frame in block])
 
     def decode(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> torch.Tensor:
-        from merge_on_load import kernels
-
         if tuple(base.shape) != spec.shape:
             found = spec_of(base)
             raise CorruptPayload("payload is not for this base", expected=spec, found=found)
         tuned = torch.empty(spec.shape, dtype=spec.torch_dtype)
-        base_words, tuned_words = _words(_cast(base, tuned.dtype)), _words(tuned)
+        self.decode_into(base, payload, tuned)
+        return tuned
+
+    def decode_into(self, base: torch.Tensor, payload: Payload, out: torch.Tensor) -> None:
+        """out: contiguous, of the base's shape; it may be the base. What is corrupt is found block
+        by block, so a part may be written then. Raises CorruptPayload.
+        """
+        from merge_on_load import kernels
+
+        base_words, tuned_words = _words(_cast(base, out.dtype)), _words(out)
         blocks = _blocks(tuned_words)
         width = tuned_words.itemsize
         found_frames = frames.split(payload, len(blocks) * width)
@@ -68,7 +75,6 @@ class LosslessCodec:
             kernels.add_planes(base_words[block], planes, tuned_words[block])
 
         parallel_map(decode_block, enumerate(blocks))
-        return tuned
 
     def parts(self, spec: TensorSpec) -> dict[str, TensorSpec]:
         return {"tensor": TensorSpec(spec.dtype, row_count_and_width(spec.shape))}
