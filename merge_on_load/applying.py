@@ -26,7 +26,7 @@ def apply_into(out: torch.Tensor, base: torch.Tensor, payload: Payload, codec: C
     if _overlap(out, base) and not _is_same(out, base):
         raise ValueError("the base and what is written to share a part of their memory")
     if isinstance(codec, LosslessCodec):
-        codec.decode_into(base, payload, out)
+        codec.decode_into(out, base, payload)
     else:
         write_rows(codec, base, codec.expand(base, payload, spec_of(out)), out)
 

@@ -22,7 +22,7 @@ from merge_on_load.errors import (
 from merge_on_load.specs import TensorSpec
 
 FORMAT = "deltafleet.delta"
-VERSION = 2
+VERSION = 3
 SHORT_DIGEST = 16  # hex digits: enough to tell which tensor is another one
 
 T = TypeVar("T")

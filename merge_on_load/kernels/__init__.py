@@ -4,12 +4,20 @@ Importing this imports numba, which takes part of a second: only what decodes do
 """
 
 from merge_on_load.kernels.adding import (
-    add_planes,
     add_scaled,
     add_signs,
     add_signs_by_column,
     copy_bytes,
     warm_up,
+)
+from merge_on_load.kernels.ans import (
+    SLOTS,
+    count_symbols,
+    decode_differences,
+    decoding_table,
+    encode_differences,
+    encoding_table,
+    most_bytes,
 )
 from merge_on_load.kernels.lines import STAMP, compiled, load, store
 from merge_on_load.kernels.lowrank import add_product
@@ -17,9 +25,9 @@ from merge_on_load.kernels.sparse import add_at, add_sparse, places
 from merge_on_load.kernels.steps import add_steps
 
 __all__ = [
+    "SLOTS",
     "STAMP",
     "add_at",
-    "add_planes",
     "add_product",
     "add_scaled",
     "add_signs",
@@ -28,7 +36,13 @@ __all__ = [
     "add_steps",
     "compiled",
     "copy_bytes",
+    "count_symbols",
+    "decode_differences",
+    "decoding_table",
+    "encode_differences",
+    "encoding_table",
     "load",
+    "most_bytes",
     "places",
     "store",
     "warm_up",

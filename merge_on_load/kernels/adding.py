@@ -1,4 +1,4 @@
-"""Signs, bytes and integer differences added to the base, and plain copies."""
+"""Signs and bytes added to the base, and plain copies."""
 
 from typing import Any
 
@@ -104,20 +104,6 @@ def _add_scaled(base: Any, values: Any, scale: Any, group_size: int, out: Any) -
         fence()
 
 
-def _add_planes(base: Any, planes: Any, out: Any) -> None:
-    """out = base + the difference whose zigzag's byte p is planes[p], modulo the word size.
-
-    base, out: one unsigned dtype, [words]. planes: uint8[bytes per word, words].
-    """
-    one = out.dtype.type(1)
-    for i in range(base.shape[0]):
-        zigzag = out.dtype.type(0)
-        for p in range(planes.shape[0]):
-            zigzag |= out.dtype.type(out.dtype.type(planes[p, i]) << out.dtype.type(8 * p))
-        sign = out.dtype.type(out.dtype.type(~out.dtype.type(zigzag & one)) + one)
-        out[i] = out.dtype.type(base[i] + out.dtype.type((zigzag >> one) ^ sign))
-
-
 def _copy_lines(source: Any, out: Any) -> None:
     """out = source, both uint8[whole cache lines]; out begins with one."""
     for begin in range(0, out.size, CACHE_LINE_BYTES):
@@ -128,7 +114,6 @@ def _copy_lines(source: Any, out: Any) -> None:
 add_signs = compiled(_add_signs)
 add_signs_by_column = compiled(_add_signs_by_column)
 add_scaled = compiled(_add_scaled)
-add_planes = compiled(_add_planes)
 _copy = compiled(_copy_lines)
 
 
