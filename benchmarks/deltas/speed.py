@@ -36,7 +36,7 @@ def measure() -> Figures:
     as many threads.
     """
     torch.set_num_threads(thread_count())
-    base, tuned = _weights()
+    base, tuned = random_weights()
     out = torch.empty(SHAPE, dtype=torch.bfloat16)
     found: Figures = {}
     for text in CODINGS:
@@ -68,7 +68,7 @@ def share_of_copy(seconds: dict[str, list[float]], what: str) -> float:
     return statistics.median(copy_s / done_s for copy_s, done_s in pairs)
 
 
-def _weights() -> tuple[torch.Tensor, torch.Tensor]:
+def random_weights() -> tuple[torch.Tensor, torch.Tensor]:
     """Random: a base, and one that has moved a little."""
     random = torch.Generator().manual_seed(0)
     base = torch.randn(SHAPE, generator=random) * 0.02
