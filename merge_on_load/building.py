@@ -21,38 +21,44 @@ from merge_on_load.tensors import from_bytes
 
 
 class Built:
-    """A base and what changes it, checked to belong together; tensors are built when asked for."""
+    """A base and what changes it, checked to belong together; tensors are built when asked for.
+
+    path: of the delta, or of the base where that is all.
+    """
 
     def __init__(self, base: Checkpoint, delta: Delta | Lora | Merged | None) -> None:
         """None: the base itself. Raises as `stream`."""
-        self._base = base
+        self._below: Checkpoint | Built = base
         self._delta = delta
+        self.path = base.path if delta is None else delta.path
         if isinstance(delta, Lora):
             delta.verify()
             delta.check_belongs(base)
         elif isinstance(delta, Merged):
             delta.check_belongs(base)
         elif delta is not None:
+            if delta.parent:
+                self._below = Built(base, delta.parent)
             check_belongs(base, delta)
             delta.verify()
 
     @property
     def names(self) -> list[str]:
         """All tensors, in the base's order."""
-        return self._base.names
+        return self._below.names
 
     @property
     def side_files(self) -> dict[str, Path]:
         """Those of the model that results. Raises WrongBase when the base's own have changed."""
         if isinstance(self._delta, Delta):
-            return _side_files(self._base, self._delta)
-        return self._base.side_files
+            return _side_files(self._below, self._delta)
+        return self._below.side_files
 
     def spec(self, name: str) -> TensorSpec:
         """dtype and shape of the result. Raises MissingTensor."""
         if isinstance(self._delta, Delta | Merged):
             return self._delta.spec(name)
-        return self._base.spec(name)
+        return self._below.spec(name)
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor: treat it as read-only, it may be mapped from the base's files.
@@ -61,17 +67,17 @@ class Built:
         """
         delta = self._delta
         if delta is None:
-            return self._base.read(name)
+            return self._below.read(name)
         if isinstance(delta, Lora):
-            return delta.merge(name, self._base.read(name))
+            return delta.merge(name, self._below.read(name))
         if isinstance(delta, Merged):
             return from_bytes(delta.raw(name), delta.spec(name))
         entry = delta.entry(name)
         if entry.codec == SAME:
-            return self._base.read(name)
+            return self._below.read(name)
         try:
             codec = make_codec(entry.codec, entry.settings)
-            return codec.decode(self._base.read(name), delta.payload(name), entry.spec)
+            return codec.decode(self._below.read(name), delta.payload(name), entry.spec)
         except MergeError as error:
             raise error.located(file=delta.path, tensor=name) from error
 
@@ -147,7 +153,7 @@ def unpack(
             writer.add_file(name, source)
 
 
-def _side_files(base: Checkpoint, delta: Delta) -> dict[str, Path]:
+def _side_files(base: Checkpoint | Built, delta: Delta) -> dict[str, Path]:
     """The side files of the tuned model. Raises WrongBase when the base's own have changed."""
     sources = delta.side_files
     base_files = base.side_files

@@ -8,6 +8,7 @@ import torch
 from merge_on_load.building import Built
 from merge_on_load.checkpoint import Checkpoint, fingerprint_of
 from merge_on_load.delta import Delta
+from merge_on_load.errors import CorruptPayload
 from merge_on_load.specs import TensorSpec
 from merge_on_load.tensors import tensor_digest
 
@@ -21,6 +22,7 @@ class BuiltModel:
     def __init__(self, base: Checkpoint, delta: Delta) -> None:
         """Raises as `stream`."""
         self._built = Built(base, delta)
+        self._recorded = delta.manifest.rebuilt_fingerprint
         self.path = delta.path
         self.names = self._built.names
         self.specs = {name: self._built.spec(name) for name in self.names}
@@ -53,8 +55,12 @@ class BuiltModel:
         return self._digests
 
     def fingerprint(self) -> str:
-        """See `Checkpoint.fingerprint`."""
-        return fingerprint_of(self.specs, self._digests)
+        """See `Checkpoint.fingerprint`. Raises CorruptPayload unless it is the one recorded."""
+        found = fingerprint_of(self.specs, self._digests)
+        if found != self._recorded:
+            problem = "the rebuilt model is not the one that was packed"
+            raise CorruptPayload(problem, file=self.path, expected=self._recorded, found=found)
+        return found
 
     @cached_property
     def _digests(self) -> dict[str, str]:

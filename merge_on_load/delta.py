@@ -4,6 +4,9 @@ NAME.delta/
   delta.json                 the manifest, see `manifest.py`
   payload-00001.safetensors  what each tensor is stored as, one blob (`blobs.py`) under its name
   files/                     side files of the tuned model that differ from the base's
+
+A delta may build on another, its parent, in place of the bare base: `parent` of the manifest says
+where that lies and what it must make (decision 0032).
 """
 
 from collections import Counter
@@ -16,10 +19,10 @@ from merge_on_load import manifest
 from merge_on_load.blobs import from_blob
 from merge_on_load.checkpoint import open_tensors
 from merge_on_load.codecs import Coding
-from merge_on_load.errors import CorruptPayload, MissingTensor, NotADelta
+from merge_on_load.errors import BadChain, CorruptPayload, MissingTensor, NotADelta, WrongBase
 from merge_on_load.hashing import file_digest, parallel_map
 from merge_on_load.manifest import SHORT_DIGEST, Entry, Manifest, Stored
-from merge_on_load.names import MANIFEST_NAME
+from merge_on_load.names import MANIFEST_NAME, MOST_DELTAS, located
 from merge_on_load.specs import TensorSpec
 from merge_on_load.tensors import tensor_digest
 
@@ -29,32 +32,71 @@ FILES_NAME = "files"
 class Delta:
     """An opened delta. `open` checks the manifest and the sizes, `verify` every byte.
 
-    digest: hex SHA-256 of the manifest, which holds the digests of all else: its identity.
+    digest: hex SHA-256 of the manifest, which holds the digests of all else: its identity. parent:
+    what it builds on; None: the base.
     """
 
-    def __init__(self, path: Path, content: Manifest, digest: str) -> None:
+    def __init__(
+        self, path: Path, content: Manifest, digest: str, parent: "Delta | None" = None
+    ) -> None:
         """Use `Delta.open`."""
         self.path = path
         self.manifest = content
         self.digest = digest
+        self.parent = parent
         self._handles: dict[str, Any] = {}
         self._verified: dict[Path, tuple[int, int]] | None = None
 
     @classmethod
     def open(cls, path: Path) -> "Delta":
-        """Read the manifest of a delta directory and check that its files are there in full.
+        """Read the manifest of a delta directory and check that its files are there in full; so
+        for each delta that it builds on.
 
-        Raises NotADelta, UnknownVersion, UnknownCodec, UnsupportedDtype, CorruptPayload.
+        Raises NotADelta, UnknownVersion, UnknownCodec, UnsupportedDtype, CorruptPayload, BadChain,
+        WrongBase (the parent is another one).
         """
-        path = Path(path)
+        return cls._open(Path(path), ())
+
+    @classmethod
+    def _open(cls, path: Path, children: tuple[Path, ...]) -> "Delta":
+        """children: those that were opened on the way here, the last one first."""
         file = path / MANIFEST_NAME
         if not file.is_file():
             raise NotADelta(f"no {MANIFEST_NAME} here", file=path)
         content, digest = manifest.parse(file.read_bytes(), file)
-        delta = cls(path, content, digest)
+        parent = cls._open_parent(path, content, (path, *children)) if content.parent else None
+        delta = cls(path, content, digest, parent)
         for stored_file, stored in delta._files().items():
             _stamp(stored_file, stored)
         return delta
+
+    @classmethod
+    def _open_parent(cls, path: Path, content: Manifest, opened: tuple[Path, ...]) -> "Delta":
+        told = content.parent
+        assert told
+        found = located(path, told.path)
+        if found.resolve() in (one.resolve() for one in opened):
+            raise BadChain("a delta builds on itself", file=path, found=told.path)
+        check_depth(len(opened) + 1, path)
+        try:
+            parent = cls._open(found, opened)
+        except NotADelta as error:
+            raise BadChain(
+                f"delta {path} builds on one that is not here", file=found, found=error.problem
+            ) from error
+        for wanted, made in (
+            (content.base_fingerprint, parent.base_fingerprint),
+            (told.fingerprint, parent.manifest.rebuilt_fingerprint),
+        ):
+            if wanted != made:
+                problem = f"delta {path} builds on another one than lies here"
+                raise WrongBase(problem, file=found, expected=wanted, found=made)
+        return parent
+
+    @property
+    def chain(self) -> "list[Delta]":
+        """What is added to the base, in that order: the parents from the bottom up, then this."""
+        return [*(self.parent.chain if self.parent else ()), self]
 
     @property
     def codec(self) -> str:
@@ -80,17 +122,18 @@ class Delta:
 
     @property
     def base_fingerprint(self) -> str:
+        """Of the checkpoint at the bottom of the chain."""
         return self.manifest.base_fingerprint
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the whole directory."""
+        """Bytes of the whole directory, without the parent's."""
         stored = sum(stored.size_bytes for stored in self._files().values())
         return stored + (self.path / MANIFEST_NAME).stat().st_size
 
     @property
     def side_files(self) -> dict[str, Path]:
-        """Side files that replace or join the base's, by name."""
+        """Side files that replace or join the base's, or the parent's, by name."""
         return {name: self.path / FILES_NAME / name for name in self.manifest.kept_files}
 
     def entry(self, name: str) -> Entry:
@@ -105,10 +148,13 @@ class Delta:
         return self.entry(name).spec
 
     def verify(self) -> None:
-        """Hash every file, then check that each part is there. Raises CorruptPayload.
+        """Hash every file, then check that each part is there; the parents' first. Raises
+        CorruptPayload.
 
         Files that have not been touched since this object last verified them pass at once.
         """
+        if self.parent:
+            self.parent.verify()
         files = self._files()
         stamps = {file: _stamp(file, stored) for file, stored in files.items()}
         if stamps == self._verified:
@@ -154,6 +200,12 @@ class Delta:
         payloads = {self.path / name: stored for name, stored in self.manifest.payloads.items()}
         kept = self.manifest.kept_files.items()
         return payloads | {self.path / FILES_NAME / name: stored for name, stored in kept}
+
+
+def check_depth(count: int, path: Path) -> None:
+    """Raise BadChain where so many deltas, the last of them at `path`, are too many for a chain."""
+    if count > MOST_DELTAS:
+        raise BadChain("too many deltas in one chain", file=path, expected=MOST_DELTAS)
 
 
 def _stamp(file: Path, stored: Stored) -> tuple[int, int]:

@@ -51,6 +51,10 @@ class WrongBase(MergeError):
     """The base is not the one the delta was made from."""
 
 
+class BadChain(MergeError):
+    """A delta builds on one that is not there, on too many, or on itself."""
+
+
 class CorruptPayload(MergeError):
     """A file is missing, truncated, altered or malformed."""
 

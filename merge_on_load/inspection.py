@@ -48,6 +48,7 @@ def _describe_delta(delta: Delta) -> dict[str, Any]:
         "codec": delta.codec,
         "codings": delta.codings,
         "base": {"name": delta.manifest.base_name, "fingerprint": delta.base_fingerprint},
+        "builds_on": [str(one.path) for one in reversed(delta.chain[:-1])],
         "tensor_count": len(delta.manifest.tensors),
         "size_bytes": delta.size_bytes,
         "ratio_to_full_copy": delta.size_bytes / max(1, full_size_bytes),

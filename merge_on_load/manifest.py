@@ -7,7 +7,7 @@ what writing its content would give. So any altered byte is found.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,13 +53,24 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Parent:
+    """The delta that a delta builds on. path: its directory, relative to the delta's own.
+    fingerprint: its `rebuilt_fingerprint`.
+    """
+
+    path: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything `delta.json` says.
 
+    base_fingerprint, base_name: of the checkpoint at the bottom, also where there is a parent.
     payloads: the payload files. kept_files: side files that differ from the base's, stored under
-    `files/`. base_files: side files that are the base's own. rebuilt_fingerprint: of the weights
-    that result, see `Checkpoint.fingerprint`. measured: sizes and errors.
-    lineage: what the delta was made from and how.
+    `files/`. base_files: side files that are the base's, or the parent's. rebuilt_fingerprint: of
+    the weights that result, see `Checkpoint.fingerprint`. measured: sizes and errors. lineage: what
+    the delta was made from and how. parent: None for a delta of the base.
     """
 
     codec: str
@@ -72,6 +83,7 @@ class Manifest:
     rebuilt_fingerprint: str
     lineage: dict[str, Any]
     measured: dict[str, Any]
+    parent: Parent | None = None
 
 
 def render(manifest: Manifest) -> tuple[bytes, str]:
@@ -83,6 +95,7 @@ def render(manifest: Manifest) -> tuple[bytes, str]:
         "version": VERSION,
         "codec": manifest.codec,
         "base": {"fingerprint": manifest.base_fingerprint, "name": manifest.base_name},
+        **({"parent": asdict(manifest.parent)} if manifest.parent else {}),
         "lineage": manifest.lineage,
         "measured": manifest.measured,
         "payloads": _render_files(manifest.payloads),
@@ -113,8 +126,7 @@ def parse(content: bytes, file: Path) -> tuple[Manifest, str]:
     body = _load(content, file)
     if body.get("format") != FORMAT:
         raise NotADelta("not a delta", file=file, expected=FORMAT, found=body.get("format"))
-    if body.get("version") != VERSION:
-        found = body.get("version")
+    if (found := body.get("version")) != VERSION:
         raise UnknownVersion("unknown format version", file=file, expected=VERSION, found=found)
     digest = _check_seal(body, content, file)
     try:
@@ -175,7 +187,15 @@ def _read_body(body: Mapping[str, Any], file: Path) -> Manifest:
         rebuilt_fingerprint=str(body["rebuilt_fingerprint"]),
         lineage=dict(body["lineage"]),
         measured=dict(body["measured"]),
+        parent=_read_parent(body["parent"]) if "parent" in body else None,
     )
+
+
+def _read_parent(told: Mapping[str, Any]) -> Parent:
+    path = str(told["path"])
+    if not path or Path(path).is_absolute():
+        raise ValueError(f"a parent lies relative to its delta, not at {path!r}")
+    return Parent(path, str(told["fingerprint"]))
 
 
 def _render_files(files: Mapping[str, Stored]) -> dict[str, Any]:

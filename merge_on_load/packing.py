@@ -1,7 +1,9 @@
 """Fine-tuned checkpoint + base -> delta, one tensor at a time."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfile
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,11 +13,11 @@ from merge_on_load.aside import check_output_apart, written_aside
 from merge_on_load.built_model import BuiltModel
 from merge_on_load.checkpoint import Checkpoint, fingerprint_of
 from merge_on_load.codecs import SAME, CodecSettings, Coding, Layout, Payload, make_codec
-from merge_on_load.delta import FILES_NAME, Delta
+from merge_on_load.delta import FILES_NAME, Delta, check_depth
 from merge_on_load.delta_writer import PayloadWriter
 from merge_on_load.errors import MissingTensor, ShapeMismatch
 from merge_on_load.hashing import file_digest
-from merge_on_load.manifest import SHORT_DIGEST, Entry, Manifest, Stored, render
+from merge_on_load.manifest import SHORT_DIGEST, Entry, Manifest, Parent, Stored, render
 from merge_on_load.measure import ErrorSums
 from merge_on_load.names import MANIFEST_NAME
 from merge_on_load.progress import Progress, silent
@@ -39,6 +41,7 @@ def pack(
     settings: Mapping[str, int] | None = None,
     layout: "AnyLayout | None" = None,
     judge: "Judge | None" = None,
+    parent: Path | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     created_at: str | None = None,
@@ -48,17 +51,20 @@ def pack(
     codec: one of CODEC_NAMES, maybe with settings, such as "sparse:keep=32,bits=2"; embeddings: the
     same for these; see `Layout`. settings: what holds where these tell nothing, see
     `CodecSettings`. layout: in place of codec and embeddings. judge: of the same model; distils
-    what can learn, and measures quality into the manifest. progress: called with done and total
-    bytes of the model after each tensor. created_at: kept in the lineage; left out by default, so
-    that packing again gives the same bytes. Memory: a few tensors; with a judge that distils, the
-    whole model several times.
+    what can learn, and measures quality into the manifest. parent: a delta of `base`,
+    from whose result the difference is taken; `out` tells where it lies, seen from there.
+    progress: called with done and total bytes of the model after each tensor. created_at: kept in
+    the lineage; left out by default, so that packing again gives the same bytes. Memory: a few
+    tensors; with a judge that distils, the whole model several times.
     Raises MissingTensor, ShapeMismatch, NonFinite, UnknownCodec, OutputExists and as
-    `Checkpoint.open` does; then nothing stands under `out`.
+    `Checkpoint.open` does, with a parent also BadChain and as `stream`; then nothing stands under
+    `out`.
     """
     base, model, out = Path(base), Path(model), Path(out)
     usual = CodecSettings.from_dict(settings or {})
     chosen = layout or Layout.parse(codec, embeddings, usual)
     check_output_apart(out, (base, model))
+    start = Start.open(base, parent, out)
     opened = Checkpoint.open(model)
     lineage = {
         "model_name": opened.path.resolve().name,
@@ -66,7 +72,7 @@ def pack(
         "made_by": f"merge_on_load {__version__}",
         **({"created_at": created_at} if created_at is not None else {}),
     }
-    packer = _Packer(Checkpoint.open(base), opened, chosen, lineage, judge)
+    packer = _Packer(start, opened, chosen, lineage, judge)
     return _written(packer, out, overwrite, progress)
 
 
@@ -78,20 +84,24 @@ def repack(
     *,
     embeddings: str | None = None,
     settings: Mapping[str, int] | None = None,
+    flatten: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Delta:
     """Store what `delta` makes of `base` by another codec, without a checkpoint in between.
 
-    The lineage says which delta it was; where that one was lossy, what it lost stays lost. For all
-    else, see `pack`. Raises what `pack` and `stream` raise.
+    The lineage says which delta it was; where that one was lossy, what it lost stays lost. It keeps
+    its parent; flatten: it has none any more. For all else, see `pack`. Raises what `pack` and
+    `stream` raise.
     """
     base, delta, out = Path(base), Path(delta), Path(out)
     layout = Layout.parse(codec, embeddings, CodecSettings.from_dict(settings or {}))
     check_output_apart(out, (base, delta))
-    opened_base, opened = Checkpoint.open(base), Delta.open(delta)
+    opened = Delta.open(delta)
+    parent = opened.parent.path if opened.parent and not flatten else None
+    start = Start.open(base, parent, out)
     lineage = {**opened.lineage, "repacked_from": {"codec": opened.codec, "digest": opened.digest}}
-    packer = _Packer(opened_base, BuiltModel(opened_base, opened), layout, lineage)
+    packer = _Packer(start, BuiltModel(start.base, opened), layout, lineage)
     return _written(packer, out, overwrite, progress)
 
 
@@ -100,6 +110,28 @@ def _written(packer: "_Packer", out: Path, overwrite: bool, progress: Progress |
         content = packer.write(directory, progress or silent)
         (directory / MANIFEST_NAME).write_bytes(render(content)[0])
     return Delta.open(out)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a difference is taken from. model: the base, or what it and the parent make."""
+
+    base: Checkpoint
+    model: Checkpoint | BuiltModel
+    parent: Parent | None = None
+
+    @classmethod
+    def open(cls, base: Path, parent: Path | None, out: Path) -> "Start":
+        """Raises as `stream`, and BadChain, OutputExists."""
+        opened = Checkpoint.open(base)
+        if parent is None:
+            return cls(opened, opened)
+        delta = Delta.open(parent)
+        check_output_apart(out, [one.path for one in delta.chain])
+        check_depth(len(delta.chain) + 1, out)
+        model = BuiltModel(opened, delta)
+        place = os.path.relpath(delta.path.resolve(), out.parent.resolve() / out.name)
+        return cls(opened, model, Parent(Path(place).as_posix(), model.fingerprint()))
 
 
 class AnyLayout(Protocol):
@@ -116,17 +148,18 @@ class AnyLayout(Protocol):
 
 
 class _Packer:
-    """One packing: base and model, what stores which tensor, and what has been measured so far."""
+    """One packing: start and model, what stores which tensor, and what has been measured so far."""
 
     def __init__(
         self,
-        base: Checkpoint,
+        start: Start,
         model: Checkpoint | BuiltModel,
         layout: "AnyLayout",
         lineage: dict[str, Any],
         judge: "Judge | None" = None,
     ) -> None:
-        self._base = base
+        self._start = start
+        self._base = start.model
         self._model = model
         self._layout = layout
         self._lineage = lineage
@@ -149,8 +182,8 @@ class _Packer:
         kept, from_base = _write_side_files(self._base, self._model, directory / FILES_NAME)
         return Manifest(
             codec=self._layout.codec,
-            base_fingerprint=self._base.fingerprint(),
-            base_name=self._base.path.resolve().name,
+            base_fingerprint=self._start.base.fingerprint(),
+            base_name=self._start.base.path.resolve().name,
             tensors=tensors,
             payloads=stored,
             kept_files=kept,
@@ -158,6 +191,7 @@ class _Packer:
             rebuilt_fingerprint=fingerprint_of(self._model.specs, self._digests),
             lineage=self._lineage,
             measured=self._measured(tensors, stored, kept),
+            parent=self._start.parent,
         )
 
     def _lossy_tensors(self) -> dict[str, "Tuned"]:
@@ -214,7 +248,7 @@ class _Packer:
         }
 
 
-def _check_same_tensors(base: Checkpoint, model: Checkpoint | BuiltModel) -> None:
+def _check_same_tensors(base: Checkpoint | BuiltModel, model: Checkpoint | BuiltModel) -> None:
     """Raise MissingTensor or ShapeMismatch unless both hold the same names and shapes."""
     base_names, model_names = set(base.names), set(model.names)
     if lost := sorted(base_names - model_names):
@@ -238,7 +272,7 @@ def _can_reconcile(base: TensorSpec, tuned: TensorSpec) -> bool:
 
 
 def _write_side_files(
-    base: Checkpoint, model: Checkpoint | BuiltModel, directory: Path
+    base: Checkpoint | BuiltModel, model: Checkpoint | BuiltModel, directory: Path
 ) -> tuple[dict[str, Stored], dict[str, Stored]]:
     """Copy the side files that differ from the base's; returns (kept, the base's own)."""
     kept: dict[str, Stored] = {}

@@ -1,8 +1,9 @@
 """A delta made ready for switching: checked and decompressed once, so that only adding is left.
 
 One safetensors file holds the parts that `Codec.write` needs: signs and scales as they are stored,
-8-bit values without zstd, and for lossless tensors the result itself. What equals the base takes no
-room. The file may be one that lives in memory (`os.memfd_create`), mapped by many processes.
+8-bit values without zstd, and for lossless tensors the result itself, as for those that several
+deltas of a chain change (decision 0032). What equals the base takes no room. The file may be one
+that lives in memory (`os.memfd_create`), mapped by many processes.
 """
 
 import json
@@ -35,7 +36,7 @@ def prepare(base: Checkpoint, delta: Delta | Merged, file: Path) -> None:
     what an error leaves cannot be opened. Memory: one tensor.
     Of a recipe, all tensors are computed now, on all cores. Raises what `stream` raises.
     """
-    Built(base, delta)  # checks that they belong together
+    built = Built(base, delta)  # checks that they belong together
     content = _Content.of(delta)
     header = render_header(content.part_specs(), content.metadata())
     offsets = _offsets(content.part_specs(), len(header))
@@ -49,7 +50,7 @@ def prepare(base: Checkpoint, delta: Delta | Merged, file: Path) -> None:
             )
         else:
             for name in base.names:
-                for part, tensor in _expand(base, delta, name).items():
+                for part, tensor in _expand(built, base, delta, name).items():
                     out.write(raw_bytes(tensor).data, offsets[_key(name, part)])
         out.write(memoryview(header), 0)
 
@@ -155,7 +156,19 @@ class Prepared:
             raise MissingTensor("no such tensor in the prepared delta", tensor=name) from None
 
 
-def _expand(base: Checkpoint, delta: Delta, name: str) -> Payload:
+def _changing(delta: Delta, name: str) -> list[Delta]:
+    """The deltas of its chain that change a tensor."""
+    return [one for one in delta.chain if one.entry(name).codec != SAME]
+
+
+def _expand(built: Built, base: Checkpoint, delta: Delta, name: str) -> Payload:
+    """Of one tensor: nothing of what equals the base's; the parts that its one delta has; what all
+    of them make, where several change it.
+    """
+    changing = _changing(delta, name)
+    if len(changing) > 1:
+        return {"tensor": matrix(built.read(name))}
+    delta = changing[0] if changing else delta
     entry = delta.entry(name)
     if entry.codec == SAME:
         if (found := base.spec(name)) != entry.spec:
@@ -187,6 +200,11 @@ def _offsets(specs: Mapping[str, TensorSpec], begin: int) -> dict[str, int]:
     return offsets
 
 
+def _whole(spec: TensorSpec) -> tuple[str, CodecSettings, TensorSpec]:
+    """A tensor that is kept as it results, as `_Content` has it."""
+    return "lossless", CodecSettings(), spec
+
+
 @dataclass(frozen=True, slots=True)
 class _Content:
     """What a prepared file holds. entries: tensor name -> codec, settings, spec of the result."""
@@ -196,14 +214,16 @@ class _Content:
     @classmethod
     def of(cls, delta: Delta | Merged) -> "_Content":
         if isinstance(delta, Delta):
-            told = delta.manifest
-            entries = {
-                name: (entry.codec, entry.settings, entry.spec)
-                for name, entry in told.tensors.items()
-            }
-            return cls(entries)
-        usual = CodecSettings()
-        return cls({name: ("lossless", usual, delta.spec(name)) for name in delta.names})
+            return cls({name: cls._entry(delta, name) for name in delta.manifest.tensors})
+        return cls({name: _whole(delta.spec(name)) for name in delta.names})
+
+    @staticmethod
+    def _entry(delta: Delta, name: str) -> tuple[str, CodecSettings, TensorSpec]:
+        changing = _changing(delta, name)
+        if len(changing) > 1:
+            return _whole(delta.spec(name))
+        entry = (changing[0] if changing else delta).entry(name)
+        return entry.codec, entry.settings, entry.spec
 
     def part_specs(self) -> dict[str, TensorSpec]:
         """Every part by its key, widest dtype first, so that each lies aligned."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from merge_on_load.errors import MergeError
 from model_pool.engine import Weights
@@ -145,9 +145,19 @@ def _of_delta(name: str, delta: Delta, base: Checkpoint) -> ModelFiles:
         stored_size_bytes=delta.size_bytes,
         full_size_bytes=base.size_bytes,
         weights=Weights(name, delta.digest, delta.path),
-        lineage=json.dumps(delta.lineage, sort_keys=True),
+        lineage=json.dumps(_lineage(delta), sort_keys=True),
         fault=fault,
     )
+
+
+def _lineage(delta: Delta) -> dict[str, Any]:
+    """With the deltas that it builds on, as a recipe's lineage has its parents."""
+    from merge_on_load.recipes.lineage import of_adapted
+
+    if not delta.parent:
+        return delta.lineage
+    told = of_adapted({"name": delta.manifest.base_name}, delta.path)
+    return {**delta.lineage, "method": told["method"], "parents": told["parents"]}
 
 
 def _of_lora(name: str, lora: Lora, base: Checkpoint) -> ModelFiles:

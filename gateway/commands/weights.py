@@ -39,6 +39,12 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what 
 @embeddings_option
 @click.option("--out", required=True, type=NEW, help="The delta directory to write.")
 @click.option(
+    "--parent",
+    type=DIRECTORY,
+    help="Another delta of the base: store the difference from what that one makes. It must stay "
+    "where it is, seen from the new one.",
+)
+@click.option(
     "--keep",
     type=click.FloatRange(0, 1),
     default=0.99,
@@ -76,6 +82,7 @@ def pack(
     codec: str,
     embeddings: str | None,
     out: Path,
+    parent: Path | None,
     keep: float,
     max_bytes: int | None,
     calibrate: Path | None,
@@ -86,6 +93,8 @@ def pack(
     """Store a fine-tuned checkpoint as its difference from the base."""
     import merge_on_load
 
+    if parent and codec == "auto" and max_bytes is None:
+        raise click.UsageError("--codec auto with --parent needs --max-bytes")
     with _failures(), _progress("packing") as progress:
         judge = _judge(model, calibrate, distill, evaluate)
         if codec != "auto":
@@ -93,6 +102,7 @@ def pack(
                 *(base, model, codec, out),
                 embeddings=embeddings,
                 judge=judge,
+                parent=parent,
                 overwrite=overwrite,
                 progress=progress,
             )
@@ -108,7 +118,7 @@ def pack(
             delta = (
                 pack_auto(base, model, out, floor=keep, **given)
                 if max_bytes is None
-                else pack_within(base, model, out, budget_bytes=max_bytes, **given)
+                else pack_within(base, model, out, budget_bytes=max_bytes, parent=parent, **given)
             )
     _tell_size(delta)
     for name, value in delta.measured.get("quality", {}).items():
@@ -142,9 +152,18 @@ def _judge(
 @codec_option
 @embeddings_option
 @click.option("--out", required=True, type=NEW, help="The delta directory to write.")
+@click.option(
+    "--flatten", is_flag=True, help="Of a delta with a parent: store it as one of the base alone."
+)
 @overwrite_option
 def repack(
-    base: Path, delta: Path, codec: str, embeddings: str | None, out: Path, overwrite: bool
+    base: Path,
+    delta: Path,
+    codec: str,
+    embeddings: str | None,
+    out: Path,
+    flatten: bool,
+    overwrite: bool,
 ) -> None:
     """Store what a delta makes by another codec. What a lossy one lost stays lost."""
     import merge_on_load
@@ -153,6 +172,7 @@ def repack(
         made = merge_on_load.repack(
             *(base, delta, codec, out),
             embeddings=embeddings,
+            flatten=flatten,
             overwrite=overwrite,
             progress=progress,
         )

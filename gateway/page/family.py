@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from deltafleet.v1 import fleet_pb2
 from model_pool.settings import BASE_MODEL
 
-ADDED_TO_BASE = frozenset({"lossless", "int8", "onebit", "lora"})
+RECIPE = "recipe"
 # A lineage that is told deeper is cut: it is somebody's file.
 DEEPEST = 16
 
@@ -26,17 +26,17 @@ class Kin:
 def family(models: Sequence[fleet_pb2.Model], name_of: Mapping[str, str]) -> list[Kin]:
     """The bonds among the models, and to what they were made from that is not of the fleet.
 
-    A delta's or adapter's parent is the base, which it is added to. A recipe's parents are what its
-    lineage names. name_of: a file's or directory's name → the model of the fleet that it is.
+    A delta's or adapter's parent is the base, which it is added to, or the delta that its lineage
+    names. A recipe's parents are what its lineage names. name_of: a file's or directory's name →
+    the model of the fleet that it is.
     """
     found: dict[tuple[str, str], Kin] = {}
     for model in models:
         if model.name == BASE_MODEL:
             continue
-        if model.codec in ADDED_TO_BASE:
+        kin = list(_of_lineage(_read(model.lineage), model.name, name_of, DEEPEST))
+        if not kin and model.codec not in ("", RECIPE):
             kin = [Kin(BASE_MODEL, model.name, model.codec)]
-        else:
-            kin = list(_of_lineage(_read(model.lineage), model.name, name_of, DEEPEST))
         for one in kin:
             if one.parent != one.child:
                 found.setdefault((one.parent, one.child), one)

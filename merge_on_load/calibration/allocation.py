@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from merge_on_load.built_model import BuiltModel
 from merge_on_load.calibration.judge import Judge
 from merge_on_load.calibration.ladder import LADDER, LOSSLESS, thin
 from merge_on_load.checkpoint import Checkpoint
@@ -15,7 +16,7 @@ from merge_on_load.codecs.layout import is_lossy
 from merge_on_load.delta import Delta
 from merge_on_load.errors import QualityMissed
 from merge_on_load.measure import squared_distance
-from merge_on_load.packing import pack
+from merge_on_load.packing import Start, pack
 from merge_on_load.progress import Progress
 from merge_on_load.specs import TensorSpec
 from merge_on_load.tensors import spec_of
@@ -44,6 +45,7 @@ def pack_within(
     budget_bytes: int,
     judge: Judge | None = None,
     sensitivities: Mapping[str, float] | None = None,
+    parent: Path | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Delta:
@@ -52,12 +54,22 @@ def pack_within(
     sensitivities: what an error in each tensor costs, times its square relative to the tensor's
     whole difference; the judge's divergence where each alone is the base's, where there is one;
     else each tensor's squared difference. Raises QualityMissed where the budget is too small, and
-    as `pack` does.
+    as `pack` does. parent: see there.
     """
-    opened = Checkpoint.open(Path(base)), Checkpoint.open(Path(model))
-    chosen = allocate(*opened, budget_bytes=budget_bytes, judge=judge, sensitivities=sensitivities)
+    start = Start.open(Path(base), parent, Path(out))
+    chosen = allocate(
+        *(start.model, Checkpoint.open(Path(model))),
+        budget_bytes=budget_bytes,
+        judge=judge,
+        sensitivities=sensitivities,
+    )
     return pack(
-        base, model, AUTO, out, layout=chosen, judge=judge, overwrite=overwrite, progress=progress
+        *(base, model, AUTO, out),
+        layout=chosen,
+        judge=judge,
+        parent=parent,
+        overwrite=overwrite,
+        progress=progress,
     )
 
 
@@ -69,7 +81,7 @@ class _Option:
 
 
 def allocate(
-    base: Checkpoint,
+    base: Checkpoint | BuiltModel,
     model: Checkpoint,
     *,
     budget_bytes: int,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merge_on_load.errors import BadRecipe
-from merge_on_load.names import MANIFEST_NAME
+from merge_on_load.names import MANIFEST_NAME, MOST_DELTAS, located
 from merge_on_load.recipes.document import Recipe
 from merge_on_load.specs import TensorSpec
 
@@ -105,9 +105,17 @@ def read_json(file: Path) -> dict[str, Any]:
     return told
 
 
-def of_adapted(model: Mapping[str, Any], adapter: Path) -> dict[str, Any]:
-    """What a delta or an adapter of a model is. model: the lineage of what it is applied to."""
+def of_adapted(model: Mapping[str, Any], adapter: Path, depth: int = MOST_DELTAS) -> dict[str, Any]:
+    """What a delta or an adapter of a model is. model: the lineage of what it, or what it builds
+    on, is applied to. depth: of how many deltas it is told.
+    """
     told = read_json(adapter / MANIFEST_NAME)
+    if isinstance(parent := told.get("parent"), dict) and depth > 1:
+        found = located(adapter, str(parent.get("path")))
+        if (found / MANIFEST_NAME).is_file():
+            model = of_adapted(model, found, depth - 1)
+        else:
+            model = {"kind": "delta, not here", "name": found.name, "parents": [{"is": model}]}
     return {
         "format": FORMAT,
         "version": VERSION,

@@ -119,7 +119,8 @@ class Adapted:
         self._digest = opened.digest
         self._built = Built(model.checkpoint, opened)
         self.path = adapter
-        self.paths = (*model.paths, adapter)
+        below = opened.chain[:-1] if isinstance(opened, Delta) else []
+        self.paths = (*model.paths, *(one.path for one in below), adapter)
         self.config = model.config
         self.side_files = self._built.side_files
         self.names = model.names

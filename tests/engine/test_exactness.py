@@ -20,10 +20,11 @@ from engine.tiny_models import (
     read_reference,
     train_tokenizer,
     write_checkpoint,
+    write_variant,
 )
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from merge_on_load import Lora
+from merge_on_load import Lora, pack
 from merge_on_load.errors import CorruptPayload, MissingTensor, ShapeMismatch
 from model_pool.active_job import ActiveJob
 from model_pool.base_model import BaseModel
@@ -129,6 +130,30 @@ async def test_a_delta_answers_as_the_model_that_it_was_made_from(fleet: Fleet) 
     await engine.stop()
 
     assert answers == expected
+
+
+async def test_a_delta_on_a_delta_answers_as_the_model_that_it_was_made_from(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    further = write_variant(fleet.variant, tmp_path / "further", seed=9, scale=0.1)
+    parent = fleet.weights["sql"].delta
+    assert parent
+    chained = pack(fleet.base, further, "lossless", tmp_path / "further.delta", parent=parent)
+    prompts = make_prompts()[:20]
+    expected = await asyncio.to_thread(references, further, prompts)
+    engine = TransformersEngine(fleet.base, thread_count=1)
+    await engine.start()
+    await engine.load(fleet.weights["sql"])
+    await engine.load(Weights("further", chained.digest, chained.path))
+    jobs = [
+        job(prompt, model, max_output_token_count=count)
+        for model in ("further", "sql")
+        for prompt, count in prompts
+    ]
+    answers = await asyncio.gather(*(answer_of(engine, asked) for asked in jobs))
+    await engine.stop()
+
+    assert answers[:20] == expected != answers[20:]
 
 
 async def test_an_adapter_answers_as_peft_does_beside_the_base_and_a_delta(

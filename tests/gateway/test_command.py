@@ -166,6 +166,28 @@ async def test_pack_inspect_unpack(tmp_path: Path) -> None:
     assert not refused.exists()
 
 
+async def test_a_delta_builds_on_a_delta(tmp_path: Path) -> None:
+    base, sql = DEMO.parent / "base", DEMO.parent / "sql.delta"
+    parent, chained, flat = (tmp_path / name for name in ("p.delta", "c.delta", "f.delta"))
+    await run("unpack", "--base", base, "--delta", sql, "--out", tmp_path / "sql")
+    model = ["--base", base, "--model", tmp_path / "sql", "--codec"]
+    again = ["--base", base, "--delta", chained]
+    for arguments in (
+        ["pack", *model, "onebit", "--out", parent],
+        ["pack", *model, "int8", "--parent", parent, "--out", chained],
+        ["verify", *again],
+        ["repack", *again, "--codec", "lossless", "--flatten", "--out", flat],
+    ):
+        ended = await run(*arguments)
+        assert ended.code == 0, ended.errors
+
+    told = [json.loads((await run("inspect", path)).output) for path in (chained, flat)]
+    assert [one["builds_on"] for one in told] == [[str(parent)], []]
+    refused = await run("pack", *model, "auto", "--parent", parent, "--out", tmp_path / "a.delta")
+    assert refused.code == 2
+    assert "--max-bytes" in refused.errors
+
+
 async def test_inspect_names_an_altered_payload(tmp_path: Path) -> None:
     base, out = DEMO.parent / "base", tmp_path / "again.delta"
     await run("pack", "--base", base, "--model", base, "--codec", "lossless", "--out", out)

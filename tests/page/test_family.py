@@ -22,6 +22,30 @@ def test_a_delta_comes_from_the_base() -> None:
     assert family(models, NAMES) == [Kin("base", "sql", "int8"), Kin("base", "chat", "lora")]
 
 
+def test_a_delta_of_any_codec_comes_from_the_base() -> None:
+    assert family([model("sql", "sparse"), model("chat", "auto", {"made_by": "us"})], NAMES) == [
+        Kin("base", "sql", "sparse"),
+        Kin("base", "chat", "auto"),
+    ]
+
+
+def test_a_delta_on_a_delta_comes_from_that_one() -> None:
+    sql = {"name": "sql.delta", "parents": [{"is": {"name": "base"}}]}
+    other = {"name": "other.delta", "method": "int8", "parents": [{"is": {"name": "base"}}]}
+    models = [
+        model("sql", "lossless"),
+        model("sqlite", "int4", {"method": "int4", "parents": [{"is": sql}]}),
+        model("law", "onebit", {"method": "onebit", "parents": [{"is": other}]}),
+    ]
+
+    assert family(models, NAMES) == [
+        Kin("base", "sql", "lossless"),
+        Kin("sql", "sqlite", "int4"),
+        Kin("other.delta", "law", "onebit"),
+        Kin("base", "other.delta", "int8"),
+    ]
+
+
 def test_a_recipe_comes_from_what_its_lineage_names() -> None:
     strange = {"name": "their-7b", "kind": "merge", "method": "slerp", "parents": [
         {"is": {"name": "llama", "kind": "checkpoint"}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,33 @@ def catalog_of(root: Path, *names: str) -> Catalog:
     }
     document = {"base": {"path": root / "base"}, "specialists": specialists}
     return read_catalog(PoolSettings.model_validate(document))
+
+
+def test_a_delta_on_a_delta_is_described_with_what_it_builds_on(root: Path) -> None:
+    further = write_variant(root / "tuned", root / "further", seed=2)
+    parent = root / "sql.delta"
+    chained = pack(root / "base", further, "int8", root / "sqlite.delta", parent=parent)
+
+    _, sqlite = catalog_of(root, "sqlite.delta").models()
+
+    assert (sqlite.codec, sqlite.fault) == ("int8", "")
+    assert sqlite.stored_size_bytes == chained.size_bytes
+    assert sqlite.weights == Weights("sqlite", chained.digest, chained.path)
+    told = json.loads(sqlite.lineage)
+    assert told["model_name"] == "further"
+    assert told["parents"][0]["is"]["name"] == "sql.delta"
+
+
+def test_a_delta_on_one_that_went_away_is_kept_with_its_fault(root: Path) -> None:
+    parent = pack(root / "base", root / "tuned", "int8", root / "gone.delta")
+    pack(root / "base", root / "tuned", "lossless", root / "orphan.delta", parent=parent.path)
+    shutil.rmtree(parent.path)
+
+    catalog = catalog_of(root, "orphan.delta", "law.lora")
+
+    with pytest.raises(SpecialistUnloadable, match=r"orphan\.delta builds on .* not here"):
+        catalog.weights("orphan")
+    assert catalog.weights("law").lora
 
 
 def test_an_adapter_is_described_as_a_delta_is(root: Path) -> None:

@@ -128,6 +128,30 @@ async def test_live_weights_are_the_bits_that_streaming_gives(
     assert found == streamed != untouched == base
 
 
+async def test_a_delta_on_a_delta_is_switched_to(
+    process: Any, fleet: Fleet, tmp_path: Path
+) -> None:
+    paths = fleet.weights["chat"].delta, fleet.weights["sql"].delta
+    assert paths[0] and paths[1]
+    unpack(fleet.base, paths[0], tmp_path / "chat")
+    chained = pack(
+        fleet.base, tmp_path / "chat", "onebit", tmp_path / "t.delta", parent=paths[1]
+    ).path
+    weights = Weights("t", "t", chained)
+    shelf = DeltaShelf(Checkpoint.open(fleet.base))
+    held = shelf.prepare(weights)
+    try:
+        assert held.size_bytes == shelf.size_bytes(weights)
+        await process.switch(held.path, "t")
+        found = await inside(process, live_digest)
+        await process.switch(None, "base")
+    finally:
+        held.close()
+
+    streamed = await inside(process, load_by_the_model_itself, str(fleet.base), str(chained))
+    assert found == streamed
+
+
 async def test_shards_of_two_workers_are_switched_from_one_memory(
     fleet: Fleet, held: Paths
 ) -> None:
