@@ -20,6 +20,7 @@ MODULE_OF = {
     "pack": "weights",
     "repack": "weights",
     "unpack": "weights",
+    "export-lora": "weights",
     "verify": "weights",
     "snr": "weights",
     "inspect": "weights",
@@ -45,7 +46,7 @@ class LazyGroup(click.Group):
         if cmd_name not in MODULE_OF:
             return None
         module = import_module(f"gateway.commands.{MODULE_OF[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
 

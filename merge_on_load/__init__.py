@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from merge_on_load.errors import MergeError
     from merge_on_load.inspection import inspect
     from merge_on_load.lora import Lora
+    from merge_on_load.lora_export import export_lora
     from merge_on_load.opening import open_delta
     from merge_on_load.packing import pack, repack
     from merge_on_load.prepared import Prepared, prepare, prepared_size_bytes
@@ -47,6 +48,7 @@ __all__ = [
     "Prepared",
     "TensorSpec",
     "apply_into",
+    "export_lora",
     "inspect",
     "open_delta",
     "pack",
@@ -69,6 +71,7 @@ _HOMES = {
     "Prepared": "prepared",
     "TensorSpec": "specs",
     "apply_into": "applying",
+    "export_lora": "lora_export",
     "inspect": "inspection",
     "open_delta": "opening",
     "pack": "packing",

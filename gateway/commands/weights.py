@@ -1,4 +1,4 @@
-"""deltafleet pack, repack, unpack, verify, snr, inspect, merge, tree."""
+"""deltafleet pack, repack, unpack, export-lora, verify, snr, inspect, merge, tree."""
 
 from __future__ import annotations
 
@@ -205,6 +205,34 @@ def unpack(base: Path, delta: Path, out: Path, overwrite: bool) -> None:
     with _failures(), _progress("unpacking") as progress:
         merge_on_load.unpack(base, delta, out, overwrite=overwrite, progress=progress)
     click.echo(str(out))
+
+
+@click.command(
+    epilog="Example: deltafleet export-lora --base base --delta sql.delta --out sql.lora"
+)
+@click.option("--base", required=True, type=DIRECTORY, help="The base checkpoint.")
+@click.option("--delta", required=True, type=DIRECTORY, help="The delta directory.")
+@click.option("--out", required=True, type=NEW, help="The adapter's directory to write.")
+@click.option(
+    "--drop",
+    is_flag=True,
+    help="Leave out what an adapter cannot hold, and name it: changed embeddings and norms, "
+    "tensors of other codecs, a residual's signs.",
+)
+@overwrite_option
+def export_lora(base: Path, delta: Path, out: Path, drop: bool, overwrite: bool) -> None:
+    """Write a delta of codec lowrank as a LoRA adapter, as PEFT does: served without a switch."""
+    import merge_on_load
+
+    with _failures():
+        found = merge_on_load.export_lora(base, delta, out, drop=drop, overwrite=overwrite)
+    for name in found.dropped:
+        click.echo(f"dropped: {name}", err=True)
+    adapter = found.adapter
+    click.echo(
+        f"{adapter.path}: {adapter.size_bytes:,} bytes, rank {adapter.rank}, "
+        f"{len(adapter.target_names)} modules"
+    )
 
 
 @click.command(epilog="Example: deltafleet merge recipe.yaml merged")

@@ -188,6 +188,21 @@ async def test_a_delta_builds_on_a_delta(tmp_path: Path) -> None:
     assert "--max-bytes" in refused.errors
 
 
+async def test_a_delta_is_exported_as_an_adapter(tmp_path: Path) -> None:
+    base, sql = DEMO.parent / "base", DEMO.parent / "sql.delta"
+    thin, adapter = tmp_path / "thin.delta", tmp_path / "sql.lora"
+    given = ["--base", base, "--delta"]
+    await run("repack", *given, sql, "--codec", "lowrank", "--out", thin)
+    refused = await run("export-lora", *given, thin, "--out", adapter)
+    dropped = await run("export-lora", *given, thin, "--out", adapter, "--drop")
+    unpacked = await run("unpack", *given, adapter, "--out", tmp_path / "merged")
+
+    assert (refused.code, dropped.code, unpacked.code) == (1, 0, 0), dropped.errors
+    assert "norm" in refused.errors or "embed" in refused.errors
+    assert "dropped: model.embed_tokens.weight" in dropped.errors
+    assert "rank 16" in dropped.output
+
+
 async def test_inspect_names_an_altered_payload(tmp_path: Path) -> None:
     base, out = DEMO.parent / "base", tmp_path / "again.delta"
     await run("pack", "--base", base, "--model", base, "--codec", "lossless", "--out", out)

@@ -11,10 +11,15 @@ from typing import Any
 
 import pytest
 from engine.asking import Fleet, answer_of, job, pieces_of
-from engine.tiny_models import CONTEXT_TOKEN_COUNT, architectures, train_tokenizer
+from engine.tiny_models import (
+    CONTEXT_TOKEN_COUNT,
+    architectures,
+    train_tokenizer,
+    write_variant,
+)
 from vllm_engine.probing import OPTIONS, inside, write_fleet
 
-from merge_on_load import Checkpoint, Lora, unpack
+from merge_on_load import Checkpoint, Lora, export_lora, pack, unpack
 from merge_on_load.errors import CorruptPayload, MergeError, NotADelta
 from model_pool.engine import Weights
 from model_pool.errors import UnknownModel
@@ -27,7 +32,7 @@ PROMPTS = ("select name, price", "the engine reads a prompt", "größer als")
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
-    """A tied base, two deltas, and two adapters of different rank and scale."""
+    """A tied base, two deltas, two adapters of different rank and scale, one that was a delta."""
     root = tmp_path_factory.mktemp("mixed")
     config = architectures(len(train_tokenizer()))["llama"]
     config.head_dim, config.tie_word_embeddings = 32, True
@@ -35,6 +40,10 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     for name, settings in {"law": {"r": 8}, "code": {"r": 3, "use_rslora": True}}.items():
         path = write_adapter(fleet.base, root / name, seed=settings["r"], **settings)
         fleet.weights[name] = Weights(name, Lora.open(path).digest, lora=path)
+    tuned = write_variant(fleet.base, root / "thin", seed=5, scale=0.1)
+    delta = pack(fleet.base, tuned, "lowrank:rank16=7,rank3=9", root / "thin.delta")
+    exported = export_lora(fleet.base, delta.path, root / "thin.lora", drop=True).adapter
+    fleet.weights["thin"] = Weights("thin", exported.digest, lora=exported.path)
     base_digest = Checkpoint.open(fleet.base).fingerprint()
     fleet.weights["base"] = Weights("base", base_digest)
     return fleet
