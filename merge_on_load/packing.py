@@ -201,13 +201,13 @@ class _Packer:
         found = {}
         for name in self._base.names:
             coding = self._layout.coding(name, self._base.spec(name), self._model.spec(name))
-            if coding.codec != "lossless" and not self._is_unchanged(name):
+            if coding.codec != "lossless" and not is_unchanged(self._base, self._model, name):
                 found[name] = Tuned(coding, self._base.read(name), self._model.read(name))
         return found
 
     def _write_tensor(self, name: str, payloads: PayloadWriter, learned: Payload | None) -> Entry:
         spec = self._model.spec(name)
-        if self._is_unchanged(name):
+        if is_unchanged(self._base, self._model, name):
             self._digests[name] = self._model.tensor_digests()[name]
             return Entry(SAME, spec, self._digests[name][:SHORT_DIGEST])
         coding = self._layout.coding(name, self._base.spec(name), spec)
@@ -226,10 +226,6 @@ class _Packer:
         digest = self._digests[name][:SHORT_DIGEST]
         return Entry(coding.codec, spec, digest, *payloads.add(name, payload), coding.settings)
 
-    def _is_unchanged(self, name: str) -> bool:
-        digests = self._base.tensor_digests()[name], self._model.tensor_digests()[name]
-        return self._base.spec(name) == self._model.spec(name) and digests[0] == digests[1]
-
     def _measured(
         self, tensors: dict[str, Entry], payloads: dict[str, Stored], kept: dict[str, Stored]
     ) -> dict[str, Any]:
@@ -246,6 +242,12 @@ class _Packer:
             "relative_error": self._errors.relative_errors(),
             **({"quality": self._judge.measured()} if self._judge else {}),
         }
+
+
+def is_unchanged(base: Checkpoint | BuiltModel, model: Checkpoint | BuiltModel, name: str) -> bool:
+    """Whether a tensor is the base's, bit for bit."""
+    digests = base.tensor_digests()[name], model.tensor_digests()[name]
+    return base.spec(name) == model.spec(name) and digests[0] == digests[1]
 
 
 def _check_same_tensors(base: Checkpoint | BuiltModel, model: Checkpoint | BuiltModel) -> None:

@@ -57,6 +57,12 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what 
     help="With --codec auto: the delta that loses least within so many bytes, in place of --keep.",
 )
 @click.option(
+    "--sensitivity",
+    type=click.Choice(["weights", "spectrum", "prompts"]),
+    help="With --max-bytes: where an error costs most: in what changed most; that, by how much of "
+    "each matrix is signal (see snr); by what --calibrate measures.  [prompts, else weights]",
+)
+@click.option(
     "--calibrate",
     type=FILE,
     help='Prompts like the specialist\'s, {"prompt": ..., "answer": ...} a line, answers optional: '
@@ -85,6 +91,7 @@ def pack(
     parent: Path | None,
     keep: float,
     max_bytes: int | None,
+    sensitivity: str | None,
     calibrate: Path | None,
     distill: int,
     evaluate: Path | None,
@@ -95,6 +102,10 @@ def pack(
 
     if parent and codec == "auto" and max_bytes is None:
         raise click.UsageError("--codec auto with --parent needs --max-bytes")
+    if sensitivity and (codec != "auto" or max_bytes is None):
+        raise click.UsageError("--sensitivity is for --codec auto with --max-bytes")
+    if sensitivity == "prompts" and calibrate is None:
+        raise click.UsageError("--sensitivity prompts needs --calibrate")
     with _failures(), _progress("packing") as progress:
         judge = _judge(model, calibrate, distill, evaluate)
         if codec != "auto":
@@ -118,7 +129,13 @@ def pack(
             delta = (
                 pack_auto(base, model, out, floor=keep, **given)
                 if max_bytes is None
-                else pack_within(base, model, out, budget_bytes=max_bytes, parent=parent, **given)
+                else pack_within(
+                    *(base, model, out),
+                    budget_bytes=max_bytes,
+                    sensitivity=sensitivity,
+                    parent=parent,
+                    **given,
+                )
             )
     _tell_size(delta)
     for name, value in delta.measured.get("quality", {}).items():

@@ -1,6 +1,7 @@
 """The delta that loses least within a budget of bytes: a codec, at settings, for each tensor."""
 
 import heapq
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,13 @@ from merge_on_load.codecs.layout import is_lossy
 from merge_on_load.delta import Delta
 from merge_on_load.errors import QualityMissed
 from merge_on_load.measure import squared_distance
-from merge_on_load.packing import Start, pack
+from merge_on_load.packing import Start, is_unchanged, pack
 from merge_on_load.progress import Progress
 from merge_on_load.specs import TensorSpec
+from merge_on_load.spectrum import signals
 from merge_on_load.tensors import spec_of
 
+SENSITIVITIES = ("weights", "spectrum", "prompts")
 _THIN_BITS = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.9)  # per weight
 
 
@@ -44,24 +47,29 @@ def pack_within(
     *,
     budget_bytes: int,
     judge: Judge | None = None,
-    sensitivities: Mapping[str, float] | None = None,
+    sensitivity: str | None = None,
     parent: Path | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Delta:
     """The delta of at most so many bytes, manifest and headers besides, that loses least.
 
-    sensitivities: what an error in each tensor costs, times its square relative to the tensor's
-    whole difference; the judge's divergence where each alone is the base's, where there is one;
-    else each tensor's squared difference. Raises QualityMissed where the budget is too small, and
-    as `pack` does. parent: see there.
+    sensitivity: one of SENSITIVITIES, what an error in a tensor costs, times its square relative to
+    the tensor's whole difference. "weights": the square of that difference. "spectrum": the same
+    times how much of the tuned matrix is signal (see `spectrum`); of matrices that have no such
+    ratio, as much as of the mean one. "prompts": the judge's divergence where each alone is the
+    base's. None: "prompts" with a judge, else "weights". Raises QualityMissed where the budget is
+    too small, ValueError for "prompts" without a judge, and as `pack` does. parent: see there.
     """
+    if sensitivity not in (None, *SENSITIVITIES) or (sensitivity == "prompts" and not judge):
+        raise ValueError(f"sensitivity {sensitivity!r}, judge {judge!r}")
     start = Start.open(Path(base), parent, Path(out))
+    opened = Checkpoint.open(Path(model))
     chosen = allocate(
-        *(start.model, Checkpoint.open(Path(model))),
+        *(start.model, opened),
         budget_bytes=budget_bytes,
-        judge=judge,
-        sensitivities=sensitivities,
+        judge=judge if sensitivity in (None, "prompts") else None,
+        sensitivities=by_spectrum(start.model, opened) if sensitivity == "spectrum" else None,
     )
     return pack(
         *(base, model, AUTO, out),
@@ -71,6 +79,19 @@ def pack_within(
         overwrite=overwrite,
         progress=progress,
     )
+
+
+def by_spectrum(base: Checkpoint | BuiltModel, model: Checkpoint) -> dict[str, float]:
+    """Of each tensor that a lossy codec may store: see `pack_within`."""
+    ratios = {one.name: one.ratio for one in signals(model)}
+    finite = [ratio for ratio in ratios.values() if math.isfinite(ratio)] or [1.0]
+    mean = sum(finite) / len(finite)
+    return {
+        name: squared_distance(model.read(name), base.read(name))
+        * min(ratios.get(name, mean), max(finite))
+        for name in base.names
+        if is_lossy(base.spec(name), model.spec(name))
+    }
 
 
 @dataclass(frozen=True)
@@ -88,9 +109,15 @@ def allocate(
     judge: Judge | None = None,
     sensitivities: Mapping[str, float] | None = None,
 ) -> Chosen:
-    """See `pack_within`. Greedy: the step that wins most for each byte comes first."""
+    """See `pack_within`. sensitivities: by tensor; of others the judge's, or the weights' own.
+
+    Greedy: the step that wins most for each byte comes first.
+    """
     fixed, options, weights = {}, {}, dict(sensitivities or {})
     for name in base.names:
+        if is_unchanged(base, model, name):
+            fixed[name] = LOSSLESS  # nothing is stored
+            continue
         before, after = base.read(name), model.read(name)
         if not is_lossy(base.spec(name), model.spec(name)):
             fixed[name] = LOSSLESS

@@ -183,9 +183,14 @@ async def test_a_delta_builds_on_a_delta(tmp_path: Path) -> None:
 
     told = [json.loads((await run("inspect", path)).output) for path in (chained, flat)]
     assert [one["builds_on"] for one in told] == [[str(parent)], []]
-    refused = await run("pack", *model, "auto", "--parent", parent, "--out", tmp_path / "a.delta")
-    assert refused.code == 2
-    assert "--max-bytes" in refused.errors
+    for given, word in (
+        (["auto", "--parent", parent], "--max-bytes"),
+        (["int4", "--sensitivity", "spectrum"], "--max-bytes"),
+        (["auto", "--max-bytes", 9**9, "--sensitivity", "prompts"], "--calibrate"),
+    ):
+        refused = await run("pack", *model, *given, "--out", tmp_path / "a.delta")
+        assert refused.code == 2
+        assert word in refused.errors
 
 
 async def test_a_delta_is_exported_as_an_adapter(tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from merge_on_load import Checkpoint, inspect, pack
-from merge_on_load.calibration.allocation import allocate, pack_within
+from merge_on_load.calibration.allocation import allocate, by_spectrum, pack_within
 from merge_on_load.calibration.ladder import LADDER, pack_auto, quality_kept
 from merge_on_load.errors import OutputExists, QualityMissed
+from merge_on_load.spectrum import signals
 
 
 @pytest.fixture
@@ -91,6 +92,65 @@ def test_bytes_go_where_an_error_costs_most(models):
 
     up_matters, down_matters = {up: 1.0, down: 1e-6}, {up: 1e-6, down: 1.0}
     assert size(up, up_matters) > size(up, down_matters)
+
+
+def structured(rows, width, rank, random):
+    """A matrix of few directions, and little noise."""
+    thin = torch.randn(rows, rank, generator=random) @ torch.randn(rank, width, generator=random)
+    return thin + 0.01 * torch.randn(rows, width, generator=random)
+
+
+def test_bytes_go_where_a_matrix_has_signal(tmp_path, save):
+    """Both changed alike; of one matrix much is signal, the other is noise."""
+    random = torch.Generator().manual_seed(0)
+    names = {
+        "model.layers.0.mlp.up_proj.weight": structured(256, 256, 8, random),
+        "model.layers.1.mlp.up_proj.weight": torch.randn(256, 256, generator=random),
+        "model.embed_tokens.weight": torch.randn(64, 256, generator=random),
+    }
+    change = 0.05 * torch.randn(256, 256, generator=random)
+    base = save("plain", names)
+    model = save("moved", {name: one + change[: len(one)] for name, one in names.items()})
+    signal, noise, embedding = names
+
+    def sizes(sensitivity):
+        delta = pack_within(
+            *(base, model, tmp_path / f"{sensitivity}.delta"),
+            budget_bytes=26_000,
+            sensitivity=sensitivity,
+        )
+        assert delta.codec == "auto"
+        return {name: sum(part.nbytes for part in delta.payload(name).values()) for name in names}
+
+    weights, spectrum = sizes("weights"), sizes("spectrum")
+    assert spectrum[signal] > weights[signal]
+    assert spectrum[noise] < weights[noise]
+    assert spectrum[signal] > 2 * spectrum[noise]
+    found = by_spectrum(Checkpoint.open(base), Checkpoint.open(model))
+    ratios = {one.name: one.ratio for one in signals(Checkpoint.open(model))}
+    assert found[signal] / found[noise] == pytest.approx(ratios[signal] / ratios[noise], rel=1e-3)
+    assert found[embedding] > 0
+
+
+def test_unchanged_tensors_take_nothing_of_the_budget(tmp_path, save, models):
+    base = models[0]
+    weights = {n: Checkpoint.open(base).read(n) for n in Checkpoint.open(base).names}
+    down = "model.layers.0.mlp.down_proj.weight"
+    model = save("down", weights | {down: weights[down] + 0.05})
+    alone = save("alone", {down: weights[down]}), save("moved", {down: weights[down] + 0.05})
+
+    chosen = [
+        allocate(*map(Checkpoint.open, pair), budget_bytes=9_000).codings[down]
+        for pair in ((base, model), alone)
+    ]
+
+    assert chosen[0] == chosen[1]
+
+
+def test_prompts_need_a_judge(tmp_path, models):
+    for sensitivity in ("prompts", "moon"):
+        with pytest.raises(ValueError, match=sensitivity):
+            pack_within(*models, tmp_path / "a.delta", budget_bytes=20_000, sensitivity=sensitivity)
 
 
 def test_a_budget_below_the_smallest_is_refused(tmp_path, models):
