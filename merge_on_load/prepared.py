@@ -16,7 +16,7 @@ import torch
 
 from merge_on_load.building import Built
 from merge_on_load.checkpoint import Checkpoint, open_tensors
-from merge_on_load.codecs import SAME, Codec, CodecSettings, Payload, cut, make_codec
+from merge_on_load.codecs import SAME, Codec, CodecSettings, Coding, Payload, cut, make_codec
 from merge_on_load.delta import Delta
 from merge_on_load.errors import CorruptPayload, MergeError, MissingTensor
 from merge_on_load.floats import copy_words, matrix
@@ -60,6 +60,12 @@ def prepared_size_bytes(delta: Delta | Merged) -> int:
     content = _Content.of(delta)
     specs = content.part_specs()
     return len(render_header(specs, content.metadata())) + sum(s.size_bytes for s in specs.values())
+
+
+def prepared_tensor_bytes(coding: Coding, spec: TensorSpec) -> int:
+    """What one tensor of `spec` takes of such a file, the header besides."""
+    parts = make_codec(coding.codec, coding.settings).parts(spec)
+    return sum(one.size_bytes for one in parts.values())
 
 
 class Prepared:

@@ -20,7 +20,6 @@ assumptions, not measurements.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -261,26 +260,6 @@ def typical(deltas: Sequence[DeltaSizes]) -> DeltaSizes:
     count = max(1, len(deltas))
     prepared = sum(delta.prepared_bytes for delta in deltas) // count
     return DeltaSizes("typical", prepared, sum(delta.stored_bytes for delta in deltas) // count)
-
-
-def prepared_bytes(codec: str, shape: Sequence[int], item_bytes: int, group_size: int) -> int:
-    """One tensor of a delta as it is kept in memory: decompressed, its scales in float32.
-
-    codec: as in the manifest. item_bytes: of the tuned tensor's dtype. group_size: weights per
-    int8 scale. Raises ValueError for another codec.
-    """
-    width = shape[-1] if shape else 1
-    rows = math.prod(shape[:-1])
-    match codec:
-        case "same":
-            return 0
-        case "onebit":
-            return rows * (math.ceil(width / 8) + 4)
-        case "int8":
-            return rows * (width + 4 * math.ceil(width / group_size))
-        case "lossless":
-            return rows * width * item_bytes
-    raise ValueError(f"unknown codec {codec!r}")
 
 
 def cache_bytes_per_token(config: Mapping[str, Any], item_bytes: int) -> int:

@@ -19,7 +19,6 @@ from model_pool.capacity import CARDS, GIB, PRESETS, Limits
 from model_pool.settings import SettingsError
 
 FLEET = click.Path(exists=True, dir_okay=False, path_type=Path)
-CODECS = ("onebit", "int8", "lossless")
 
 
 def traffic_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,7 +79,10 @@ def traffic_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.argument("fleet", type=FLEET, required=False)
 @click.option("--model", type=click.Choice(list(PRESETS)), help="A shape, in place of FLEET.")
-@click.option("--codec", type=click.Choice(CODECS), help="Of the deltas of --model.  [onebit]")
+@click.option(
+    "--codec",
+    help="Of the deltas of --model, as pack takes it, such as sparse:keep=32.  [onebit]",
+)
 @click.option("--specialists", type=click.IntRange(1), help="How many.  [FLEET's; 20 with --model]")
 @click.option(
     "--gpu",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle, islice
+from functools import cache
+from itertools import cycle, islice, product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,11 +17,15 @@ from model_pool.capacity import PRESETS, DeltaSizes, ModelShape
 from model_pool.settings import SettingsError
 from model_pool.vllm.room import read_config, read_shape
 
+if TYPE_CHECKING:  # torch is slow to import
+    from merge_on_load.codecs import Coding
+    from merge_on_load.specs import TensorSpec
+
 PRESET_CONTEXT_TOKEN_COUNT = 4096
 PRESET_SPECIALIST_COUNT = 20
-# Lossless deltas are measured to be 1.5 times smaller than the weights; others are stored about as
-# they are kept.
-LOSSLESS_STORED_SHARE = 1 / 1.5
+LOSSLESS_STORED_SHARE = 1 / 1.5  # measured: lossless deltas are so much smaller than the weights
+# Rows and widths of the small tensors by which the stored size of a large one is told.
+_SAMPLE_ROWS, _SAMPLE_WIDTHS = (256, 512), (1024, 2048)
 _ITEM_BYTES = {"float32": 4}  # of other dtypes: 2; vLLM's "auto" halves a float32 base
 
 
@@ -91,19 +97,25 @@ def _sizes_of(settings: Settings) -> tuple[tuple[DeltaSizes, ...], tuple[DeltaSi
 
 
 def preset_of(name: str, codec: str) -> PlannedFleet:
-    """A model in bfloat16 and its specialists, each tensor with the codec that `pack` gives it."""
-    from merge_on_load.codecs import CodecSettings, Layout
+    """A model in bfloat16 and its specialists, each tensor coded as `pack` would. codec: as `pack`
+    takes it, settings and all. Raises ClickException.
+    """
+    from merge_on_load.codecs import Layout
+    from merge_on_load.errors import UnknownCodec
+    from merge_on_load.prepared import prepared_tensor_bytes
     from merge_on_load.specs import TensorSpec
 
-    group_size, layout = CodecSettings().group_size, Layout.parse(codec)
+    try:
+        layout = Layout.parse(codec)
+    except UnknownCodec as error:
+        raise click.BadParameter(str(error), param_hint="--codec") from None
     parameters, prepared, stored = 0, 0, 0
     for tensor, shape in capacity.tensor_shapes(PRESETS[name]):
         spec = TensorSpec("BF16", shape)
-        chosen = layout.coding(tensor, spec, spec).codec
-        kept = capacity.prepared_bytes(chosen, shape, 2, group_size)
+        coding = layout.coding(tensor, spec, spec)
         parameters += spec.parameter_count
-        prepared += kept
-        stored += int(kept * LOSSLESS_STORED_SHARE) if chosen == "lossless" else kept
+        prepared += prepared_tensor_bytes(coding, spec)
+        stored += _stored_bytes(coding, spec)
     per_token = capacity.cache_bytes_per_token(PRESETS[name], 2)
     return PlannedFleet(
         model=ModelShape(name, 2 * parameters, 2 * parameters, per_token),
@@ -111,6 +123,38 @@ def preset_of(name: str, codec: str) -> PlannedFleet:
         specialist_count=PRESET_SPECIALIST_COUNT,
         context_token_count=PRESET_CONTEXT_TOKEN_COUNT,
     )
+
+
+def _stored_bytes(coding: Coding, spec: TensorSpec) -> int:
+    """One tensor on the disk, its change taken for noise where how it compresses matters."""
+    from merge_on_load.specs import row_count_and_width
+
+    if coding.codec == "lossless":
+        return int(spec.size_bytes * LOSSLESS_STORED_SHARE)
+    rows, width = row_count_and_width(spec.shape)
+    samples, (low, high), (narrow, wide) = _samples(coding), _SAMPLE_ROWS, _SAMPLE_WIDTHS
+    taller, wider = (rows - low) / (high - low), (width - narrow) / (wide - narrow)
+    first = samples[low, narrow] + taller * (samples[high, narrow] - samples[low, narrow])
+    second = samples[low, wide] + taller * (samples[high, wide] - samples[low, wide])
+    return round(first + wider * (second - first))
+
+
+@cache
+def _samples(coding: Coding) -> dict[tuple[int, int], int]:
+    """Payload bytes of small tensors by their shape: a part of a payload grows with the rows, with
+    the width, or with both.
+    """
+    import torch
+
+    from merge_on_load.codecs import make_codec
+
+    codec, random = make_codec(coding.codec, coding.settings), torch.Generator().manual_seed(0)
+    found = {}
+    for shape in product(_SAMPLE_ROWS, _SAMPLE_WIDTHS):
+        tuned = torch.randn(shape, generator=random)
+        payload = codec.encode("sample", torch.zeros(shape), tuned)
+        found[shape] = sum(part.nbytes for part in payload.values())
+    return found
 
 
 def repeated(deltas: Sequence[DeltaSizes], count: int) -> list[DeltaSizes]:

@@ -6,7 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from gateway.commands.plan_fleet import preset_of
+from merge_on_load import pack, prepared_size_bytes
+from model_pool import capacity
 from support.fleet import DEMO
 from support.plan_command import planned, run
 
@@ -54,6 +59,47 @@ async def test_options_change_the_plan() -> None:
     assert lossless["delta_stored_bytes"] < lossless["delta_prepared_bytes"]
     assert roomy["cards"]["h100"]["tiers"]["disk"]["delta_count"] == 0
     assert full["cards"]["h100"]["context_count"] >= 100
+
+
+CODINGS = (
+    *("lossless", "int8", "int4:group_size=64", "int2", "onebit", "onebit:scales=2"),
+    *("sparse:keep=32", "topk:keep=8,bits=3", "lowrank:rank8=2,rank3=20", "lowrank:residual=1"),
+)
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_shape_is_planned_with_the_sizes_that_packing_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coding: str
+) -> None:
+    shape = {
+        "hidden_size": 768, "intermediate_size": 1536, "num_hidden_layers": 1,
+        "num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": 1500,
+    }  # fmt: skip
+    monkeypatch.setitem(capacity.PRESETS, "tiny", shape)
+    random = torch.Generator().manual_seed(0)
+    weights = {
+        name: (0.02 * torch.randn(size, generator=random)).bfloat16()
+        for name, size in capacity.tensor_shapes(shape)
+    }
+    for name, size in (("base", 0.0), ("tuned", 0.01)):
+        (tmp_path / name).mkdir()
+        moved = {
+            tensor: (one + size * torch.randn(one.shape, generator=random)).bfloat16()
+            for tensor, one in weights.items()
+        }
+        save_file(moved, tmp_path / name / "model.safetensors")
+    delta = pack(tmp_path / "base", tmp_path / "tuned", coding, tmp_path / "t.delta")
+
+    found = preset_of("tiny", coding)
+
+    names = delta.manifest.tensors
+    payload = sum(part.nbytes for name in names for part in delta.payload(name).values())
+    header_bytes = 40_000
+    prepared = found.deltas[0].prepared_bytes
+    assert found.model.weights_bytes == sum(one.nbytes for one in weights.values())
+    assert prepared < prepared_size_bytes(delta) < prepared + header_bytes
+    if coding != "lossless":  # how that is stored goes by how the change compresses
+        assert found.deltas[0].stored_bytes == pytest.approx(payload, rel=0.03)
 
 
 async def test_what_does_not_fit_is_said_with_its_numbers() -> None:
@@ -122,6 +168,8 @@ async def test_files_that_cannot_be_read_end_it_with_1(tmp_path: Path) -> None:
         [DEMO, "--codec", "int8"],
         ["nowhere.yaml"],
         ["--model", "gpt-5"],
+        ["--model", "mistral-7b", "--codec", "zip"],
+        ["--model", "mistral-7b", "--codec", "int4:group_size=5"],
         ["--model", "mistral-7b", "--gpu", "b200"],
         ["--model", "mistral-7b", "--specialists", "0"],
     ],

@@ -6,12 +6,9 @@ import math
 from dataclasses import replace
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.commands.plan import CODECS
-from merge_on_load.codecs import CodecSettings, make_codec
 from model_pool.capacity import (
     CARDS,
     GIB,
@@ -24,7 +21,6 @@ from model_pool.capacity import (
     Tier,
     cache_bytes_per_token,
     plan,
-    prepared_bytes,
     tensor_shapes,
     typical,
 )
@@ -162,33 +158,6 @@ def test_what_does_not_fit_says_by_how_much() -> None:
 
     assert not found.fits
     assert found.shortage_bytes == 30e9 + 1.5e9 + 4096 * 131_072 - found.budget_bytes
-
-
-@given(
-    st.sampled_from(CODECS),
-    st.lists(st.integers(1, 20), min_size=2, max_size=3),
-    st.integers(1, 16),
-)
-def test_prepared_bytes_are_those_of_the_decompressed_parts(
-    codec: str, shape: list[int], group_size: int
-) -> None:
-    base = torch.zeros(shape, dtype=torch.bfloat16)
-    tuned = torch.full(shape, 0.5, dtype=torch.bfloat16)
-    payload = make_codec(codec, CodecSettings(group_size)).encode("w", base, tuned)
-    parts = {name: one.nbytes for name, one in payload.items() if name not in ("frames", "lengths")}
-    if codec == "int8":
-        parts["values"] = math.prod(shape)
-    if codec == "lossless":
-        parts["words"] = tuned.nbytes
-
-    assert prepared_bytes(codec, shape, 2, group_size) == sum(parts.values())
-
-
-def test_prepared_bytes_of_other_tensors() -> None:
-    assert prepared_bytes("same", (4, 4), 2, 128) == 0
-    assert prepared_bytes("lossless", (), 4, 128) == 4
-    with pytest.raises(ValueError, match="zip"):
-        prepared_bytes("zip", (4, 4), 2, 128)
 
 
 # As the models' own cards and papers give them.
