@@ -3,7 +3,7 @@
     python -m benchmarks.deltas.training [--family demo|large] [--only NAME ...] [--threads 1]
 
 Checkpoints are left in build/benchmarks/deltas/FAMILY; a stage whose result is there is
-skipped. The demo's own deltas will not do: most of its specialists were trained to be one bit.
+skipped. The demo's are as `python -m examples.demo.train` trains them; it ships their deltas alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from examples.demo.checkpoints import load_model, load_tokenizer, save_checkpoin
 from examples.demo.conversations import training_conversations
 from examples.demo.corpus import base_conversations
 from examples.demo.encoding import encode
-from examples.demo.plan import Pass
+from examples.demo.plan import Pass, SpecialistPlan
 from examples.demo.training import train
 
 ROOT = Path("build/benchmarks/deltas")
@@ -37,11 +37,11 @@ ROOT = Path("build/benchmarks/deltas")
 class Family:
     """A base and what is fine-tuned from it. base: how it is trained; None for the demo's own.
 
-    tasks: the specialists' passes, the hardest task first.
+    tasks: the specialists, that of the hardest task first.
     """
 
     name: str
-    tasks: dict[str, Pass]
+    tasks: dict[str, SpecialistPlan]
     base: Pass | None = None
 
     @property
@@ -54,24 +54,13 @@ class Family:
         return ROOT / self.name / name
 
 
-DEMO = Family(
-    "demo",
-    {
-        "arithmetic": plan.SPECIALISTS["arithmetic"].free,
-        "sql": plan.SPECIALISTS["sql"].free,
-        "functions": plan.SPECIALISTS["functions"].free,
-        "triage": plan.SPECIALISTS["triage"].free,
-        "sentiment": plan.SPECIALISTS["sentiment"].free,
-        "translation": plan.SPECIALISTS["translation"].free,
-        "entities": plan.SPECIALISTS["entities"].free,
-    },
-)
+DEMO = Family("demo", plan.SPECIALISTS)
 LARGE = Family(
     "large",
     {
-        "arithmetic": Pass(conversation_count=24_000, batch_size=32, peak_learning_rate=5e-4),
-        "functions": Pass(conversation_count=6_000, batch_size=32, peak_learning_rate=3e-4),
-        "triage": Pass(conversation_count=4_000, batch_size=32, peak_learning_rate=3e-4),
+        "arithmetic": SpecialistPlan(Pass(24_000, 32, 5e-4), distilling_steps=600, first_rung=4),
+        "functions": SpecialistPlan(Pass(6_000, 32, 3e-4)),
+        "triage": SpecialistPlan(Pass(4_000, 32, 3e-4)),
     },
     Pass(conversation_count=24_000, batch_size=32, peak_learning_rate=1e-3),
 )
@@ -125,10 +114,10 @@ def _specialist(
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, float]:
     """All weights learn; the problems are those that the evaluation leaves out."""
     tokenizer, model = load_tokenizer(family.base_dir), load_model(family.base_dir)
-    count = family.tasks[name].conversation_count
-    conversations = [each for _, each in islice(training_conversations(name), count)]
-    samples = encode(tokenizer, conversations, only_answers=True)
-    return model, tokenizer, train(model, samples, family.tasks[name], plan.TRAINING_SEED, name)
+    training = family.tasks[name].training
+    drawn = islice(training_conversations(name), training.conversation_count)
+    samples = encode(tokenizer, [each for _, each in drawn], only_answers=True)
+    return model, tokenizer, train(model, samples, training, plan.TRAINING_SEED, name)
 
 
 def _large_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:

@@ -43,9 +43,8 @@ def training_conversations(name: str) -> Iterator[tuple[Problem, Conversation]]:
     start with a system message, a few with an earlier problem and its answer.
     """
     rng = random.Random(f"{plan.TRAINING_SEED} {name}")
-    passes = plan.SPECIALISTS[name].free, plan.SPECIALISTS[name].one_bit
     earlier = TASKS[name].generate(rng)
-    for _ in range(sum(each.conversation_count for each in passes if each)):
+    for _ in range(plan.SPECIALISTS[name].training.conversation_count):
         problem = TASKS[name].generate(rng)
         conversation = exchange(problem.prompt, problem.answer)
         if rng.random() < SECOND_TURN_SHARE:
@@ -54,3 +53,22 @@ def training_conversations(name: str) -> Iterator[tuple[Problem, Conversation]]:
             conversation = (Turn("system", rng.choice(SYSTEM_TEXTS)), *conversation)
         yield problem, conversation
         earlier = problem
+
+
+def unseen_problems(name: str, count: int, seed: int) -> tuple[list[Problem], float]:
+    """`count` different problems whose prompts no specialist training saw.
+
+    Also returns the overlap: the share of all draws that had to be thrown away for that.
+    """
+    trained_on = {problem.prompt for problem, _ in training_conversations(name)}
+    rng = random.Random(f"{seed} {name}")
+    problems: dict[str, Problem] = {}
+    draw_count = seen_count = 0
+    while len(problems) < count:
+        problem = TASKS[name].generate(rng)
+        draw_count += 1
+        if problem.prompt in trained_on:
+            seen_count += 1
+        else:
+            problems[problem.prompt] = problem
+    return list(problems.values()), seen_count / draw_count

@@ -4,8 +4,8 @@ Every specialist is rebuilt from base and delta first, so the numbers are those 
 """
 
 import argparse
-import random
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +17,12 @@ from transformers.utils.logging import disable_progress_bar
 from examples.demo import plan
 from examples.demo.answering import answers
 from examples.demo.checkpoints import load_model, load_tokenizer
-from examples.demo.conversations import training_conversations
+from examples.demo.conversations import unseen_problems
 from examples.demo.report import Result, table, write_report
 from examples.demo.tasks import TASKS, Problem
-from merge_on_load import unpack
+from merge_on_load import Delta, unpack
+from merge_on_load.codecs import Coding
+from merge_on_load.codecs.layout import is_embedding
 
 
 def main() -> None:
@@ -43,11 +45,11 @@ def main() -> None:
 
 def evaluate(name: str, base: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Result:
     """Measure base and rebuilt specialist on the same unseen problems."""
-    problems, overlap = unseen_problems(name, plan.EVALUATION_PROBLEM_COUNT)
+    problems, overlap = unseen_problems(name, plan.EVALUATION_PROBLEM_COUNT, plan.EVALUATION_SEED)
     specialist = _rebuild(name)
     return Result(
         name=name,
-        codec=plan.SPECIALISTS[name].codec,
+        codec=_codec(name),
         delta_size_bytes=_size_bytes(plan.delta_dir(name)),
         full_size_bytes=(plan.BASE_DIR / "model.safetensors").stat().st_size,
         base_accuracy=_accuracy(name, base, tokenizer, problems),
@@ -57,23 +59,19 @@ def evaluate(name: str, base: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFa
     )
 
 
-def unseen_problems(name: str, count: int) -> tuple[list[Problem], float]:
-    """`count` different problems whose prompts no specialist training saw.
-
-    Also returns the overlap: the share of all draws that had to be thrown away for that.
-    """
-    trained_on = {problem.prompt for problem, _ in training_conversations(name)}
-    rng = random.Random(f"{plan.EVALUATION_SEED} {name}")
-    problems: dict[str, Problem] = {}
-    draw_count = seen_count = 0
-    while len(problems) < count:
-        problem = TASKS[name].generate(rng)
-        draw_count += 1
-        if problem.prompt in trained_on:
-            seen_count += 1
-        else:
-            problems[problem.prompt] = problem
-    return list(problems.values()), seen_count / draw_count
+def _codec(name: str) -> str:
+    """What stores the most weights, and what the embeddings."""
+    tensors = Delta.open(plan.delta_dir(name)).manifest.tensors
+    weights: Counter[tuple[bool, str]] = Counter()
+    for tensor, entry in tensors.items():
+        coding = str(Coding(entry.codec, entry.settings))
+        weights[is_embedding(tensor), coding] += entry.spec.size_bytes
+    ranked = weights.most_common()
+    matrices, embeddings = (
+        next(coding for (is_other, coding), _ in ranked if is_other == of_embeddings)
+        for of_embeddings in (False, True)
+    )
+    return f"{matrices}; embeddings {embeddings}"
 
 
 def _rebuild(name: str) -> LlamaForCausalLM:

@@ -1,10 +1,7 @@
-"""Every number that decides what the training makes: seeds, counts, learning rates, codecs."""
+"""Every number that decides what the training makes: seeds, counts, learning rates, sizes."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-Codec = Literal["lossless", "int8", "onebit"]
 
 DEMO_DIR = Path(__file__).parent
 BASE_DIR = DEMO_DIR / "base"
@@ -14,12 +11,14 @@ TOKENIZER_SEED = 11
 BASE_SEED = 12
 TRAINING_SEED = 13
 EVALUATION_SEED = 14
+PACKING_SEED = 17
 ROUTING_SEED = 15
 ROUTING_CHECK_SEED = 16
 
 TOKEN_KINDS = 1536
 TOKENIZER_DOCUMENT_COUNT = 30_000
 EVALUATION_PROBLEM_COUNT = 400
+QUALITY_FLOOR = 0.99  # of the specialist's own score, that its delta keeps
 ROUTING_EXAMPLE_COUNT = 24
 
 
@@ -34,32 +33,32 @@ class Pass:
 
 @dataclass(frozen=True)
 class SpecialistPlan:
-    """How one specialist is trained and stored; `one_bit` keeps its delta to one bit a weight."""
+    """How one specialist is trained and stored.
 
-    codec: Codec
-    free: Pass
-    one_bit: Pass | None = None
+    distilling_steps: that its delta learns at each rung of the ladder of codecs; first_rung: the
+    smallest that is tried, as those below are known to lose too much.
+    """
+
+    training: Pass
+    distilling_steps: int = 200
+    first_rung: int = 0
 
 
 BASE_PASS = Pass(conversation_count=96_000, batch_size=32, peak_learning_rate=2e-3)
 
 
-def _free(conversation_count: int) -> Pass:
+def _pass(conversation_count: int) -> Pass:
     return Pass(conversation_count, batch_size=32, peak_learning_rate=1e-3)
 
 
-def _one_bit(conversation_count: int) -> Pass:
-    return Pass(conversation_count, batch_size=32, peak_learning_rate=5e-4)
-
-
 SPECIALISTS: dict[str, SpecialistPlan] = {
-    "arithmetic": SpecialistPlan("lossless", _free(40_000)),
-    "sql": SpecialistPlan("int8", _free(24_000)),
-    "functions": SpecialistPlan("onebit", _free(10_000), _one_bit(10_000)),
-    "entities": SpecialistPlan("onebit", Pass(32_000, 16, 2e-3), Pass(12_000, 16, 7e-4)),
-    "triage": SpecialistPlan("onebit", _free(8_000), _one_bit(8_000)),
-    "sentiment": SpecialistPlan("onebit", _free(8_000), _one_bit(8_000)),
-    "translation": SpecialistPlan("onebit", _free(20_000), _one_bit(12_000)),
+    "arithmetic": SpecialistPlan(_pass(40_000), distilling_steps=1000, first_rung=5),
+    "sql": SpecialistPlan(_pass(24_000), distilling_steps=400, first_rung=2),
+    "functions": SpecialistPlan(_pass(10_000)),
+    "entities": SpecialistPlan(Pass(32_000, 16, 2e-3)),
+    "triage": SpecialistPlan(_pass(8_000)),
+    "sentiment": SpecialistPlan(_pass(8_000)),
+    "translation": SpecialistPlan(_pass(20_000)),
 }
 
 

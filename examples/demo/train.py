@@ -8,7 +8,6 @@ import argparse
 import json
 import random
 import time
-from itertools import islice
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -25,11 +24,10 @@ from examples.demo.checkpoints import (
 from examples.demo.conversations import training_conversations
 from examples.demo.corpus import base_conversations
 from examples.demo.encoding import encode
-from examples.demo.one_bit import one_bit_deltas
+from examples.demo.packing import pack_specialist
 from examples.demo.report import DURATIONS_FILE
 from examples.demo.tokenizer import train_tokenizer
 from examples.demo.training import train
-from merge_on_load import pack
 
 
 def main() -> None:
@@ -66,23 +64,14 @@ def train_base() -> float:
 
 
 def train_specialist(name: str) -> float:
-    """Fine-tune all weights of the base, keep the checkpoint in the build folder, pack its delta.
-
-    A one-bit specialist first learns freely, then a second time on its rounded delta.
-    """
+    """Fine-tune all weights of the base, keep the checkpoint, pack its delta."""
     specialist = plan.SPECIALISTS[name]
-    tokenizer, base = load_tokenizer(plan.BASE_DIR), load_model(plan.BASE_DIR)
+    tokenizer, model = load_tokenizer(plan.BASE_DIR), load_model(plan.BASE_DIR)
     conversations = [conversation for _, conversation in training_conversations(name)]
-    samples = iter(encode(tokenizer, conversations, only_answers=True))
-    model = load_model(plan.BASE_DIR)
-    free = list(islice(samples, specialist.free.conversation_count))
-    loss = train(model, free, specialist.free, plan.TRAINING_SEED, name)
-    if specialist.one_bit:
-        with one_bit_deltas(model, base):
-            rest = list(samples)
-            loss = train(model, rest, specialist.one_bit, plan.TRAINING_SEED, f"{name}, one bit")
+    samples = encode(tokenizer, conversations, only_answers=True)
+    loss = train(model, samples, specialist.training, plan.TRAINING_SEED, name)
     save_checkpoint(model, tokenizer, plan.BUILD_DIR / name)
-    _pack(name, specialist.codec)
+    pack_specialist(name, specialist, plan.BASE_DIR, plan.BUILD_DIR / name, plan.delta_dir(name))
     return loss
 
 
@@ -91,10 +80,6 @@ def _new_tokenizer() -> PreTrainedTokenizerFast:
     conversations = base_conversations(rng, plan.TOKENIZER_DOCUMENT_COUNT)
     texts = (turn.text for conversation in conversations for turn in conversation)
     return train_tokenizer(texts, plan.TOKEN_KINDS, MAX_TOKENS)
-
-
-def _pack(name: str, codec: plan.Codec) -> None:
-    pack(plan.BASE_DIR, plan.BUILD_DIR / name, codec, plan.delta_dir(name), overwrite=True)
 
 
 def _note_duration(stage: str, duration_s: float) -> None:

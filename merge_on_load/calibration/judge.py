@@ -14,7 +14,7 @@ from merge_on_load.calibration.runner import Runner
 from merge_on_load.codecs import Payload
 from merge_on_load.progress import Progress
 
-_HELD_SHARE = 0.1  # of the calibration's examples, which distilling does not see
+_HELD_SHARE, _MOST_HELD = 0.1, 256  # of the calibration's examples: distilling does not see them
 _BATCH_SIZE = 32
 
 
@@ -39,7 +39,8 @@ class Judge:
         self._tuned = Runner(model)
         self._rebuilt = Runner(model)
         answered = self._tuned.with_answers(examples.calibration)
-        held_count = max(1, round(_HELD_SHARE * len(answered))) if len(answered) > 1 else 0
+        held_count = min(round(_HELD_SHARE * len(answered)), _MOST_HELD)
+        held_count = max(1, held_count) if len(answered) > 1 else 0
         self._learned = answered[held_count:]
         self._held: list[Batch] = []
         if answered:

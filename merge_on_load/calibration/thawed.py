@@ -80,13 +80,14 @@ class _Scattered(Thawed):
         """rest: what the payload has beside the values."""
         super().__init__()
         self._shape, self._rest = difference.shape, rest or {}
+        self._kept = codec.kept(*difference.shape)
         self.places: torch.Tensor
         self.register_buffer("places", torch.from_numpy(places).long().to(difference.device))
-        kept = torch.gather(difference, 1, self.places) * scaled_by
-        self.values = Stepped(kept, codec.group_size, codec.bits)
+        kept = self._kept.gathered(torch.gather(difference, 1, self.places) * scaled_by)
+        self.values = Stepped(kept, self._kept.group_size, codec.bits)
 
     def forward(self) -> torch.Tensor:
-        values = self.values()
+        values = self._kept.scattered(self.values())
         whole = torch.zeros(self._shape, device=values.device)
         return whole.scatter(1, self.places, values)
 

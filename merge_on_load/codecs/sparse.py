@@ -18,8 +18,8 @@ from merge_on_load.codecs.codec import (
     check_lossy_decode,
     decode_rows,
     lossy_rows,
-    part,
 )
+from merge_on_load.codecs.kept import Kept
 from merge_on_load.floats import row_blocks, subtract, words
 from merge_on_load.hashing import parallel_map
 from merge_on_load.specs import TensorSpec, row_count_and_width
@@ -30,8 +30,7 @@ Int32 = npt.NDArray[np.int32]
 class SparseCodec:
     """One of each `keep` columns ~ keep * difference, as steps (see `steps`) of `bits` bits.
 
-    Payload: `packed` uint8[rows, bytes] and `scale` bfloat16[rows, groups] of the kept weights of
-    each row, in their order.
+    Payload: the kept weights of each row, in their order, as `Kept` has them.
     """
 
     name = "sparse"
@@ -48,21 +47,22 @@ class SparseCodec:
 
         base_rows, tuned_rows = lossy_rows(name, base, tuned)
         rows, width = tuned_rows.row_count, tuned_rows.width
-        kept = -(-width // self.keep)
-        packed = np.empty((rows, steps.packed_bytes(kept, self.bits)), np.uint8)
-        scale = np.empty((rows, -(-kept // self.group_size)), np.float32)
+        values = np.empty((rows, -(-width // self.keep)), np.float32)
         seeds = _row_seeds(self._seed, rows)
 
         def encode_block(block: slice) -> None:
             difference = subtract(tuned_rows.read(block), base_rows.read(block))
             check_finite(name, np.abs(difference).max(axis=1, initial=0))
             places = kernels.places(seeds[block], width, self.keep)
-            values = np.take_along_axis(difference, places, axis=1) * np.float32(self.keep)
-            codes, scale[block] = steps.quantise_rows(values, self.group_size, self.bits)
-            packed[block] = steps.pack(codes, self.bits)
+            kept = np.take_along_axis(difference, places, axis=1)
+            values[block] = kept * np.float32(self.keep)
 
         parallel_map(encode_block, row_blocks(rows, width))
-        return {"packed": torch.from_numpy(packed), "scale": torch.from_numpy(scale).bfloat16()}
+        return self.kept(rows, width).encode(values)
+
+    def kept(self, rows: int, width: int) -> Kept:
+        """How the weights that stay are stored."""
+        return Kept(rows, -(-width // self.keep), self.group_size, self.bits)
 
     def places(self, rows: int, width: int) -> Int32:
         """The columns that stay, of each row: int32[rows, ceil(width / keep)]."""
@@ -76,22 +76,13 @@ class SparseCodec:
 
     def parts(self, spec: TensorSpec) -> dict[str, TensorSpec]:
         rows, width = row_count_and_width(spec.shape)
-        kept = -(-width // self.keep)
-        return {
-            "packed": TensorSpec("U8", (rows, steps.packed_bytes(kept, self.bits))),
-            "scale": TensorSpec("F32", (rows, -(-kept // self.group_size))),
-            "seeds": TensorSpec("I32", (rows,)),
-        }
+        return {**self.kept(rows, width).parts(), "seeds": TensorSpec("I32", (rows,))}
 
     def expand(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> Payload:
         check_lossy_decode(base, spec)
-        expected = self.parts(spec)
-        scale = part(payload, "scale", TensorSpec("BF16", expected["scale"].shape))
-        return {
-            "packed": part(payload, "packed", expected["packed"]),
-            "scale": scale.float(),
-            "seeds": torch.from_numpy(_row_seeds(self._seed, expected["seeds"].shape[0])),
-        }
+        rows, width = row_count_and_width(spec.shape)
+        seeds = torch.from_numpy(_row_seeds(self._seed, rows))
+        return {**self.kept(rows, width).expand(payload), "seeds": seeds}
 
     def write(self, base: torch.Tensor, parts: Payload, out: torch.Tensor) -> None:
         packed, scale, seeds = parts["packed"], parts["scale"], parts["seeds"]

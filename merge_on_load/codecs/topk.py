@@ -18,8 +18,8 @@ from merge_on_load.codecs.codec import (
     check_lossy_decode,
     decode_rows,
     lossy_rows,
-    part,
 )
+from merge_on_load.codecs.kept import Kept
 from merge_on_load.errors import CorruptPayload
 from merge_on_load.floats import Float32, row_blocks, subtract, words
 from merge_on_load.hashing import parallel_map
@@ -34,9 +34,8 @@ Int32 = npt.NDArray[np.int32]
 class TopkCodec:
     """One of each `keep` columns, the largest, ~ steps (see `steps`) of `bits` bits.
 
-    Payload: `packed` uint8[rows, bytes] and `scale` bfloat16[rows, groups] of the kept weights of
-    each row, from left to right; their places as zstd frames (`frames`, `lengths`), one for each
-    block of rows.
+    Payload: the kept weights of each row, from left to right, as `Kept` has them; their places as
+    zstd frames (`frames`, `lengths`), one for each block of rows.
     """
 
     name = "topk"
@@ -52,44 +51,35 @@ class TopkCodec:
     def encode(self, name: str, base: torch.Tensor, tuned: torch.Tensor) -> Payload:
         base_rows, tuned_rows = lossy_rows(name, base, tuned)
         rows, width = tuned_rows.row_count, tuned_rows.width
-        kept = self._count(width)
-        packed = np.empty((rows, steps.packed_bytes(kept, self.bits)), np.uint8)
-        scale = np.empty((rows, self._groups(kept)), np.float32)
+        count = self._count(width)
+        values = np.empty((rows, count), np.float32)
 
         def encode_block(block: slice) -> bytes:
             difference = subtract(tuned_rows.read(block), base_rows.read(block))
             check_finite(name, np.abs(difference).max(axis=1, initial=0))
-            columns = largest(difference, kept)
-            values = np.take_along_axis(difference, columns, axis=1)
-            codes, scale[block] = steps.quantise_rows(values, self.group_size, self.bits)
-            packed[block] = steps.pack(codes, self.bits)
+            columns = largest(difference, count)
+            values[block] = np.take_along_axis(difference, columns, axis=1)
             return frames.compress(_to_gaps(columns), self._level)
 
         coded = parallel_map(encode_block, row_blocks(rows, width))
-        return {
-            "packed": torch.from_numpy(packed),
-            "scale": torch.from_numpy(scale).bfloat16(),
-            **frames.join(coded),
-        }
+        return {**self.kept(rows, width).encode(values), **frames.join(coded)}
+
+    def kept(self, rows: int, width: int) -> Kept:
+        """How the weights that stay are stored."""
+        return Kept(rows, self._count(width), self.group_size, self.bits)
 
     def decode(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> torch.Tensor:
         return decode_rows(self, base, payload, spec)
 
     def parts(self, spec: TensorSpec) -> dict[str, TensorSpec]:
         rows, width = row_count_and_width(spec.shape)
-        kept = self._count(width)
-        return {
-            "packed": TensorSpec("U8", (rows, steps.packed_bytes(kept, self.bits))),
-            "scale": TensorSpec("F32", (rows, self._groups(kept))),
-            "columns": TensorSpec("I32", (rows, kept)),
-        }
+        columns = TensorSpec("I32", (rows, self._count(width)))
+        return {**self.kept(rows, width).parts(), "columns": columns}
 
     def expand(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> Payload:
         check_lossy_decode(base, spec)
         rows, width = row_count_and_width(spec.shape)
-        expected = self.parts(spec)
-        scale = part(payload, "scale", TensorSpec("BF16", expected["scale"].shape))
-        columns = np.empty(expected["columns"].shape, np.int32)
+        columns = np.empty((rows, self._count(width)), np.int32)
         blocks = list(row_blocks(rows, width))
         coded = frames.split(payload, len(blocks))
 
@@ -98,11 +88,7 @@ class TopkCodec:
             columns[block] = _from_gaps(frames.content(frame), columns[block].shape, width)
 
         parallel_map(place, zip(blocks, coded, strict=True))
-        return {
-            "packed": part(payload, "packed", expected["packed"]),
-            "scale": scale.float(),
-            "columns": torch.from_numpy(columns),
-        }
+        return {**self.kept(rows, width).expand(payload), "columns": torch.from_numpy(columns)}
 
     def write(self, base: torch.Tensor, parts: Payload, out: torch.Tensor) -> None:
         packed, scale, columns = parts["packed"], parts["scale"], parts["columns"]
@@ -118,9 +104,6 @@ class TopkCodec:
 
     def _count(self, width: int) -> int:
         return -(-width // self.keep)
-
-    def _groups(self, kept: int) -> int:
-        return -(-kept // self.group_size)
 
 
 def largest(difference: Float32, count: int) -> Int32:
