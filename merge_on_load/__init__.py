@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from merge_on_load.delta import Delta
     from merge_on_load.errors import MergeError
     from merge_on_load.inspection import inspect
+    from merge_on_load.loading import load
     from merge_on_load.lora import Lora
     from merge_on_load.lora_export import export_lora
     from merge_on_load.opening import open_delta
@@ -50,6 +51,7 @@ __all__ = [
     "apply_into",
     "export_lora",
     "inspect",
+    "load",
     "open_delta",
     "pack",
     "prepare",
@@ -73,6 +75,7 @@ _HOMES = {
     "apply_into": "applying",
     "export_lora": "lora_export",
     "inspect": "inspection",
+    "load": "loading",
     "open_delta": "opening",
     "pack": "packing",
     "prepare": "prepared",

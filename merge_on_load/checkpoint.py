@@ -45,6 +45,12 @@ def spec_in_file(file: Path, handle: Any, name: str) -> TensorSpec:
         raise error.located(file=file, tensor=name) from error
 
 
+def data_begin(path: Path) -> int:
+    """Where the tensors of a safetensors file begin."""
+    with path.open("rb") as file:
+        return 8 + int.from_bytes(file.read(8), "little")
+
+
 class Checkpoint:
     """A model directory: `model.safetensors`, or shards named by an index.
 
@@ -105,12 +111,12 @@ class Checkpoint:
 
         Raises MissingTensor.
         """
-        begin, size = self._place(name)
+        begin, size = self.place(name)
         return np.frombuffer(self._files[name].memory, np.uint8, size, begin)
 
     def release(self, name: str) -> None:
         """Let the pages of a tensor go from this process; they come back when it is read."""
-        begin, size = self._place(name)
+        begin, size = self.place(name)
         first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
         last = (begin + size) // mmap.PAGESIZE * mmap.PAGESIZE
         if last > first:
@@ -162,7 +168,7 @@ class Checkpoint:
     def _tensor_digest(self, name: str) -> str:
         return hashlib.sha256(self.raw(name).data).hexdigest()
 
-    def _place(self, name: str) -> tuple[int, int]:
+    def place(self, name: str) -> tuple[int, int]:
         """Where a tensor begins in its file, and its bytes. Raises MissingTensor."""
         size = self.spec(name).size_bytes
         return self._offsets[name], size
@@ -183,8 +189,7 @@ class _Mapped:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with path.open("rb") as file:
-            self.data_begin = 8 + int.from_bytes(file.read(8), "little")
+        self.data_begin = data_begin(path)
 
     @cached_property
     def memory(self) -> mmap.mmap:

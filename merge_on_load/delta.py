@@ -17,14 +17,14 @@ import torch
 
 from merge_on_load import manifest
 from merge_on_load.blobs import from_blob
-from merge_on_load.checkpoint import open_tensors
+from merge_on_load.checkpoint import data_begin, open_tensors, spec_in_file
 from merge_on_load.codecs import Coding
 from merge_on_load.errors import BadChain, CorruptPayload, MissingTensor, NotADelta, WrongBase
 from merge_on_load.hashing import file_digest, parallel_map
 from merge_on_load.manifest import SHORT_DIGEST, Entry, Manifest, Stored
 from merge_on_load.names import MANIFEST_NAME, MOST_DELTAS, located
 from merge_on_load.specs import TensorSpec
-from merge_on_load.tensors import tensor_digest
+from merge_on_load.tensors import raw_bytes, tensor_digest
 
 FILES_NAME = "files"
 
@@ -45,6 +45,7 @@ class Delta:
         self.digest = digest
         self.parent = parent
         self._handles: dict[str, Any] = {}
+        self._placed: dict[str, dict[str, tuple[int, int]]] = {}
         self._verified: dict[Path, tuple[int, int]] | None = None
 
     @classmethod
@@ -160,6 +161,7 @@ class Delta:
         if stamps == self._verified:
             return
         self._handles.clear()
+        self._placed.clear()
         parallel_map(lambda pair: _check_digest(*pair), files.items())
         self._check_parts()
         self._verified = stamps
@@ -167,13 +169,13 @@ class Delta:
     def payload(self, name: str) -> dict[str, torch.Tensor]:
         """The stored parts of one tensor, in memory of their own.
 
-        Compared once more with the manifest: a file may have changed since `verify`, and what is
-        mapped changes with it. Raises CorruptPayload.
+        Compared with the manifest, whether or not `verify` was called: a file may have changed
+        since. Raises CorruptPayload.
         """
         entry = self.entry(name)
         if entry.file is None:
             return {}
-        file, blob = self.path / entry.file, self._handle(entry.file).get_tensor(name).clone()
+        file, blob = self.path / entry.file, self._read(entry.file, name)
         found = tensor_digest(blob)[:SHORT_DIGEST]
         if found != entry.stored_digest:
             expected = entry.stored_digest
@@ -184,6 +186,28 @@ class Delta:
             return from_blob(blob)
         except CorruptPayload as error:
             raise error.located(file=file, tensor=name) from error
+
+    def _read(self, file: str, name: str) -> torch.Tensor:
+        """What is stored of one tensor, uint8[bytes]. Raises CorruptPayload."""
+        begin, size = self._places(file).get(name, (0, -1))
+        blob = torch.empty(max(0, size), dtype=torch.uint8)
+        with (self.path / file).open("rb") as opened:
+            opened.seek(begin)
+            if opened.readinto(raw_bytes(blob).data) != size:
+                raise CorruptPayload("it is missing", file=self.path / file, tensor=name)
+        return blob
+
+    def _places(self, file: str) -> dict[str, tuple[int, int]]:
+        """Where each tensor's bytes begin in a payload file, and how many they are."""
+        if file not in self._placed:
+            handle, placed = self._handle(file), {}
+            begin = data_begin(self.path / file)
+            for name in handle.offset_keys():  # the format leaves no gaps between tensors
+                size = spec_in_file(self.path / file, handle, name).size_bytes
+                placed[name] = begin, size
+                begin += size
+            self._placed[file] = placed
+        return self._placed[file]
 
     def _check_parts(self) -> None:
         keys = {file: set(self._handle(file).keys()) for file in self.manifest.payloads}

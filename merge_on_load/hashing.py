@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,8 @@ _MAX_THREADS = 8
 T = TypeVar("T")
 R = TypeVar("R")
 
+_of_this_thread = threading.local()
+
 
 def thread_count() -> int:
     """Threads worth starting for work that lets go of the interpreter lock."""
@@ -20,12 +23,20 @@ def thread_count() -> int:
 
 
 def parallel_map(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """`[function(item) for item in items]` on a few threads, in order; one item needs none."""
+    """`[function(item) for item in items]` on a few threads, in order; one item needs none.
+
+    Within such a function it is done at once: there are as many threads as are worth it.
+    """
     listed = list(items)
-    if len(listed) < 2 or thread_count() < 2:
+    is_within = getattr(_of_this_thread, "is_one_of_many", False)
+    if len(listed) < 2 or thread_count() < 2 or is_within:
         return [function(item) for item in listed]
-    with ThreadPoolExecutor(thread_count()) as threads:
+    with ThreadPoolExecutor(thread_count(), initializer=_begin_thread) as threads:
         return list(threads.map(function, listed))
+
+
+def _begin_thread() -> None:
+    _of_this_thread.is_one_of_many = True
 
 
 def file_digest(path: Path) -> str:

@@ -12,7 +12,7 @@ import torch
 from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from merge_on_load import Checkpoint, open_delta, stream
+from merge_on_load import Checkpoint, load, open_delta
 from merge_on_load.errors import MissingTensor, ShapeMismatch
 from model_pool.engine import Message, Weights
 from model_pool.errors import InvalidParameter
@@ -37,7 +37,7 @@ class BaseModel:
         self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         _check_supported(path, self.config, self._tokenizer)
         skeleton = self._skeleton()
-        self._check_names(_parameters(skeleton))
+        self._match(_parameters(skeleton))
         self.size_bytes: int = sum(tensor.nbytes for tensor in skeleton.parameters())
         self.eos_ids = frozenset(_eos_ids(path, self.config, self._tokenizer))
 
@@ -70,7 +70,7 @@ class BaseModel:
         return text
 
     def build(self, weights: Weights) -> Any:
-        """A module in evaluation mode, its tensors streamed in one by one.
+        """A module in evaluation mode, its tensors decoded straight into it.
 
         Raises MergeError; then nothing is left of it.
         """
@@ -81,11 +81,15 @@ class BaseModel:
         module.tie_weights()
         _compute_derived_buffers(module)
         targets = _parameters(module)
-        filled: dict[int, str] = {}
-        for name, tensor in stream(self._checkpoint, delta):
-            if not DERIVED.search(name):
-                _fill(targets, name, tensor, filled)
-        _check_filled(targets, filled)
+        filled, tied = self._match(targets)
+        load(self._checkpoint, delta, {name: targets[name] for name in filled.values()})
+        for name, first_name in tied.items():
+            again = torch.empty_like(targets[name], requires_grad=False)
+            load(self._checkpoint, delta, {name: again})
+            if not torch.equal(again, targets[name]):
+                raise ShapeMismatch(
+                    "the config ties two tensors that differ", tensor=name, expected=first_name
+                )
         return module.requires_grad_(False).eval()
 
     def _skeleton(self) -> Any:
@@ -93,14 +97,24 @@ class BaseModel:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(copy.deepcopy(self.config), dtype=self._dtype)
 
-    def _check_names(self, targets: dict[str, torch.Tensor]) -> None:
-        """Refuse a base whose tensors are not those of its own config."""
+    def _match(self, targets: dict[str, torch.Tensor]) -> tuple[dict[int, str], dict[str, str]]:
+        """Which tensor of the checkpoint fills each target, by its id; and those that the config
+        ties to one before: name -> that one. Raises MissingTensor, ShapeMismatch for a base whose
+        tensors are not those of its own config.
+        """
         filled: dict[int, str] = {}
+        tied: dict[str, str] = {}
         for name in self._checkpoint.names:
-            if not DERIVED.search(name):
-                target = _target(targets, name, self._checkpoint.spec(name).shape)
-                filled[id(target)] = name
-        _check_filled(targets, filled)
+            if DERIVED.search(name):
+                continue
+            target = _target(targets, name, self._checkpoint.spec(name).shape)
+            first_name = filled.setdefault(id(target), name)
+            if first_name != name:
+                tied[name] = first_name
+        for name, target in targets.items():
+            if id(target) not in filled:
+                raise MissingTensor("the architecture needs this tensor", tensor=name)
+        return filled, tied
 
 
 def _check_supported(path: Path, config: Any, tokenizer: Any) -> None:
@@ -143,27 +157,6 @@ def _target(targets: dict[str, torch.Tensor], name: str, shape: Sequence[int]) -
             found=tuple(shape),
         )
     return target
-
-
-def _fill(
-    targets: dict[str, torch.Tensor], name: str, tensor: torch.Tensor, filled: dict[int, str]
-) -> None:
-    """Copy one tensor in. A tied tensor may come under each of its names, if they agree."""
-    target = _target(targets, name, tensor.shape)
-    first_name = filled.setdefault(id(target), name)
-    with torch.no_grad():
-        if first_name == name:
-            target.copy_(tensor)
-        elif not torch.equal(target, tensor.to(target)):
-            raise ShapeMismatch(
-                "the config ties two tensors that differ", tensor=name, expected=first_name
-            )
-
-
-def _check_filled(targets: dict[str, torch.Tensor], filled: dict[int, str]) -> None:
-    for name, target in targets.items():
-        if id(target) not in filled:
-            raise MissingTensor("the architecture needs this tensor", tensor=name)
 
 
 def _compute_derived_buffers(module: Any) -> None:

@@ -26,7 +26,8 @@ import torch
 
 from benchmarks.deltas.speed import ROUND_COUNT, SPEC, random_weights
 from merge_on_load import Checkpoint
-from merge_on_load.codecs import CodecSettings, frames, make_codec
+from merge_on_load.codecs import CodecSettings, frames
+from merge_on_load.codecs.lossless import LosslessCodec
 from merge_on_load.hashing import parallel_map
 from merge_on_load.tensors import raw_bytes
 
@@ -51,7 +52,7 @@ def measure_decoding() -> Figures:
     to be put together and added; `copy_`. All on as many threads. And the bytes stored.
     """
     base, tuned = random_weights()
-    codec = make_codec("lossless", CodecSettings())
+    codec = LosslessCodec(CodecSettings())
     payload = codec.encode("w", base, tuned)
     words, tuned_words = (raw_bytes(one).view(np.uint16) for one in (base, tuned))
     coded = list(_zstd_frames(_zigzag(tuned_words - words), 1))
@@ -80,7 +81,7 @@ def _measure_pair(base: Path, tuned: Path) -> Figures:
         first, second = before.read(name), after.read(name)
         words, tuned_words = (raw_bytes(one).view(np.uint16) for one in (first, second))
         unchanged += int((words == tuned_words).sum())
-        payload = make_codec("lossless", CodecSettings()).encode(name, first, second)
+        payload = LosslessCodec(CodecSettings()).encode(name, first, second)
         bits["ours"] += 8 * sum(part.nbytes for part in payload.values())
         for method, taken in _others(words, tuned_words):
             bits[method] += taken

@@ -132,7 +132,7 @@ def from_bytes(frame: Bytes, context_count: int, word_bits: int) -> Tables:
     size = table_count * alphabet(word_bits, fine).size
     if planes.size != 2 * size or int(of_context.max()) >= table_count:
         raise CorruptPayload("malformed tables", expected=2 * size, found=planes.size)
-    shares = planes[:size] | planes[size:].astype(np.uint16) << 8
+    shares = planes[:size].astype(np.uint16) | planes[size:].astype(np.uint16) << np.uint16(8)
     shares = shares.reshape(table_count, -1)
     if (shares.sum(axis=1, dtype=np.int64) != _slots()).any():
         raise CorruptPayload("malformed tables", found="shares that do not add up")

@@ -209,9 +209,10 @@ def _decode(base: Any, shift: int, table: Any, data: Any, out: Any) -> bool:
     if size < _HEAD_BYTES + PAD_BYTES:
         return False
     states = np.empty(STATES, np.uint64)
-    for lane in range(STATES):
-        states[lane] = np.uint64((data[2 * lane] | data[2 * lane + 1] << 8) & (SLOTS - 1))
-    at, i = np.uint64(8 * _HEAD_BYTES), 0
+    for k in range(STATES):
+        states[k] = np.uint64((data[2 * k] | data[2 * k + 1] << 8) & (SLOTS - 1))
+    at: Any = np.uint64(8 * _HEAD_BYTES)
+    i = 0
     last = np.int64(8 * (size - 8) - STATES * _MOST_BITS)
     by = np.uint64(shift)
     while i + STATES <= count and np.int64(at) <= last:
@@ -235,10 +236,10 @@ def _decode(base: Any, shift: int, table: Any, data: Any, out: Any) -> bool:
         out[i], taken = _step(base[i], states, lane, by, table, _load_bits(data, at))
         at += taken
         i += 1
-    for lane in range(STATES):
-        if states[lane] != 0:
+    for k in range(STATES):
+        if states[k] != 0:
             return False
-    return (np.int64(at) + 7) // 8 + PAD_BYTES == size
+    return bool((np.int64(at) + 7) // 8 + PAD_BYTES == size)
 
 
 count_symbols = compiled(_count_symbols)
