@@ -38,8 +38,9 @@ def load(
     """
     if isinstance(delta, Delta):
         check_belongs(base, delta)
+        below = Built(base, delta.parent) if delta.parent else base
         specs = {name: delta.spec(name) for name in targets}
-        fill: Fill = partial(_fill, base, delta)
+        fill: Fill = partial(_fill, below, delta)
     else:
         built = Built(base, delta)
         specs = {name: built.spec(name) for name in targets}
@@ -68,15 +69,16 @@ def _copy(built: Built, name: str, target: torch.Tensor) -> None:
     _put(built.read(name), target)
 
 
-def _fill(base: Checkpoint, delta: Delta, name: str, target: torch.Tensor) -> None:
+def _fill(below: Checkpoint | Built, delta: Delta, name: str, target: torch.Tensor) -> None:
+    """below: what the delta builds on."""
     entry = delta.entry(name)
     if entry.codec == SAME:
-        _put(base.read(name), target)
+        _put(below.read(name), target)
         return
     is_direct = _is_plain(target) and spec_of(target) == entry.spec
     out = target if is_direct else torch.empty(entry.spec.shape, dtype=entry.spec.torch_dtype)
     try:
-        _decode(base.read(name), delta, name, out)
+        _decode(below.read(name), delta, name, out)
     except MergeError as error:
         raise error.located(file=delta.path, tensor=name) from error
     if not is_direct:

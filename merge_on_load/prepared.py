@@ -20,6 +20,7 @@ from merge_on_load.codecs import SAME, Codec, CodecSettings, Coding, Payload, cu
 from merge_on_load.delta import Delta
 from merge_on_load.errors import CorruptPayload, MergeError, MissingTensor
 from merge_on_load.floats import copy_words, matrix
+from merge_on_load.hashing import parallel_map
 from merge_on_load.recipes.merging import Merged
 from merge_on_load.specs import TensorSpec, row_count_and_width
 from merge_on_load.tensor_out import OutFile, TensorOut
@@ -33,7 +34,7 @@ def prepare(base: Checkpoint, delta: Delta | Merged, file: Path) -> None:
     """Write `file` for `Prepared.open`; what stands there is replaced.
 
     Everything that can be wrong is found here, not in a switch. The header is written last, so
-    what an error leaves cannot be opened. Memory: one tensor.
+    what an error leaves cannot be opened. Memory: a tensor for each of a few threads.
     Of a recipe, all tensors are computed now, on all cores. Raises what `stream` raises.
     """
     built = Built(base, delta)  # checks that they belong together
@@ -49,9 +50,12 @@ def prepare(base: Checkpoint, delta: Delta | Merged, file: Path) -> None:
                 )
             )
         else:
-            for name in base.names:
+
+            def write_parts(name: str) -> None:
                 for part, tensor in _expand(built, base, delta, name).items():
                     out.write(raw_bytes(tensor).data, offsets[_key(name, part)])
+
+            parallel_map(write_parts, base.names)
         out.write(memoryview(header), 0)
 
 
