@@ -175,7 +175,8 @@ class Delta:
         entry = self.entry(name)
         if entry.file is None:
             return {}
-        file, blob = self.path / entry.file, self._read(entry.file, name)
+        file = self.path / entry.file
+        blob = self._read(entry.file, entry.stored_as or name)
         found = tensor_digest(blob)[:SHORT_DIGEST]
         if found != entry.stored_digest:
             expected = entry.stored_digest
@@ -212,7 +213,7 @@ class Delta:
     def _check_parts(self) -> None:
         keys = {file: set(self._handle(file).keys()) for file in self.manifest.payloads}
         for name, entry in self.manifest.tensors.items():
-            if entry.file is not None and name not in keys[entry.file]:
+            if entry.file is not None and (entry.stored_as or name) not in keys[entry.file]:
                 raise CorruptPayload("it is missing", file=self.path / entry.file, tensor=name)
 
     def _handle(self, file: str) -> Any:

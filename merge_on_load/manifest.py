@@ -7,7 +7,7 @@ what writing its content would give. So any altered byte is found.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,7 +41,8 @@ class Entry:
     """One tensor: codec ("same" stores nothing), spec of the result, payload file, settings.
 
     digest: the first SHORT_DIGEST digits of the SHA-256 of the rebuilt tensor's bytes;
-    stored_digest: of what is stored for it, "" where that is nothing.
+    stored_digest: of what is stored for it, "" where that is nothing. stored_as: the tensor under
+    whose name that is, None for its own: a tied weight that has two names is stored once.
     """
 
     codec: str
@@ -50,6 +51,7 @@ class Entry:
     file: str | None = None
     stored_digest: str = ""
     settings: CodecSettings = field(default_factory=CodecSettings)
+    stored_as: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,17 @@ def render(manifest: Manifest) -> tuple[bytes, str]:
     """The file's content, and its digest: the identity of the delta."""
     codings = list(dict.fromkeys(_coding(entry) for entry in manifest.tensors.values()))
     files = sorted(manifest.payloads)
+    stored_as = {name: one.stored_as for name, one in manifest.tensors.items() if one.stored_as}
+    later = {
+        **({"parent": asdict(manifest.parent)} if manifest.parent else {}),
+        **({"stored_as": stored_as} if stored_as else {}),
+    }
     body = {
         "format": FORMAT,
         "version": VERSION,
         "codec": manifest.codec,
         "base": {"fingerprint": manifest.base_fingerprint, "name": manifest.base_name},
-        **({"parent": asdict(manifest.parent)} if manifest.parent else {}),
+        **later,
         "lineage": manifest.lineage,
         "measured": manifest.measured,
         "payloads": _render_files(manifest.payloads),
@@ -173,12 +180,18 @@ def _check_seal(body: dict[str, Any], content: bytes, file: Path) -> str:
 def _read_body(body: Mapping[str, Any], file: Path) -> Manifest:
     payloads = _read_files(body["payloads"])
     codings = [_read_coding(str(text), file) for text in body["codings"]]
+    stored_as = {str(name): str(other) for name, other in body.get("stored_as", {}).items()}
+    if strange := (stored_as.keys() | set(stored_as.values())) - body["tensors"].keys():
+        raise ValueError(f"no tensor {min(strange)!r} to be stored as another")
     return Manifest(
         codec=_known_codec(str(body["codec"]), file),
         base_fingerprint=str(body["base"]["fingerprint"]),
         base_name=str(body["base"]["name"]),
         tensors={
-            name: _read_entry(name, told, sorted(payloads), codings, file)
+            name: replace(
+                _read_entry(name, told, sorted(payloads), codings, file),
+                stored_as=stored_as.get(name),
+            )
             for name, told in body["tensors"].items()
         },
         payloads=payloads,

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import copyfile
 from typing import TYPE_CHECKING, Any, Protocol
@@ -167,6 +167,7 @@ class _Packer:
         self._digests: dict[str, str] = {}
         self._errors = ErrorSums()
         _check_same_tensors(self._base, self._model)
+        self._twins = twins(self._base, self._model)
 
     def write(self, directory: Path, progress: Progress) -> Manifest:
         """Write payloads and side files; returns the manifest that describes them."""
@@ -175,7 +176,10 @@ class _Packer:
         learned = self._judge.distilled(self._lossy_tensors()) if self._judge else {}
         with PayloadWriter(directory, self._base.names) as payloads:
             for name in self._base.names:
-                tensors[name] = self._write_tensor(name, payloads, learned.pop(name, None))
+                if name in self._twins:
+                    tensors[name] = self._as_its_twin(name, tensors[self._twins[name]])
+                else:
+                    tensors[name] = self._write_tensor(name, payloads, learned.pop(name, None))
                 done += tensors[name].spec.size_bytes
                 progress(done, self._model.size_bytes)
             stored = payloads.finish()
@@ -200,6 +204,8 @@ class _Packer:
 
         found = {}
         for name in self._base.names:
+            if name in self._twins:
+                continue
             coding = self._layout.coding(name, self._base.spec(name), self._model.spec(name))
             if coding.codec != "lossless" and not is_unchanged(self._base, self._model, name):
                 found[name] = Tuned(coding, self._base.read(name), self._model.read(name))
@@ -223,8 +229,14 @@ class _Packer:
             self._digests[name] = tensor_digest(rebuilt)
         if self._judge:
             self._judge.take(name, rebuilt)
+            for other in (other for other, twin in self._twins.items() if twin == name):
+                self._judge.take(other, rebuilt)
         digest = self._digests[name][:SHORT_DIGEST]
         return Entry(coding.codec, spec, digest, *payloads.add(name, payload), coding.settings)
+
+    def _as_its_twin(self, name: str, twin: Entry) -> Entry:
+        self._digests[name] = self._digests[self._twins[name]]
+        return twin if twin.codec == SAME else replace(twin, stored_as=self._twins[name])
 
     def _measured(
         self, tensors: dict[str, Entry], payloads: dict[str, Stored], kept: dict[str, Stored]
@@ -248,6 +260,21 @@ def is_unchanged(base: Checkpoint | BuiltModel, model: Checkpoint | BuiltModel, 
     """Whether a tensor is the base's, bit for bit."""
     digests = base.tensor_digests()[name], model.tensor_digests()[name]
     return base.spec(name) == model.spec(name) and digests[0] == digests[1]
+
+
+def twins(base: Checkpoint | BuiltModel, model: Checkpoint | BuiltModel) -> dict[str, str]:
+    """Tensors that are another, earlier one's copy in both models, as tied weights may be stored:
+    name -> that one's. They stay copies, whatever codec stores it.
+    """
+    firsts: dict[object, str] = {}
+    found = {}
+    for name in base.names:
+        specs = base.spec(name), model.spec(name)
+        digests = base.tensor_digests()[name], model.tensor_digests()[name]
+        first = firsts.setdefault((specs, digests), name)
+        if first != name:
+            found[name] = first
+    return found
 
 
 def _check_same_tensors(base: Checkpoint | BuiltModel, model: Checkpoint | BuiltModel) -> None:

@@ -17,7 +17,7 @@ from merge_on_load.codecs.layout import is_lossy
 from merge_on_load.delta import Delta
 from merge_on_load.errors import QualityMissed
 from merge_on_load.measure import squared_distance
-from merge_on_load.packing import Start, is_unchanged, pack
+from merge_on_load.packing import Start, is_unchanged, pack, twins
 from merge_on_load.progress import Progress
 from merge_on_load.specs import TensorSpec
 from merge_on_load.spectrum import signals
@@ -114,8 +114,9 @@ def allocate(
     Greedy: the step that wins most for each byte comes first.
     """
     fixed, options, weights = {}, {}, dict(sensitivities or {})
+    copies = twins(base, model)
     for name in base.names:
-        if is_unchanged(base, model, name):
+        if name in copies or is_unchanged(base, model, name):
             fixed[name] = LOSSLESS  # nothing is stored
             continue
         before, after = base.read(name), model.read(name)
