@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -13,6 +14,10 @@ from merge_on_load import CheckpointWriter, TensorSpec
 TENSOR_COUNT = 20
 SPEC = TensorSpec("BF16", (4096, 2048))  # 16.8 MB; 20 of them are 336 MB
 ALLOWED_BYTES = 250_000_000
+# The largest tensors of 7B models have 131 million weights; at so many bytes each, packing stays
+# below 2 GiB with what the imports take.
+ONE_SPEC = TensorSpec("BF16", (4096, 4096))
+ALLOWED_BYTES_PER_WEIGHT = 10
 
 MEASURED = """
 import json, sys, threading
@@ -68,6 +73,20 @@ def test_packing_and_unpacking_hold_a_few_tensors(tmp_path):
     grown_bytes = measure(tmp_path, "t.delta", str(tmp_path / "tuned"), "lossless")
 
     assert grown_bytes < ALLOWED_BYTES < TENSOR_COUNT * SPEC.size_bytes
+
+
+@pytest.mark.parametrize("codec", ["int8", "int4", "onebit", "sparse", "topk"])
+def test_packing_one_large_tensor_takes_a_few_bytes_a_weight(tmp_path, codec):
+    random = np.random.default_rng(0)
+    weights = 0.02 * random.standard_normal(ONE_SPEC.shape, np.float32)
+    for name, change in (("base", 0.0), ("tuned", 0.001)):
+        with CheckpointWriter.open(tmp_path / name, {"a.weight": ONE_SPEC}) as writer:
+            moved = weights + np.float32(change) * np.roll(weights, 1)
+            writer.add("a.weight", torch.from_numpy(moved).bfloat16())
+
+    grown_bytes = measure(tmp_path, "t.delta", str(tmp_path / "tuned"), codec)
+
+    assert grown_bytes < ALLOWED_BYTES_PER_WEIGHT * ONE_SPEC.parameter_count
 
 
 def test_merging_an_adapter_holds_a_few_tensors(tmp_path):
