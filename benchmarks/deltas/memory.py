@@ -26,7 +26,7 @@ LAYER = {
     **{f"mlp.{name}_proj": (11008, 4096) for name in ("gate", "up")},
     "mlp.down_proj": (4096, 11008),
 }
-# auto goes by the weights alone: `--keep` climbs its ladder, `--max-bytes` tries all on each tensor.
+# auto goes by the weights alone: `--keep` climbs its ladder, `--max-bytes` tries all on each one.
 PACKED: dict[str, tuple[str, ...]] = {
     **{
         codec: ("--codec", codec)

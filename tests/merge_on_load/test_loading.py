@@ -102,3 +102,15 @@ def test_what_is_within_many_is_done_at_once():
     found = parallel_map(lambda k: parallel_map(lambda j: 10 * k + j, range(3)), range(3))
 
     assert found == [[0, 1, 2], [10, 11, 12], [20, 21, 22]]
+
+
+def test_a_chain_is_loaded_as_it_is_streamed(tmp_path, base, tuned, packed):
+    parts = dict(stream(Checkpoint.open(base), Delta.open(packed)))
+    last = pack(base, tuned, "int4", tmp_path / "last.delta", parent=packed)
+    expected = dict(stream(Checkpoint.open(base), last))
+    found = empty(expected)
+
+    load(Checkpoint.open(base), Delta.open(last.path), found)
+
+    assert_same(found, expected)
+    assert any(not torch.equal(expected[name], parts[name]) for name in parts)
