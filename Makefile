@@ -16,7 +16,7 @@ REDIS := build/redis/redis-server
 FAKETIME := build/faketime/libfaketime.so.1
 CHROMIUM := build/chromium/bin/chromium
 
-.PHONY: help install demo serve test images test-images monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing litellm-env bench-gateway conserve-costs soak-costs bench-aborts kill-ledger chaos fuzz load load-compare load-results page-screenshot vendor-page clean
+.PHONY: help install demo serve test images test-images monitoring check format proto train-demo eval-demo measure-demo simulate-switching vllm-env test-vllm bench-pool mergekit-env test-conformance bench-merge semantic-router-env bench-routing litellm-env bench-gateway bench-deltas conserve-costs soak-costs bench-aborts kill-ledger chaos fuzz load load-compare load-results page-screenshot vendor-page clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -116,6 +116,9 @@ litellm-env: ## make .venv-litellm, an environment with LiteLLM's proxy
 
 bench-gateway: $(INSTALLED) litellm-env ## measure what the gateway adds beside a bare proxy and LiteLLM (about 15 minutes, two quiet cores); writes gateway/BENCHMARK.md
 	$(BIN)/python -m benchmarks.gateway --litellm $(LITELLM_VENV)/bin/litellm
+
+bench-deltas: $(INSTALLED) ## train, pack and judge specialists by every codec (hours; what is there is kept); writes merge_on_load/CODECS.md
+	$(BIN)/python -m benchmarks.deltas
 
 conserve-costs: $(INSTALLED) ## send 10,000 mixed requests, kill workers, add the costs up (10 minutes); writes gateway/COSTS.md
 	$(BIN)/python -m benchmarks.conservation

@@ -19,7 +19,17 @@ from typing import Any
 import torch
 
 from benchmarks import machine
-from benchmarks.deltas import quality, report_quality, report_speed, speed, training
+from benchmarks.deltas import (
+    cold_start,
+    lossless,
+    memory,
+    quality,
+    report_exact,
+    report_quality,
+    report_speed,
+    speed,
+    training,
+)
 from benchmarks.figures import Goal, table
 from benchmarks.timing import say
 
@@ -38,9 +48,21 @@ def _quality() -> Figures:
     return found
 
 
+def _lossless() -> Figures:
+    """Of specialists of both families, and of one that was tuned gently."""
+    pairs = [(training.DEMO.base_dir, training.train_gently())]
+    for family in training.FAMILIES.values():
+        training.train_family(family)
+        pairs += [(family.base_dir, family.directory(task)) for task in family.tasks]
+    return {"pairs": lossless.measure(pairs), "decoding": lossless.measure_decoding()}
+
+
 PARTS: Mapping[str, tuple[Callable[[], Figures], Callable[[Figures], tuple[str, list[Goal]]]]] = {
     "quality": (_quality, report_quality.render),
+    "lossless": (_lossless, report_exact.render_lossless),
     "speed": (speed.measure, report_speed.render),
+    "cold": (cold_start.measure, report_exact.render_cold),
+    "memory": (memory.measure, report_exact.render_memory),
 }
 
 

@@ -98,6 +98,14 @@ def train_family(family: Family, only: list[str] | None = None) -> None:
         say(f"{family.name}/{name}: {time.monotonic() - began_s:.0f} s, last loss {loss:.3f}")
 
 
+def train_gently() -> Path:
+    """The directory of a specialist of the demo's base whose weights moved little."""
+    gentle = SpecialistPlan(Pass(3_200, 32, 1e-5))
+    family = Family("gentle", {"sentiment": gentle})
+    train_family(family, ["sentiment"])
+    return family.directory("sentiment")
+
+
 def _base(family: Family) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, float]:
     assert family.base is not None, "the demo's base comes with the project"
     tokenizer = load_tokenizer(plan.BASE_DIR)
