@@ -1,8 +1,11 @@
 """What the words of a fine-tuned tensor are coded as, and with which tables; `kernels.ans` codes.
 
 A symbol is a range of differences from the base's word: its sign and its highest bits, as many as
-`fine` tells beside the first; the bits below stand as they are. How far a weight moves, counted in
-steps of its float, goes by the base's exponent, so each exponent has a table, as far as that pays.
+`fine` tells beside the first; the bits below stand as they are. A weight that changed its sign lies
+half of all words away: what is nearer to that is told from there, by symbols of its own.
+
+How far a weight moves, counted in steps of its float, goes by the base's exponent, so each exponent
+has a table, as far as that pays.
 """
 
 from dataclasses import dataclass
@@ -51,22 +54,23 @@ class Tables:
 
 def finest(word_bits: int) -> int:
     """The largest `fine`: symbols must fit a byte."""
-    return 3 if word_bits <= 16 else 2
+    return 2 if word_bits <= 16 else 1
 
 
 @lru_cache
 def alphabet(word_bits: int, fine: int) -> Alphabet:
-    """Symbol 0 is no difference; 2k - 1 and 2k are the k-th range above and below it.
-
-    A range k > 2**fine has `extra` low bits; those before it have none.
+    """Symbol 0 is no difference; 2k - 1 and 2k are the k-th range above and below it. As many again
+    are the same from half of all words on.
     """
-    ranges = np.arange(1, (word_bits + 1 - fine) << fine)
+    ranges = np.arange(1, (word_bits - fine) << fine)
     extra = np.maximum((ranges >> fine) - 1, 0)
     least = (ranges - (extra << fine)) << extra
     lowest = np.stack([least, -(least + (1 << extra) - 1)], axis=1).reshape(-1)
+    near = np.concatenate([[0], lowest])
+    far = near + (1 << (word_bits - 1))
     return Alphabet(
-        np.concatenate([[0], np.repeat(extra, 2)]),
-        np.concatenate([[0], lowest]).astype(np.uint64).astype(np.uint32),
+        np.tile(np.concatenate([[0], np.repeat(extra, 2)]), 2),
+        np.concatenate([near, far]).astype(np.uint64).astype(np.uint32),
     )
 
 
@@ -171,14 +175,15 @@ def _bits(counts: Counts) -> float:
 
 def _coarser(counts: Counts, word_bits: int, fine: int) -> Counts:
     """The same counts for the next coarser alphabet."""
-    symbols = np.arange(1, alphabet(word_bits, fine).size)
+    symbols = np.arange(1, alphabet(word_bits, fine).size // 2)
     ranges, is_below = (symbols + 1) // 2, symbols % 2 == 0
     extra = np.maximum((ranges >> fine) - 1, 0)
     whole = ranges - (extra << fine)  # the highest bits, which lose one where they are too many
     lost = whole >> fine
     coarse = (extra + lost << (fine - 1)) + (whole >> lost)
     found = np.zeros((len(counts), alphabet(word_bits, fine - 1).size), np.int64)
-    np.add.at(found.T, np.concatenate([[0], 2 * coarse - 1 + is_below]), counts.T)
+    near = np.concatenate([[0], 2 * coarse - 1 + is_below])
+    np.add.at(found.T, np.concatenate([near, near + found.shape[1] // 2]), counts.T)
     return found
 
 

@@ -48,20 +48,21 @@ def _low(bits: Any, count: Any) -> Any:
 
 
 @njit
-def _symbol(difference: Any, word_bits: Any, fine: Any) -> tuple[int, int, int]:
+def _symbol(difference: Any, word_bits: Any, fine: Any) -> tuple[Any, Any, Any]:
     """The symbol of a difference modulo its word, how many low bits stand beside it, and those."""
-    is_negative = np.int64(difference) >> (word_bits - 1)
-    size = np.int64(difference)
-    if is_negative:
-        size = (np.int64(1) << word_bits) - size
-    if size == 0:
-        return 0, 0, 0
-    highest = np.int64(np.float64(size).view(np.int64) >> 52) - 1023
-    extra = max(highest - fine, 0)
-    symbol = 2 * ((extra << fine) + (size >> extra)) - 1 + is_negative
-    low = size & ((np.int64(1) << extra) - 1)
-    if is_negative:
-        low = ((np.int64(1) << extra) - 1) - low
+    half, quarter = np.int64(1) << (word_bits - 1), np.int64(1) << (word_bits - 2)
+    rest = ((np.int64(difference) + quarter) & (half - 1)) - quarter
+    is_far = ((np.int64(difference) - rest) >> (word_bits - 1)) & 1
+    symbol, extra, low = is_far * (((word_bits - fine) << (fine + 1)) - 1), np.int64(0), np.int64(0)
+    if rest != 0:
+        is_below = np.int64(rest < 0)
+        size = abs(rest)
+        highest: Any = (np.float64(size).view(np.int64) >> 52) - 1023
+        extra = max(highest - fine, 0)
+        symbol += 2 * ((extra << fine) + (size >> extra)) - 1 + is_below
+        low = size & ((np.int64(1) << extra) - 1)
+        if is_below:
+            low = ((np.int64(1) << extra) - 1) - low
     return symbol, extra, low
 
 

@@ -28,17 +28,37 @@ def stored_bytes(base: torch.Tensor, tuned: torch.Tensor) -> int:
     return sum(part.nbytes for part in CODEC.encode("w", base, tuned).values())
 
 
-@pytest.mark.parametrize("word_bits", [8, 16])
-@pytest.mark.parametrize("fine", [0, 1, 2, 3])
-def test_every_difference_is_of_one_symbol(word_bits, fine):
-    """The ranges of all symbols, one after another, are all differences there are."""
+@pytest.mark.parametrize("word_bits", [8, 16, 32])
+@pytest.mark.parametrize("fine", [0, 1, 2])
+def test_every_difference_is_in_the_range_of_its_symbol(word_bits, fine):
     letters = symbols.alphabet(word_bits, fine)
-    lowest = letters.lowest.view(np.int32)
-    order = np.argsort(lowest)
-    begins, sizes = lowest[order], (1 << letters.extra)[order]
+    edges = [
+        sign * (1 << k) + beside for k in range(33) for sign in (1, -1) for beside in (-1, 0, 1)
+    ]
+    differences = {
+        one % 2**word_bits for one in (*range(-300, 300), *range(0, 2**32, 7**8), *edges)
+    }
+    zero = np.zeros(1, f"<u{word_bits // 8}")
+    for difference in differences:
+        counts = np.zeros((2, letters.size), np.int64)
+        tuned = np.array([difference], zero.dtype)
+        kernels.count_symbols(zero, tuned, word_bits - 1, fine, counts)
+        symbol = int(counts[0].argmax())
 
-    assert (begins[1:] == begins[:-1] + sizes[:-1]).all()
-    assert sizes.sum() >= 2**word_bits - 1
+        within = (difference - int(letters.lowest[symbol])) % 2**word_bits
+        assert 0 <= within < 1 << int(letters.extra[symbol]), difference
+
+
+def test_coarser_counts_are_those_of_the_coarser_alphabet():
+    base, tuned = (raw_bytes(one).view(np.uint16) for one in moved((300, 300), size=0.02))
+    found = []
+    for fine in (0, 1, 2):
+        counts = np.zeros((512, symbols.alphabet(16, fine).size), np.int64)
+        kernels.count_symbols(base, tuned, 7, fine, counts)
+        found.append(counts)
+
+    for fine in (1, 2):
+        assert np.array_equal(symbols._coarser(found[fine], 16, fine), found[fine - 1])
 
 
 @pytest.mark.parametrize("word_bits", [8, 16, 32])
