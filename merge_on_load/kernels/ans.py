@@ -53,12 +53,14 @@ def _symbol(difference: Any, word_bits: Any, fine: Any) -> tuple[Any, Any, Any]:
     half, quarter = np.int64(1) << (word_bits - 1), np.int64(1) << (word_bits - 2)
     rest = ((np.int64(difference) + quarter) & (half - 1)) - quarter
     is_far = ((np.int64(difference) - rest) >> (word_bits - 1)) & 1
-    symbol, extra, low = is_far * (((word_bits - fine) << (fine + 1)) - 1), np.int64(0), np.int64(0)
+    symbol: Any = is_far * (((word_bits - fine) << (fine + 1)) - 1)
+    extra: Any = np.int64(0)
+    low: Any = np.int64(0)
     if rest != 0:
         is_below = np.int64(rest < 0)
         size = abs(rest)
-        highest: Any = (np.float64(size).view(np.int64) >> 52) - 1023
-        extra = max(highest - fine, 0)
+        highest = (np.float64(size).view(np.int64) >> 52) - 1023
+        extra = max(highest - fine, np.int64(0))
         symbol += 2 * ((extra << fine) + (size >> extra)) - 1 + is_below
         low = size & ((np.int64(1) << extra) - 1)
         if is_below:
