@@ -9,6 +9,7 @@ A delta may build on another, its parent, in place of the bare base: `parent` of
 where that lies and what it must make (decision 0032).
 """
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class Delta:
         told = content.parent
         assert told
         found = located(path, told.path)
-        if found.resolve() in (one.resolve() for one in opened):
+        if os.path.realpath(found) in map(os.path.realpath, opened):
             raise BadChain("a delta builds on itself", file=path, found=told.path)
         check_depth(len(opened) + 1, path)
         try:

@@ -206,7 +206,7 @@ def _read_body(body: Mapping[str, Any], file: Path) -> Manifest:
 
 def _read_parent(told: Mapping[str, Any]) -> Parent:
     path = str(told["path"])
-    if not path or Path(path).is_absolute():
+    if not path or "\0" in path or Path(path).is_absolute():
         raise ValueError(f"a parent lies relative to its delta, not at {path!r}")
     return Parent(path, str(told["fingerprint"]))
 

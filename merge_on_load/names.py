@@ -19,4 +19,4 @@ def is_delta(path: Path) -> bool:
 
 def located(delta: Path, parent: str) -> Path:
     """Where the parent of a delta lies. parent: its path, seen from the delta's directory."""
-    return Path(os.path.normpath(delta.resolve() / parent))
+    return Path(os.path.normpath(Path(os.path.realpath(delta)) / parent))

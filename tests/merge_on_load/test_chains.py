@@ -178,6 +178,15 @@ def test_a_parent_of_another_base_is_refused(tmp_path, save, base, models, base_
     assert not (tmp_path / "n.delta").exists()
 
 
+def test_a_parent_that_is_a_loop_of_links_is_refused(tmp_path, base, models):
+    last = chain(tmp_path, base, models[:2], ["lossless", "lossless"])
+    shutil.rmtree(tmp_path / "0.delta")
+    (tmp_path / "0.delta").symlink_to(tmp_path / "0.delta")
+
+    with pytest.raises(BadChain, match="not here"):
+        Delta.open(last.path)
+
+
 def test_a_missing_parent_is_refused_and_both_are_named(tmp_path, base, models):
     last = chain(tmp_path, base, models[:2], ["lossless", "lossless"])
     shutil.rmtree(tmp_path / "0.delta")
@@ -246,7 +255,7 @@ def test_a_chain_that_leads_back_to_itself_is_refused(tmp_path, base, models):
     assert len(to_text(family_of(first)).splitlines()) == 5
 
 
-@pytest.mark.parametrize("place", ["", "/tmp/0.delta"])
+@pytest.mark.parametrize("place", ["", "/tmp/0.delta", "../0\0.delta"])
 def test_a_parent_lies_relative_to_its_delta(tmp_path, base, models, place):
     last = chain(tmp_path, base, models[:2], ["lossless", "lossless"])
     parent = dataclasses.replace(last.manifest.parent, path=place)

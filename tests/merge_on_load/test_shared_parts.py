@@ -76,6 +76,33 @@ def test_copies_stay_copies_where_each_tensor_has_a_codec_of_its_own(tmp_path, t
     assert delta.entry(HEAD).settings == delta.entry(EMBEDDING).settings
 
 
+class Listening:
+    """What `pack` tells a judge."""
+
+    def __init__(self):
+        self.learning, self.taken = set(), {}
+
+    def distilled(self, tensors):
+        self.learning = set(tensors)
+        return {}
+
+    def take(self, name, rebuilt):
+        self.taken[name] = rebuilt
+
+    def measured(self):
+        return {}
+
+
+def test_copies_learn_as_one_and_are_judged_as_two(tmp_path, twice):
+    judge = Listening()
+
+    delta = pack(*twice, "int4", tmp_path / "t.delta", judge=judge)
+
+    assert len(judge.learning & {HEAD, EMBEDDING}) == 1
+    found = dict(stream(Checkpoint.open(twice[0]), delta))
+    assert all(torch.equal(judge.taken[name], found[name]) for name in (HEAD, EMBEDDING))
+
+
 def test_copies_that_parted_are_stored_each(tmp_path, save, base_weights, tuned_weights, twice):
     parted = save("parted", tuned_weights | {HEAD: tuned_weights[EMBEDDING] * 1.5})
 
