@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
 
 from merge_on_load.kernels.vectors import (
@@ -33,6 +33,9 @@ from merge_on_load.kernels.vectors import (
     stream,
 )
 
+_AHEAD = (
+    1024  # columns: what comes meanwhile, also from the next page, where CPUs stop by themselves
+)
 LARGE_BYTES = 1 << 21  # more than stays in a core's cache until it is read again
 
 
@@ -176,6 +179,21 @@ stream_line = _move(is_streamed=True)
 
 
 @intrinsic
+def fetch_ahead(_: Any, array: Any, index: Any) -> Any:
+    """Have the cache line of array[index] on its way; nothing happens where there is no such."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        where = place(context, builder, array, ir.IntType(8), *arguments)
+        numbers = [ir.Constant(ir.IntType(32), value) for value in (0, 3, 1)]  # read, keep, data
+        kind = ir.FunctionType(ir.VoidType(), [where.type, *(one.type for one in numbers)])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [where, *numbers])
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate
+
+
+@intrinsic
 def fence(_: Any) -> Any:
     """What was streamed is seen by other threads before what is stored from here on."""
 
@@ -210,6 +228,7 @@ def spare_lines(base: Any, out: Any) -> Any:
 @njit
 def add(from_row: Any, column: int, change: Any, to_row: Any, is_streamed: bool) -> None:
     """to_row = from_row + change, one line from `column` on."""
+    fetch_ahead(from_row, column + _AHEAD)
     found = plus(read(from_row, column), change)
     if is_streamed:
         stream(to_row, column, found)

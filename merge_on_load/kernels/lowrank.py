@@ -18,6 +18,7 @@ from merge_on_load.kernels.lines import (
     add_rest,
     compiled,
     fence,
+    fetch_ahead,
     is_to_be_streamed,
     spare_lines,
 )
@@ -36,7 +37,7 @@ from merge_on_load.kernels.vectors import (
 )
 
 _ROWS = 4  # that are multiplied at once, so that `right` is read once for all of them
-_LINES = 32  # whose sums wait in the first cache
+_LINES = 64  # whose sums wait in the first cache
 _STRETCH_BYTES = 1 << 18  # of `right`: stays in the second cache while all rows go over it
 _BIAS = 0x80808080  # makes four signed bytes unsigned ones, 128 more each
 
@@ -185,9 +186,13 @@ def adder(bits: int, *, has_vnni: bool) -> Callable[..., None]:
 
     @njit
     def multiply(
-        left: Any, rows: Any, right: Any, first: int, end: int, starts: Any, sums: Any
+        left: Any, rows: Any, right: Any, first: int, end: int, starts: Any, sums: Any, base: Any
     ) -> None:
-        """sums = the products of four rows and some lines. left: the words of all rows."""
+        """sums = the products of four rows and some lines; those of `base` come meanwhile.
+
+        left: the words of all rows, biased. rows: which four.
+        """
+        width = base.shape[1]
         row_size = right.shape[1]
         words = row_size // (LANES * each)
         left0, left1, left2, left3 = (
@@ -197,13 +202,15 @@ def adder(bits: int, *, has_vnni: bool) -> Callable[..., None]:
             rows[3] * words,
         )
         for line in range(first, end):
+            for row in rows:
+                fetch_ahead(base, row * width + line * LANES)
             s0 = s1 = s2 = s3 = _read_sums(starts, line * LANES)
             for k in range(words):
                 at = line * row_size + k * (LANES * each)
-                s0 = dot(s0, left[left0 + k] ^ bias, right, at)
-                s1 = dot(s1, left[left1 + k] ^ bias, right, at)
-                s2 = dot(s2, left[left2 + k] ^ bias, right, at)
-                s3 = dot(s3, left[left3 + k] ^ bias, right, at)
+                s0 = dot(s0, left[left0 + k], right, at)
+                s1 = dot(s1, left[left1 + k], right, at)
+                s2 = dot(s2, left[left2 + k], right, at)
+                s3 = dot(s3, left[left3 + k], right, at)
             column = (line - first) * LANES
             _put_sums(sums, column, s0)
             _put_sums(sums, column + _LINES * LANES, s1)
@@ -223,7 +230,7 @@ def adder(bits: int, *, has_vnni: bool) -> Callable[..., None]:
         rows, lines = base.shape[0], right.shape[0]
         is_streamed, spare = is_to_be_streamed(out), spare_lines(base, out)
         starts, sums = starts_of(right), np.empty(_ROWS * _LINES * LANES, np.int32)
-        words = left.reshape(left.size)
+        words = left.reshape(left.size) ^ bias
         stretch = max(1, _STRETCH_BYTES // max(1, right.shape[1] * right.itemsize))
         for first in range(0, lines, stretch):
             for row in range(0, rows, _ROWS):
@@ -231,7 +238,7 @@ def adder(bits: int, *, has_vnni: bool) -> Callable[..., None]:
                 four = row, min(row + 1, last), min(row + 2, last), min(row + 3, last)
                 for begin in range(first, min(first + stretch, lines), _LINES):
                     end = min(begin + _LINES, first + stretch, lines)
-                    multiply(words, four, right, begin, end, starts, sums)
+                    multiply(words, four, right, begin, end, starts, sums, base)
                     for r in range(row, min(row + _ROWS, rows)):
                         _add_sums(
                             *(base, r, sums, (r - row) * _LINES * LANES, begin, end),

@@ -1,7 +1,8 @@
 """Some weights of each row: at places that a seed gives, so that no byte tells them, or at given
 ones. All others are the base's, bit for bit.
 
-A row is copied into a buffer, changed there, and written as a whole.
+Where no half of a line has two of them, they are added as lines; else a row is copied into a
+buffer, changed there, and written as a whole.
 """
 
 from collections.abc import Callable
@@ -12,12 +13,16 @@ from numba import njit
 from numba.extending import overload
 
 from merge_on_load.kernels.lines import (
+    add,
+    add_rest,
     compiled,
     empty_row,
     fence,
+    fetch_ahead,
     is_to_be_streamed,
     load,
     move_line,
+    spare_lines,
     store,
     stream_line,
 )
@@ -25,9 +30,12 @@ from merge_on_load.kernels.steps import READERS
 from merge_on_load.kernels.vectors import (
     CACHE_LINE_BYTES,
     LANES,
+    placed,
     put,
     read,
 )
+
+_HALF = LANES // 2
 
 
 def _convert(from_row: Any, buffer: Any) -> None:
@@ -59,22 +67,67 @@ def _convert_lines(from_row: Any, buffer: Any) -> Any:
 
 @njit
 def _write_row(
-    from_row: Any, columns: Any, change: Any, buffer: Any, to_row: Any, is_streamed: bool
+    from_row: Any,
+    columns: Any,
+    change: Any,
+    buffer: Any,
+    to_row: Any,
+    next_row: Any,
+    is_streamed: bool,
 ) -> None:
-    """to_row = from_row, and + change at the columns. buffer: an `empty_row` of to_row."""
+    """to_row = from_row, and + change at the columns. buffer: an `empty_row` of to_row.
+
+    next_row: what is read next; it comes while this one is changed and goes.
+    """
     _convert(from_row, buffer)
+    step = from_row.size // max(1, columns.size)
     for k in range(columns.size):
+        fetch_ahead(next_row, k * step)
         column = np.uint32(columns[k])  # unsigned, or it would be asked whether it is negative
         store(buffer, column, np.float32(load(from_row, column) + change[k]))
     lanes = CACHE_LINE_BYTES // buffer.itemsize
     whole = to_row.size - to_row.size % lanes
     for begin in range(0, whole, lanes):
+        fetch_ahead(next_row, begin)
         if is_streamed:
             stream_line(buffer, to_row, begin)
         else:
             move_line(buffer, to_row, begin)
     for c in range(whole, to_row.size):
         to_row[c] = buffer[c]
+
+
+@njit
+def _add_placed(
+    from_row: Any,
+    columns: Any,
+    change: Any,
+    block_of: Any,
+    to_row: Any,
+    spare: Any,
+    is_streamed: bool,
+) -> None:
+    """to_row = from_row, and + change at the columns, of which there is one in a half of a line or
+    none. block_of: which one that may be, int32[halves].
+    """
+    whole = from_row.size - from_row.size % LANES
+    for begin in range(0, whole, LANES):
+        half = begin // _HALF
+        line = placed(columns, change, block_of[half], block_of[half + 1], begin)
+        add(from_row, begin, line, to_row, is_streamed)
+    if whole < from_row.size:
+        half = whole // _HALF
+        line = placed(columns, change, block_of[half], block_of[half + 1], whole)
+        add_rest(from_row, whole, line, to_row, spare)
+
+
+@njit
+def _blocks_of_halves(width: int, keep: int) -> Any:
+    """The block that each half of a line lies in, or the last one. keep: a multiple of a half."""
+    found = np.empty(-(-width // LANES) * 2, np.int32)
+    for half in range(found.size):
+        found[half] = min(half * _HALF, width - 1) // keep
+    return found
 
 
 @njit
@@ -99,6 +152,7 @@ def _adder(bits: int) -> Callable[..., None]:
         blocks = -(-width // keep)
         is_streamed, buffer = is_to_be_streamed(out), empty_row(out, width)
         change, places = empty_row(scale, blocks), np.empty(blocks, np.int32)
+        block_of, spare = _blocks_of_halves(width, keep), spare_lines(base, out)
         for r in range(rows):
             read_steps(packed[r], scale[r], group_size, change)
             seed = np.uint32(seeds[r])
@@ -107,7 +161,11 @@ def _adder(bits: int) -> Callable[..., None]:
             if blocks * keep > width:
                 begin = (blocks - 1) * keep
                 places[blocks - 1] = begin + _place(seed, blocks - 1, width - begin)
-            _write_row(base[r], places, change, buffer, out[r], is_streamed)
+            if keep % _HALF == 0:
+                _add_placed(base[r], places, change, block_of, out[r], spare, is_streamed)
+            else:
+                next_row = base[min(r + 1, rows - 1)]
+                _write_row(base[r], places, change, buffer, out[r], next_row, is_streamed)
         if is_streamed:
             fence()
 
@@ -144,7 +202,9 @@ def _adder_at(bits: int) -> Callable[..., None]:
         change = empty_row(scale, columns.shape[1])
         for r in range(rows):
             read_steps(packed[r], scale[r], group_size, change)
-            _write_row(base[r], columns[r], change, buffer, out[r], is_streamed)
+            _write_row(
+                base[r], columns[r], change, buffer, out[r], base[min(r + 1, rows - 1)], is_streamed
+            )
         if is_streamed:
             fence()
 
