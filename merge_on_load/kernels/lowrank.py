@@ -37,7 +37,7 @@ from merge_on_load.kernels.vectors import (
 )
 
 _ROWS = 4  # that are multiplied at once, so that `right` is read once for all of them
-_LINES = 64  # whose sums wait in the first cache
+_LINES = 128  # whose sums wait in the second cache; of fewer, calls would take as long
 _STRETCH_BYTES = 1 << 18  # of `right`: stays in the second cache while all rows go over it
 _BIAS = 0x80808080  # makes four signed bytes unsigned ones, 128 more each
 
@@ -136,9 +136,8 @@ def _changes(sums: Any, at: int, size: Any, scales: Any, column: int) -> Any:
 @njit
 def _add_sums(
     base: Any,
-    row: int,
+    rows: Any,
     sums: Any,
-    at: int,
     first: int,
     end: int,
     left_scale: Any,
@@ -149,23 +148,23 @@ def _add_sums(
     spare: Any,
     is_streamed: bool,
 ) -> None:
-    """Lines first..end of a row of what `add_product` tells, their sums being sums[at:]."""
+    """Lines first..end of some rows of what `add_product` tells. rows: begin and end of them."""
     # By places in the whole of each array: a slice for each few lines would take as long as they.
-    width = base.shape[1]
-    size, sign_size = splat(left_scale[row]), splat(sign_scale[row])
-    to, from_signs = row * width, row * signs.shape[1]
-    for line in range(first, min(end, width // LANES)):
-        column = line * LANES
-        change = _changes(sums, at + column - first * LANES, size, right_scale, column)
-        if signs.shape[1]:
-            change = plus(change, signed(sign_size, signs, from_signs + column // 8))
-        add(base, to + column, change, out, is_streamed)
-    column = width - width % LANES
-    if column < min(width, end * LANES):
-        change = _changes(sums, at + column - first * LANES, size, right_scale, column)
-        if signs.shape[1]:
-            change = plus(change, signed(sign_size, signs, from_signs + column // 8))
-        add_rest(base[row], column, change, out[row], spare)
+    width, sign_bytes = base.shape[1], signs.shape[1]
+    whole = width - width % LANES
+    for r in range(rows[0], rows[1]):
+        size, sign_size = splat(left_scale[r]), splat(sign_scale[r])
+        at = ((r - rows[0]) * _LINES - first) * LANES
+        for column in range(first * LANES, min(end * LANES, whole), LANES):
+            change = _changes(sums, at + column, size, right_scale, column)
+            if sign_bytes:
+                change = plus(change, signed(sign_size, signs, r * sign_bytes + column // 8))
+            add(base, r * width + column, change, out, is_streamed)
+        if whole < min(width, end * LANES):
+            change = _changes(sums, at + whole, size, right_scale, whole)
+            if sign_bytes:
+                change = plus(change, signed(sign_size, signs, r * sign_bytes + whole // 8))
+            add_rest(base[r], whole, change, out[r], spare)
 
 
 def adder(bits: int, *, has_vnni: bool) -> Callable[..., None]:
@@ -239,12 +238,11 @@ def adder(bits: int, *, has_vnni: bool) -> Callable[..., None]:
                 for begin in range(first, min(first + stretch, lines), _LINES):
                     end = min(begin + _LINES, first + stretch, lines)
                     multiply(words, four, right, begin, end, starts, sums, base)
-                    for r in range(row, min(row + _ROWS, rows)):
-                        _add_sums(
-                            *(base, r, sums, (r - row) * _LINES * LANES, begin, end),
-                            *(left_scale, right_scale, signs, sign_scale),
-                            *(out, spare, is_streamed),
-                        )
+                    _add_sums(
+                        *(base, (row, min(row + _ROWS, rows)), sums, begin, end),
+                        *(left_scale, right_scale, signs, sign_scale),
+                        *(out, spare, is_streamed),
+                    )
         if is_streamed:
             fence()
 

@@ -251,6 +251,22 @@ def test_products_are_exact_sums_of_integers(size, count, factor, has_signs, dty
     assert_same_bits(in_torch, expected)
 
 
+@pytest.mark.parametrize("rank", [8, 400])
+def test_wide_products_are_taken_in_stretches(rank):
+    random, (rows, width) = np.random.default_rng(rank), (6, 5000)
+    lines = -(-width // 32)
+    left = random_factors(random, np.int8, rows, rank, 127)
+    right = random_factors(random, np.int8, lines * 32, rank, 127)
+    by_lines = right.reshape(lines, 32, rank // 4, 4).swapaxes(1, 2).reshape(lines, rank * 32)
+    ones = np.ones(rows, np.float32), np.ones(lines * 32, np.float32)
+    out, no_signs = np.empty((rows, width), np.float32), np.empty((rows, 0), np.uint8)
+
+    kernels.add_product(np.zeros_like(out), left, by_lines, *ones, no_signs, ones[0], out)
+
+    expected = left.astype(np.int64) @ right[:width].T.astype(np.int64)
+    assert np.array_equal(out, expected.astype(np.float32))
+
+
 # By factors of a word: what CPUs run that have no instruction for it.
 PLAIN_PRODUCTS = {32 // bits: lowrank.adder(bits, has_vnni=False) for bits in (8, 16)}
 
