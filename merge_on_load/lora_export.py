@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -125,14 +124,9 @@ def _is_thin(name: str, entry: Entry) -> bool:
 
 def _factors(delta: Delta, name: str, entry: Entry) -> tuple[torch.Tensor, torch.Tensor]:
     """A [rank, in] and B [out, rank], as they are stored, in float32."""
-    codec, payload = LowrankCodec(entry.settings), delta.payload(name)
-    out_size, in_size = entry.spec.shape
-
-    def side(which: str, size: int) -> torch.Tensor:
-        bands = (codec._decoded(payload, which, *band, size) for band in codec.bands())
-        return torch.from_numpy(np.concatenate([*bands]))
-
-    return side("right", in_size), side("left", out_size).T.contiguous()
+    codec = LowrankCodec(entry.settings)
+    left, right = codec.stored_factors(delta.payload(name), entry.spec)
+    return torch.from_numpy(right), torch.from_numpy(left).T.contiguous()
 
 
 def _narrowed(tensor: torch.Tensor) -> torch.Tensor:

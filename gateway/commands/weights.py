@@ -100,8 +100,6 @@ def pack(
     """Store a fine-tuned checkpoint as its difference from the base."""
     import merge_on_load
 
-    if parent and codec == "auto" and max_bytes is None:
-        raise click.UsageError("--codec auto with --parent needs --max-bytes")
     if sensitivity and (codec != "auto" or max_bytes is None):
         raise click.UsageError("--sensitivity is for --codec auto with --max-bytes")
     if sensitivity == "prompts" and calibrate is None:
@@ -123,6 +121,7 @@ def pack(
 
             given: dict[str, Any] = {
                 "judge": judge,
+                "parent": parent,
                 "overwrite": overwrite,
                 "progress": progress,
             }
@@ -130,11 +129,7 @@ def pack(
                 pack_auto(base, model, out, floor=keep, **given)
                 if max_bytes is None
                 else pack_within(
-                    *(base, model, out),
-                    budget_bytes=max_bytes,
-                    sensitivity=sensitivity,
-                    parent=parent,
-                    **given,
+                    *(base, model, out), budget_bytes=max_bytes, sensitivity=sensitivity, **given
                 )
             )
     _tell_size(delta)

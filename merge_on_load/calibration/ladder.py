@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merge_on_load.aside import check_output_apart
+from merge_on_load.aside import check_output_apart, written_aside
 from merge_on_load.calibration.judge import Judge
 from merge_on_load.codecs import AUTO, CodecSettings, Coding
 from merge_on_load.codecs.layout import is_embedding, is_lossy
@@ -77,6 +77,7 @@ def pack_auto(
     *,
     floor: float,
     judge: Judge | None = None,
+    parent: Path | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     rungs: Sequence[Rung] = LADDER,
@@ -85,7 +86,7 @@ def pack_auto(
 
     Quality is the judge's evaluation score beside the tuned model's own; without an evaluation the
     share of held-out answers' tokens where both have the same likeliest one; without a judge one
-    less the squared relative error of the weights. Raises QualityMissed where no rung keeps it,
+    less the squared relative error of the weights. parent: see `pack`. Raises QualityMissed where no rung keeps it,
     else as `pack` does; then nothing stands under `out`.
     """
     base, model, out = Path(base), Path(model), Path(out)
@@ -102,6 +103,7 @@ def pack_auto(
                 trial,
                 layout=rung,
                 judge=judge,
+                parent=parent,
                 overwrite=True,
                 progress=progress,
             )
@@ -127,7 +129,7 @@ def quality_kept(measured: Mapping[str, Any]) -> float:
 
 
 def _moved(trial: Path, out: Path) -> Delta:
-    if out.exists():
-        shutil.rmtree(out)
-    trial.replace(out)
+    with written_aside(out, overwrite=True) as directory:
+        directory.rmdir()
+        trial.replace(directory)
     return Delta.open(out)

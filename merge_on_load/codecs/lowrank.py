@@ -28,12 +28,13 @@ from merge_on_load.codecs.codec import (
     lossy_rows,
     part,
 )
-from merge_on_load.floats import Float32, subtract, words
+from merge_on_load.floats import Float32, row_blocks, subtract, words
 from merge_on_load.specs import TensorSpec, row_count_and_width
 
 WIDE_BITS = 16  # factors in bfloat16
 _EXTRA = 16  # vectors that are followed beside those that are wanted
 _ITERATIONS = 4
+_LARGE = 1 << 24  # weights, of which a whole decomposition takes minutes and much memory
 _USUAL_RANK = 16  # where the settings tell none
 _WORD_BYTES = 4  # factors of one row that the kernel takes at once
 _IN_ORDER = ("left", "right", "left_scale", "right_scale", "signs", "sign_scale")
@@ -65,14 +66,19 @@ class LowrankCodec:
 
     def encode(self, name: str, base: torch.Tensor, tuned: torch.Tensor) -> Payload:
         base_rows, tuned_rows = lossy_rows(name, base, tuned)
-        whole = slice(0, tuned_rows.row_count)
-        difference = subtract(tuned_rows.read(whole), base_rows.read(whole))
-        check_finite(name, np.abs(difference).max(axis=1, initial=0))
+        blocks = list(row_blocks(tuned_rows.row_count, tuned_rows.width))
+        difference = np.empty((tuned_rows.row_count, tuned_rows.width), np.float32)
+        for block in blocks:
+            difference[block] = subtract(tuned_rows.read(block), base_rows.read(block))
+            check_finite(name, np.abs(difference[block]).max(axis=1, initial=0))
         left, right = self.factors(difference)
         payload: dict[str, torch.Tensor] = {}
-        product = self._coded(payload, "left", left.T).T @ self._coded(payload, "right", right)
+        left = self._coded(payload, "left", left.T).T
+        right = self._coded(payload, "right", right)
         if self.has_residual:
-            payload |= coded_signs(difference - product)
+            rests = [coded_signs(difference[block] - left[block] @ right) for block in blocks]
+            rests = rests or [coded_signs(difference)]
+            payload |= {name: torch.cat([rest[name] for rest in rests]) for name in rests[0]}
         return payload
 
     def factors(self, difference: Float32) -> tuple[Float32, Float32]:
@@ -106,12 +112,7 @@ class LowrankCodec:
     def expand(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> Payload:
         check_lossy_decode(base, spec)
         rows, width = row_count_and_width(spec.shape)
-        left = np.concatenate(
-            [self._decoded(payload, "left", band, ranks, rows) for band, ranks in self.bands()]
-        )
-        right = np.concatenate(
-            [self._decoded(payload, "right", band, ranks, width) for band, ranks in self.bands()]
-        )
+        left, right = self.stored_factors(payload, spec)
         left_factors, left_scale = self._whole(left, rows)
         right_factors, right_scale = self._whole(right, steps.word_count(width) * steps.LANES)
         found = {
@@ -128,6 +129,20 @@ class LowrankCodec:
             scale = part(payload, "sign_scale", TensorSpec("BF16", (rows,)))
             found["sign_scale"] = scale.float()
         return found
+
+    def stored_factors(self, payload: Payload, spec: TensorSpec) -> tuple[Float32, Float32]:
+        """What the payload of a tensor of `spec` holds: left [rank, rows], right [rank, width].
+
+        Raises CorruptPayload.
+        """
+        rows, width = row_count_and_width(spec.shape)
+        left, right = (
+            np.concatenate(
+                [self._decoded(payload, side, bits, ranks, size) for bits, ranks in self.bands()]
+            )
+            for side, size in (("left", rows), ("right", width))
+        )
+        return left, right
 
     def write(self, base: torch.Tensor, parts: Payload, out: torch.Tensor) -> None:
         left, right, scale, column_scale, signs, sign_scale = (parts[name] for name in _IN_ORDER)
@@ -217,14 +232,15 @@ def thin_factors(difference: Float32, rank: int) -> tuple[Float32, Float32]:
     """left [rows, rank or less] and right [rank or less, width] whose product is nearest, the
     singular values shared evenly.
 
-    Where few of many are wanted, by subspace iteration from a fixed start (Halko et al. 2011,
-    arXiv:0909.4061), else the whole decomposition.
+    Where few of many are wanted, or the matrix is large, by subspace iteration from a fixed start
+    (Halko et al. 2011, arXiv:0909.4061), else the whole decomposition.
     """
     rank = min(rank, *difference.shape)
     largest = np.abs(difference).max(initial=0)
     size = np.float32(2.0 ** np.floor(np.log2(largest))) if largest else np.float32(1)
     difference = difference / size  # or squares of what is huge or tiny would leave float32
-    if 4 * rank < min(difference.shape):
+    least = min(difference.shape)
+    if 4 * rank < least or (difference.size > _LARGE and rank + _EXTRA < least):
         random = np.random.default_rng(0)
         start = random.standard_normal((difference.shape[1], rank + _EXTRA), np.float32)
         found = np.linalg.qr(difference @ start)[0]
@@ -240,10 +256,11 @@ def thin_factors(difference: Float32, rank: int) -> tuple[Float32, Float32]:
 
 def _fitted(difference: Float32, right: Float32) -> Float32:
     """The left factor of least squared error: [rows, rank]."""
-    if not difference.size:
-        return np.zeros((len(difference), len(right)), np.float32)
-    wide = right.T.astype(np.float64), difference.T.astype(np.float64)
-    found: Float32 = np.linalg.lstsq(*wide, rcond=None)[0].T.astype(np.float32)
+    wide = right.astype(np.float64)
+    to_left = wide.T @ np.linalg.pinv(wide @ wide.T, hermitian=True)
+    found = np.empty((len(difference), len(right)), np.float32)
+    for block in row_blocks(*difference.shape):
+        found[block] = difference[block].astype(np.float64) @ to_left
     return found
 
 

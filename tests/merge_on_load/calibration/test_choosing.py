@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from merge_on_load import Checkpoint, inspect, pack
+from merge_on_load import Checkpoint, inspect, pack, verify
 from merge_on_load.calibration.allocation import allocate, by_spectrum, pack_within
 from merge_on_load.calibration.ladder import LADDER, pack_auto, quality_kept
 from merge_on_load.errors import OutputExists, QualityMissed
@@ -159,3 +159,14 @@ def test_prompts_need_a_judge(tmp_path, models):
 def test_a_budget_below_the_smallest_is_refused(tmp_path, models):
     with pytest.raises(QualityMissed, match="below the smallest"):
         pack_within(*models, tmp_path / "a.delta", budget_bytes=100)
+
+
+def test_the_ladder_builds_on_a_parent(tmp_path, models):
+    parent = pack(*models, "int2", tmp_path / "parent.delta")
+
+    delta = pack_auto(*models, tmp_path / "auto.delta", floor=0.9, parent=parent.path)
+
+    assert delta.parent is not None
+    assert delta.parent.digest == parent.digest
+    assert delta.size_bytes < pack_auto(*models, tmp_path / "b.delta", floor=0.99).size_bytes
+    verify(models[0], delta.path)
