@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from merge_on_load.codecs import AUTO, CODEC_NAMES, SAME, CodecSettings, Coding
+from merge_on_load.codecs import CODEC_NAMES, SAME, CodecSettings, Coding
 from merge_on_load.errors import (
     CorruptPayload,
     MergeError,
@@ -261,9 +261,8 @@ def _one_of(listed: Sequence[T], number: int, name: str) -> T:
 
 
 def _known_codec(codec: str, file: Path) -> str:
-    known = (*CODEC_NAMES, AUTO)
-    if codec not in known:
-        raise UnknownCodec("unknown codec", file=file, expected=known, found=codec)
+    if codec not in CODEC_NAMES:
+        raise UnknownCodec("unknown codec", file=file, expected=CODEC_NAMES, found=codec)
     return codec
 
 

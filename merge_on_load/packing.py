@@ -12,7 +12,7 @@ from merge_on_load import __version__
 from merge_on_load.aside import check_output_apart, written_aside
 from merge_on_load.built_model import BuiltModel
 from merge_on_load.checkpoint import Checkpoint, fingerprint_of
-from merge_on_load.codecs import SAME, CodecSettings, Coding, Layout, Payload, make_codec
+from merge_on_load.codecs import AUTO, SAME, CodecSettings, Coding, Layout, Payload, make_codec
 from merge_on_load.delta import FILES_NAME, Delta, check_depth
 from merge_on_load.delta_writer import PayloadWriter
 from merge_on_load.errors import MissingTensor, ShapeMismatch
@@ -185,7 +185,7 @@ class _Packer:
             stored = payloads.finish()
         kept, from_base = _write_side_files(self._base, self._model, directory / FILES_NAME)
         return Manifest(
-            codec=self._layout.codec,
+            codec=_called(self._layout.codec, tensors),
             base_fingerprint=self._start.base.fingerprint(),
             base_name=self._start.base.path.resolve().name,
             tensors=tensors,
@@ -275,6 +275,19 @@ def twins(base: Checkpoint | BuiltModel, model: Checkpoint | BuiltModel) -> dict
         if first != name:
             found[name] = first
     return found
+
+
+def _called(codec: str, tensors: Mapping[str, Entry]) -> str:
+    """What the whole delta is called after: where tensors have codecs of their own, the one that
+    stores most.
+    """
+    if codec != AUTO:
+        return codec
+    weights: Counter[str] = Counter()
+    for entry in tensors.values():
+        weights[entry.codec] += entry.spec.size_bytes if entry.codec != SAME else 0
+    ((most, count),) = weights.most_common(1) or [(SAME, 0)]
+    return most if count else "lossless"
 
 
 def _check_same_tensors(base: Checkpoint | BuiltModel, model: Checkpoint | BuiltModel) -> None:

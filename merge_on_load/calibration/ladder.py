@@ -86,8 +86,8 @@ def pack_auto(
 
     Quality is the judge's evaluation score beside the tuned model's own; without an evaluation the
     share of held-out answers' tokens where both have the same likeliest one; without a judge one
-    less the squared relative error of the weights. parent: see `pack`. Raises QualityMissed where no rung keeps it,
-    else as `pack` does; then nothing stands under `out`.
+    less the squared relative error of the weights. parent: see `pack`. Raises QualityMissed where
+    no rung keeps it, else as `pack` does; then nothing stands under `out`.
     """
     base, model, out = Path(base), Path(model), Path(out)
     trial = out.with_name(f".{out.name}.trial")

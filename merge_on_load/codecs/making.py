@@ -13,7 +13,7 @@ from merge_on_load.codecs.sparse import SparseCodec
 from merge_on_load.codecs.topk import TopkCodec
 from merge_on_load.errors import UnknownCodec
 
-AUTO = "auto"  # of a delta: its tensors have codecs of their own
+AUTO = "auto"  # of a layout: each tensor has a codec of its own
 SAME = "same"  # nothing is stored: the tensor is the base's, bit for bit
 
 _MAKERS: dict[str, Callable[[CodecSettings], Codec]] = {
