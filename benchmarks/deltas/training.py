@@ -58,7 +58,9 @@ DEMO = Family("demo", plan.SPECIALISTS)
 LARGE = Family(
     "large",
     {
-        "arithmetic": SpecialistPlan(Pass(24_000, 32, 5e-4), distilling_steps=400, first_rung=5),
+        "arithmetic": SpecialistPlan(
+            Pass(24_000, 32, 5e-4), distilling_steps=400, first_rung=5, floor=plan.QUALITY_FLOOR
+        ),
         "functions": SpecialistPlan(Pass(6_000, 32, 3e-4)),
         "triage": SpecialistPlan(Pass(4_000, 32, 3e-4)),
     },

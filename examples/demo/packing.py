@@ -23,7 +23,7 @@ def pack_specialist(
         base,
         model,
         out,
-        floor=plan.QUALITY_FLOOR,
+        floor=specialist.floor,
         judge=Judge(model, examples_for_packing(name, specialist.distilling_steps)),
         rungs=LADDER[specialist.first_rung :],
         overwrite=True,

@@ -18,7 +18,7 @@ from merge_on_load.codecs import Coding, Payload
 from merge_on_load.floats import matrix
 from merge_on_load.progress import Progress, silent
 
-_LATENT_RATE, _SCALE_RATE = 0.04, 0.01  # of the root mean square of what learns
+_LATENT_RATE, _SCALE_RATE = 0.03, 0.01  # of the root mean square of what learns
 _WARM_UP_STEPS = 20
 _LARGEST_GRADIENT = 1.0
 
