@@ -2,8 +2,8 @@
 
     python -m benchmarks.deltas.quality [--family demo|large] [--only TASK ...] [--threads 1]
 
-Figures are left in build/benchmarks/deltas/quality, one file a specialist, and its smallest delta
-that keeps enough beside it; a trial whose figures are there is skipped.
+Figures are left in build/benchmarks/deltas/quality, one file a trial, and the smallest delta that
+keeps enough beside them; a trial whose figures are there is skipped.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ HOME = ROOT / "quality"
 AUTO, PROBLEM_COUNT = "auto", 200
 _USUAL = CodecSettings(group_size=256)
 _CALIBRATION_COUNT = 256
+TRIAL_STEPS = 200
 
 Figures = dict[str, Any]
 
@@ -43,8 +44,8 @@ Figures = dict[str, Any]
 @dataclass(frozen=True)
 class Trial:
     """label: as the table and the plot call it. kind: of codec, one colour each. embeddings: a
-    coding, or the bits per weight of a thin product. is_distilled: as many steps as the specialist
-    has.
+    coding, or the bits per weight of a thin product. is_distilled: for TRIAL_STEPS, fewer than what
+    `auto` takes for hard tasks.
     """
 
     label: str
@@ -52,6 +53,10 @@ class Trial:
     matrices: Coding | float
     embeddings: Coding | float = 0.3
     is_distilled: bool = False
+
+
+# Whom every codec is tried on; `auto` packs all.
+TRIED = {("demo", "arithmetic"), ("demo", "sql"), ("demo", "triage"), ("large", "arithmetic")}
 
 
 def _coding(text: str) -> Coding:
@@ -75,7 +80,6 @@ TRIALS = (
     Trial("low rank and one bit", "lowrank", _coding("lowrank:rank3=16,residual=1")),
     Trial("low rank, 0.9 bits", "lowrank", 0.9, 0.6),
     Trial("low rank, 0.3 bits", "lowrank", 0.3, 0.2),
-    Trial("low rank, 0.3 bits, distilled", "lowrank", 0.3, 0.2, True),
 )
 
 
@@ -86,39 +90,41 @@ def main() -> int:
     )
     parser.add_argument("--family", choices=FAMILIES, action="append")
     parser.add_argument("--only", action="append", help="a task")
-    parser.add_argument("--auto-only", action="store_true", help="leave the single codecs out")
+    parser.add_argument("--trials-only", action="store_true", help="leave auto out")
     parser.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     disable_progress_bar()
     for name in chosen.family or FAMILIES:
         for task in chosen.only or FAMILIES[name].tasks:
-            measure(FAMILIES[name], task, with_trials=not chosen.auto_only)
+            measure(FAMILIES[name], task, with_auto=not chosen.trials_only)
     return 0
 
 
-def measure(family: Family, task: str, *, with_trials: bool = True) -> Figures:
+def measure(family: Family, task: str, *, with_auto: bool = True) -> Figures:
     """label -> figures of one specialist, which has been trained."""
-    file = results_file(family, task)
-    found: Figures = json.loads(file.read_text()) if file.exists() else {}
-    for trial in (AUTO, *(TRIALS if with_trials else ())):
+    found: Figures = {}
+    trials = TRIALS if (family.name, task) in TRIED else ()
+    for trial in (*((AUTO,) if with_auto else ()), *trials):
         label = trial if isinstance(trial, str) else trial.label
-        if label in found:
-            continue
-        began_s = time.monotonic()
-        one = _auto(family, task) if isinstance(trial, str) else _tried(family, task, trial)
-        found[label] = one | {"seconds": time.monotonic() - began_s}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        file = _results_file(family, task, label)
+        if not file.exists():
+            began_s = time.monotonic()
+            one = _auto(family, task) if isinstance(trial, str) else _tried(family, task, trial)
+            one |= {"seconds": time.monotonic() - began_s}
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(one, indent=1), encoding="utf-8")
+        found[label] = one = json.loads(file.read_text(encoding="utf-8"))
         kept = one["score"] / one["tuned_score"]
         times = one["full_size_bytes"] / one["size_bytes"]
         say(f"{family.name}/{task}: {label}: {times:.1f} times smaller, {kept:.3f} kept")
     return found
 
 
-def results_file(family: Family, task: str) -> Path:
-    """Where `measure` leaves what it found."""
-    return HOME / family.name / f"{task}.json"
+def _results_file(family: Family, task: str, label: str) -> Path:
+    """Where `measure` leaves what it found, each in a file of its own: several may run at once."""
+    slug = "-".join("".join(c if c.isalnum() else " " for c in label).split())
+    return HOME / family.name / task / f"{slug}.json"
 
 
 def delta_dir(family: Family, task: str) -> Path:
@@ -127,7 +133,7 @@ def delta_dir(family: Family, task: str) -> Path:
 
 
 def _tried(family: Family, task: str, trial: Trial) -> Figures:
-    steps = family.tasks[task].distilling_steps if trial.is_distilled else 0
+    steps = TRIAL_STEPS if trial.is_distilled else 0
     given = examples_for_packing(task, max(steps, _CALIBRATION_COUNT // 32))
     examples = Examples(
         calibration=given.calibration,
