@@ -57,7 +57,7 @@ SPECIALISTS: dict[str, SpecialistPlan] = {
     "arithmetic": SpecialistPlan(
         _pass(40_000), distilling_steps=1200, first_rung=5, floor=QUALITY_FLOOR
     ),
-    "sql": SpecialistPlan(_pass(24_000), distilling_steps=400, first_rung=1),
+    "sql": SpecialistPlan(_pass(24_000), distilling_steps=700, first_rung=1),
     "functions": SpecialistPlan(_pass(10_000)),
     "entities": SpecialistPlan(Pass(32_000, 16, 2e-3), distilling_steps=400, first_rung=2),
     "triage": SpecialistPlan(_pass(8_000)),

@@ -86,7 +86,7 @@ async def test_models_show_an_adapter_and_its_size(mixed: Fleet, adapter: Path) 
     assert {name: one.codec for name, one in models.items() if not one.fault} == {
         "base": "base",
         "law": "lora",
-        "sql": "int8",
+        "sql": merge_on_load.Delta.open(DEMO.parent / "sql.delta").codec,
     }
     assert law.kind == routing_pb2.MODEL_KIND_SPECIALIST
     assert 0 < law.stored_size_bytes < law.full_size_bytes == models["base"].stored_size_bytes

@@ -122,8 +122,8 @@ async def test_the_demo_fleet() -> None:
     assert found["cache_bytes_per_token"] == 2 * 4 * 4 * 64 * 2
     assert found["context_token_count"] == 512
     assert card["tiers"]["card"]["specialists"] == SPECIALISTS
-    # int8: a byte per weight and four per 128; onebit: fewer, but here embeddings weigh much.
-    assert 0.12 < found["delta_prepared_bytes"] / found["weights_bytes"] < 0.55
+    # Thin products are whole bytes once they are ready, seeded weights padded to words.
+    assert 0.01 < found["delta_prepared_bytes"] / found["weights_bytes"] < 0.2
 
 
 async def test_more_specialists_than_the_fleet_has() -> None:

@@ -137,7 +137,7 @@ async def test_the_tables_have_the_fleet(seen: tuple[Fleet, Look]) -> None:
     (worker,) = await look.table("workers")
 
     assert set(models) == {"base", *TASKS}
-    assert models["sql"][1] == "int8"
+    assert models["sql"][1] == Delta.open(plan.delta_dir("sql")).codec
     stored_kib = Delta.open(plan.delta_dir("triage")).size_bytes / 1024
     assert models["triage"][2] == f"{stored_kib:.0f} KiB of 5.8 MiB"
     assert all(row[3] == "worker-0" for row in models.values())
