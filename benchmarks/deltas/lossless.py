@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.deltas.speed import ROUND_COUNT, SPEC, random_weights
+from benchmarks.deltas.speed import PAUSE_S, ROUND_COUNT, SPEC, random_weights
 from merge_on_load import Checkpoint
 from merge_on_load.codecs import CodecSettings, frames
 from merge_on_load.codecs.lossless import LosslessCodec
@@ -65,6 +65,8 @@ def measure_decoding() -> Figures:
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(ROUND_COUNT + 1):
         for name, run in work.items():
+            time.sleep(PAUSE_S)
+            run()
             began_s = time.perf_counter()
             run()
             if turn:

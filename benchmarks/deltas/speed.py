@@ -19,6 +19,7 @@ from merge_on_load.specs import TensorSpec
 
 SHAPE = (4096, 11008)  # an MLP's matrix of a 7B model: 90 MB in bfloat16
 ROUND_COUNT = 7
+PAUSE_S = 0.3  # torch's own threads wait for more work on a core before they sleep
 SPEC = TensorSpec("BF16", SHAPE)
 CODINGS = (
     *("lossless", "int8", "int4", "int3", "int2", "onebit", "onebit:scales=1", "onebit:scales=2"),
@@ -54,6 +55,8 @@ def measure() -> Figures:
         seconds: dict[str, list[float]] = {name: [] for name in work}
         for _ in range(ROUND_COUNT):
             for name, run in work.items():
+                time.sleep(PAUSE_S)
+                run()  # its own threads are awake now, and no others
                 began_s = time.perf_counter()
                 run()
                 seconds[name].append(time.perf_counter() - began_s)

@@ -184,7 +184,6 @@ async def test_a_delta_builds_on_a_delta(tmp_path: Path) -> None:
     told = [json.loads((await run("inspect", path)).output) for path in (chained, flat)]
     assert [one["builds_on"] for one in told] == [[str(parent)], []]
     for given, word in (
-        (["auto", "--parent", parent], "--max-bytes"),
         (["int4", "--sensitivity", "spectrum"], "--max-bytes"),
         (["auto", "--max-bytes", 9**9, "--sensitivity", "prompts"], "--calibrate"),
     ):
