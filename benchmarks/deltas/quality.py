@@ -56,7 +56,7 @@ class Trial:
 
 
 # Whom every codec is tried on; `auto` packs all.
-TRIED = {("demo", "arithmetic"), ("demo", "sql"), ("demo", "triage"), ("large", "arithmetic")}
+TRIED = {("demo", "arithmetic"), ("demo", "triage")}
 
 
 def _coding(text: str) -> Coding:

@@ -61,7 +61,6 @@ LARGE = Family(
         "arithmetic": SpecialistPlan(
             Pass(24_000, 32, 5e-4), distilling_steps=400, first_rung=5, floor=plan.QUALITY_FLOOR
         ),
-        "functions": SpecialistPlan(Pass(6_000, 32, 3e-4)),
         "triage": SpecialistPlan(Pass(4_000, 32, 3e-4)),
     },
     Pass(conversation_count=24_000, batch_size=32, peak_learning_rate=1e-3),
