@@ -178,7 +178,7 @@ format: $(INSTALLED) ## put the code into its form
 proto: $(INSTALLED) ## write proto/gen anew
 	PYTHON=$(BIN)/python proto/generate
 
-train-demo: $(INSTALLED) ## train the embedded fleet anew (about an hour on two cores)
+train-demo: $(INSTALLED) ## train and pack the embedded fleet anew (about two hours on two cores)
 	$(BIN)/python -m examples.demo.train
 
 eval-demo: $(INSTALLED) ## measure the embedded fleet; writes examples/demo/REPORT.md

@@ -40,13 +40,14 @@ PACKED: dict[str, tuple[str, ...]] = {
     "auto --keep 0.5": ("--codec", "auto", "--keep", "0.5"),
     "auto --max-bytes": ("--codec", "auto", "--max-bytes", str(200_000_000)),
 }
+SINGLE = tuple(codec for codec in PACKED if not codec.startswith("auto"))
 _BLOCK_ROWS = 1024
 
 Figures = dict[str, Any]
 
 
 def measure(
-    packed: Sequence[str] = tuple(name for name in PACKED if not name.startswith("auto")),
+    packed: Sequence[str] = SINGLE,
     *,
     layer_count: int = 1,
     heads: Sequence[str] = ("model.embed_tokens", "lm_head"),

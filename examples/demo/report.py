@@ -20,8 +20,8 @@ routing, deltas and merging, and they solve nothing outside the sentence pattern
 
 - **base**, **specialist**: exact match on the same problems; greedy decoding, float32 arithmetic
   on the bfloat16 weights. The specialist is rebuilt from base and delta before it is measured.
-- **codec**: of the matrices, and of the embeddings; each delta is the smallest of the ladder that keeps
-  99% (`packing.py`).
+- **codec**: of the matrices, and of the embeddings; each delta is the smallest of the ladder of
+  codecs that keeps enough (`packing.py`).
 - **delta**: all files of `NAME.delta/`; **ratio**: the full bfloat16 checkpoint over the delta.
 - **overlap**: the share of freshly drawn problems whose prompt was in the specialist's training.
   Those were thrown away, so no measured prompt was seen by the specialist; where the overlap is
@@ -40,8 +40,9 @@ Problems are drawn with seed {evaluation_seed}; the specialists were trained wit
 |---|---:|
 {durations}
 
-That is the wall clock of the stages that made the shipped files, packing included, {total_minutes:.0f} minutes in
-sum: one thread each, up to three at a time, on two CPU cores that other work shared.
+That is the wall clock of the stages that made the shipped files, packing included,
+{total_minutes:.0f} minutes in sum: one thread each, several at a time, on two CPU cores that other
+work shared.
 The commands, from the root of the repository:
 
 ```
