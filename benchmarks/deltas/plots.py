@@ -36,12 +36,15 @@ _COLOURS = {
 
 @dataclass(frozen=True)
 class Point:
-    """bits: per parameter, all files of the delta. kept: of the specialist's own score."""
+    """bits: per parameter, all files of the delta. kept: of the specialist's own score. name: to be
+    written beside it.
+    """
 
     kind: str
     bits: float
     kept: float
     is_distilled: bool
+    name: str = ""
 
 
 def draw(panels: Mapping[str, Sequence[Point]], path: Path) -> None:
@@ -59,8 +62,9 @@ def draw(panels: Mapping[str, Sequence[Point]], path: Path) -> None:
             axes.axhline(0.99, color="0.7", linewidth=0.8, linestyle="--")
             for (label, (least, most)), shade in zip(PUBLISHED.items(), _SHADES, strict=True):
                 axes.axvspan(least, most, color=shade, linewidth=0, label=label, zorder=0)
-            front = _front(points)
-            axes.plot([one.bits for one in front], [one.kept for one in front], "-", color="0.6")
+            if not any(one.name for one in points):
+                front = _front(points)
+                axes.plot([one.bits for one in front], [one.kept for one in front], color="0.6")
             for point in points:
                 axes.plot(
                     *(point.bits, point.kept),
@@ -69,6 +73,9 @@ def draw(panels: Mapping[str, Sequence[Point]], path: Path) -> None:
                     color=_COLOURS[point.kind],
                     fillstyle="full" if point.is_distilled else "none",
                 )
+            for number, point in enumerate(sorted(points, key=lambda one: one.bits)):
+                place = (point.bits, point.kept - 0.12 - 0.09 * (number % 9))
+                axes.annotate(point.name, (point.bits, point.kept), place, size=6)
             axes.set_ylim(-0.05, 1.08)
             axes.set_ylabel("score kept")
         for axes in places[-1]:

@@ -12,6 +12,8 @@ from benchmarks.figures import Goal, table
 PICTURE = Path("merge_on_load/codecs.svg")
 _HARDEST, _EASY_TIMES, _HARD_TIMES, _KEPT = "arithmetic", 50, 25, 0.99
 
+_EVERY = "auto, every specialist"
+
 Figures = dict[str, Any]
 
 
@@ -78,7 +80,7 @@ def _goals(found: Figures) -> list[Goal]:
 
 def _draw(found: Figures) -> None:
     kinds = {trial.label: trial for trial in TRIALS}
-    panels = {}
+    panels: dict[str, list[Point]] = {_EVERY: []}
     for which, labels in found.items():
         points = []
         for label, one in labels.items():
@@ -86,7 +88,9 @@ def _draw(found: Figures) -> None:
             trial = kinds.get(label)
             if label == AUTO:
                 points.append(Point(AUTO, bits, _kept(one), is_distilled=True))
+                panels[_EVERY].append(Point(AUTO, bits, _kept(one), True, which))
             elif trial is not None:
                 points.append(Point(trial.kind, bits, _kept(one), trial.is_distilled))
-        panels[which] = points
+        if len(points) > 1:
+            panels[which] = points
     draw(panels, PICTURE)

@@ -29,7 +29,8 @@ def test_quality_is_told_of_what_was_measured(tmp_path, monkeypatch):
     assert f"| {TRIALS[0].label} | 2.2 / 0.500 |" in text
     assert [goal.is_reached for goal in goals] == [True, False]
     picture = (tmp_path / "codecs.svg").read_text()
-    assert "demo/triage" in picture
+    assert "demo/triage" in picture  # beside its point
+    assert "every specialist" in picture
     assert "BitDelta" in picture
 
 
