@@ -139,7 +139,7 @@ async def test_the_tables_have_the_fleet(seen: tuple[Fleet, Look]) -> None:
     assert set(models) == {"base", *TASKS}
     assert models["sql"][1] == Delta.open(plan.delta_dir("sql")).codec
     stored_kib = Delta.open(plan.delta_dir("triage")).size_bytes / 1024
-    assert models["triage"][2] == f"{stored_kib:.0f} KiB of 5.8 MiB"
+    assert models["triage"][2] == f"{stored_kib:.1f} KiB of 5.8 MiB"
     assert all(row[3] == "worker-0" for row in models.values())
     assert worker[:4] == ["worker-0", "ready", "transformers", "$0.05/h"]
 
@@ -150,7 +150,8 @@ async def test_the_family_is_drawn(seen: tuple[Fleet, Look]) -> None:
     lines = await look.page.locator("#family li").all_text_contents()
 
     assert {one.partition(":")[0] for one in boxes} == {"base", *TASKS}
-    assert "sql: made from base, int8" in lines and len(lines) == len(TASKS)
+    codec = Delta.open(plan.delta_dir("sql")).codec
+    assert f"sql: made from base, {codec}" in lines and len(lines) == len(TASKS)
     assert await look.page.locator("#family path").count() == len(TASKS)
 
 
