@@ -187,16 +187,22 @@ class LowrankCodec:
         """Adds the parts of [rank, size] to the payload. Returns what they stand for."""
         found = []
         for bits, ranks in self.bands():
-            band = np.ascontiguousarray(vectors[ranks], np.float32)
+            band = np.array(vectors[ranks], np.float32, order="C")  # a copy, to be written over
             if bits == WIDE_BITS:
                 stored = torch.from_numpy(band).bfloat16()
                 payload[f"{side}_{bits}"] = stored
                 found.append(stored.float().numpy())
                 continue
-            codes, scale = steps.quantise_rows(band, self.group_size, bits)
-            payload[f"{side}_{bits}"] = torch.from_numpy(steps.pack(codes, bits))
+            rows, size = band.shape
+            packed = np.empty((rows, steps.packed_bytes(size, bits)), np.uint8)
+            scale = np.empty((rows, -(-size // self.group_size)), np.float32)
+            for block in row_blocks(rows, size):
+                codes, scale[block] = steps.quantise_rows(band[block], self.group_size, bits)
+                packed[block] = steps.pack(codes, bits)
+                band[block] = steps.dequantise_rows(codes, scale[block], self.group_size, bits)
+            payload[f"{side}_{bits}"] = torch.from_numpy(packed)
             payload[f"{side}_scale_{bits}"] = torch.from_numpy(scale).bfloat16()
-            found.append(steps.dequantise_rows(codes, scale, self.group_size, bits))
+            found.append(band)
         return np.concatenate(found)
 
     def _decoded(self, payload: Payload, side: str, bits: int, ranks: slice, size: int) -> Float32:
