@@ -10,10 +10,10 @@ from functools import partial
 
 import torch
 
+from merge_on_load.applying import apply_into
 from merge_on_load.building import Built, check_belongs
 from merge_on_load.checkpoint import Checkpoint
-from merge_on_load.codecs import SAME, cut, make_codec
-from merge_on_load.codecs.lossless import LosslessCodec
+from merge_on_load.codecs import SAME, make_codec
 from merge_on_load.delta import Delta
 from merge_on_load.errors import MergeError, ShapeMismatch
 from merge_on_load.floats import copy_words, matrix, row_blocks
@@ -78,24 +78,12 @@ def _fill(below: Checkpoint | Built, delta: Delta, name: str, target: torch.Tens
     is_direct = _is_plain(target) and spec_of(target) == entry.spec
     out = target if is_direct else torch.empty(entry.spec.shape, dtype=entry.spec.torch_dtype)
     try:
-        _decode(below.read(name), delta, name, out)
+        codec = make_codec(entry.codec, entry.settings)
+        apply_into(out, below.read(name), delta.payload(name), codec)
     except MergeError as error:
         raise error.located(file=delta.path, tensor=name) from error
     if not is_direct:
         target.copy_(out)
-
-
-def _decode(base: torch.Tensor, delta: Delta, name: str, out: torch.Tensor) -> None:
-    entry = delta.entry(name)
-    codec, payload = make_codec(entry.codec, entry.settings), delta.payload(name)
-    if isinstance(codec, LosslessCodec):
-        codec.decode_into(out, base, payload)
-        return
-    parts, from_rows, to_rows = codec.expand(base, payload, entry.spec), matrix(base), matrix(out)
-    parallel_map(
-        lambda block: codec.write(from_rows[block], cut(codec, parts, block), to_rows[block]),
-        row_blocks(to_rows.shape[0], to_rows.shape[1], _BLOCK_ELEMENTS),
-    )
 
 
 def _put(source: torch.Tensor, target: torch.Tensor) -> None:
