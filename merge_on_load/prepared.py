@@ -27,7 +27,7 @@ from merge_on_load.tensor_out import OutFile, TensorOut
 from merge_on_load.tensorfile import render_header
 from merge_on_load.tensors import raw_bytes
 
-_FORMAT = "deltafleet.prepared 2"
+_FORMAT = "deltafleet.prepared 3"
 
 
 def prepare(base: Checkpoint, delta: Delta | Merged, file: Path) -> None:

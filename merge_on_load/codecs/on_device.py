@@ -95,7 +95,7 @@ def add_sparse(
     bits: int,
     out: torch.Tensor,
 ) -> None:
-    """out = base, and in each block of `keep` columns one weight + scale * step. See `add_at`.
+    """out = base, and in each block of `keep` columns one weight + scale * step.
 
     packed, scale: of the kept weights. seeds: int32[rows].
     """
@@ -105,23 +105,27 @@ def add_sparse(
         _scatter(base[block], _places(seeds[block], width, keep), kept, out[block])
 
 
-def add_at(
+def add_marked(
     base: torch.Tensor,
     packed: torch.Tensor,
     scale: torch.Tensor,
-    columns: torch.Tensor,
+    marks: torch.Tensor,
     group_size: int,
+    count: int,
     bits: int,
     out: torch.Tensor,
 ) -> None:
-    """out = base, and scale * step at some columns of each row.
+    """out = base, and at the marks of each row scale * step more.
 
-    packed, scale: theirs. columns: int32[rows, count].
+    packed, scale: theirs, `count` a row. marks: uint8[rows, bytes], see `kernels.add_marked`.
     """
     rows, width = out.shape
     for block in row_blocks(rows, width, _BLOCK_ELEMENTS):
-        kept = _steps(packed[block], scale[block], group_size, bits, columns.shape[1])
-        _scatter(base[block], columns[block].long(), kept, out[block])
+        kept = _steps(packed[block], scale[block], group_size, bits, count)
+        lines = marks[block].reshape(len(kept), marks.shape[1] // 4, 4)
+        is_marked = _codes(lines, 1).flatten(1)[:, :width].bool()
+        columns = is_marked.nonzero()[:, 1].reshape(kept.shape)
+        _scatter(base[block], columns, kept, out[block])
 
 
 def add_product(

@@ -3,7 +3,7 @@
 At one bit this is ComPEFT's ternary form (Yadav et al. 2023, arXiv:2311.13171): plus, minus or
 nothing, at one size; there the largest are those of the whole tensor, here of each row, so that
 rows can be built alone. Places are told by the columns between one and the next, a byte each, which
-zstd codes.
+zstd codes; in memory a bit marks each of them.
 """
 
 import numpy as np
@@ -73,34 +73,39 @@ class TopkCodec:
 
     def parts(self, spec: TensorSpec) -> dict[str, TensorSpec]:
         rows, width = row_count_and_width(spec.shape)
-        columns = TensorSpec("I32", (rows, self._count(width)))
-        return {**self.kept(rows, width).parts(), "columns": columns}
+        marks = TensorSpec("U8", (rows, steps.packed_bytes(width, 1)))
+        return {**self.kept(rows, width).parts(), "marks": marks}
 
     def expand(self, base: torch.Tensor, payload: Payload, spec: TensorSpec) -> Payload:
+        from merge_on_load import kernels  # here: numba is slow to import
+
         check_lossy_decode(base, spec)
         rows, width = row_count_and_width(spec.shape)
-        columns = np.empty((rows, self._count(width)), np.int32)
+        marks = np.zeros((rows, steps.packed_bytes(width, 1)), np.uint8)
         blocks = list(row_blocks(rows, width))
         coded = frames.split(payload, len(blocks))
 
-        def place(numbered: tuple[slice, memoryview]) -> None:
+        def mark(numbered: tuple[slice, memoryview]) -> None:
             block, frame = numbered
-            columns[block] = _from_gaps(frames.content(frame), columns[block].shape, width)
+            gaps, count = frames.content(frame), self._count(width)
+            if not kernels.mark_gaps(gaps, _LONG_GAP, count, width, marks[block]):
+                raise CorruptPayload("the places of kept weights do not fit their rows")
 
-        parallel_map(place, zip(blocks, coded, strict=True))
-        return {**self.kept(rows, width).expand(payload), "columns": torch.from_numpy(columns)}
+        parallel_map(mark, zip(blocks, coded, strict=True))
+        return {**self.kept(rows, width).expand(payload), "marks": torch.from_numpy(marks)}
 
     def write(self, base: torch.Tensor, parts: Payload, out: torch.Tensor) -> None:
-        packed, scale, columns = parts["packed"], parts["scale"], parts["columns"]
+        packed, scale, marks = parts["packed"], parts["scale"], parts["marks"]
+        count = self._count(out.shape[1])
         if out.device.type == "cpu":
             from merge_on_load import kernels
 
-            kernels.add_at(
-                *(words(base), packed.numpy(), scale.numpy(), columns.numpy()),
-                *(self.group_size, self.bits, words(out)),
+            kernels.add_marked(
+                *(words(base), packed.numpy(), scale.numpy(), marks.numpy()),
+                *(self.group_size, count, self.bits, words(out)),
             )
         else:
-            on_device.add_at(base, packed, scale, columns, self.group_size, self.bits, out)
+            on_device.add_marked(base, packed, scale, marks, self.group_size, count, self.bits, out)
 
     def _count(self, width: int) -> int:
         return -(-width // self.keep)
@@ -123,16 +128,3 @@ def _to_gaps(columns: Int32) -> Bytes:
     coded = np.full(gaps.size + int(long_counts.sum()), _LONG_GAP, np.uint8)
     coded[np.arange(gaps.size) + np.cumsum(long_counts)] = gaps % _LONG_GAP
     return coded
-
-
-def _from_gaps(coded: Bytes, shape: tuple[int, ...], width: int) -> Int32:
-    """What `_to_gaps` was given. Raises CorruptPayload unless that many columns are in each row."""
-    is_end = coded != _LONG_GAP
-    passed = np.cumsum(coded, dtype=np.int64)[is_end]
-    if passed.size != shape[0] * shape[1] or (coded.size and not is_end[-1]):
-        raise CorruptPayload("there are not as many places as weights", found=passed.size)
-    columns = np.diff(passed, prepend=0).reshape(shape) + 1
-    columns = np.cumsum(columns, axis=1) - 1
-    if columns.size and int(columns[:, -1].max()) >= width:
-        raise CorruptPayload("a place lies beyond its row", expected=width)
-    return columns.astype(np.int32)

@@ -21,13 +21,13 @@ from merge_on_load.kernels.ans import (
 )
 from merge_on_load.kernels.lines import STAMP, compiled, load, store
 from merge_on_load.kernels.lowrank import add_product
-from merge_on_load.kernels.sparse import add_at, add_sparse, places
+from merge_on_load.kernels.sparse import add_marked, add_sparse, mark_gaps, places
 from merge_on_load.kernels.steps import add_steps
 
 __all__ = [
     "SLOTS",
     "STAMP",
-    "add_at",
+    "add_marked",
     "add_product",
     "add_scaled",
     "add_signs",
@@ -42,6 +42,7 @@ __all__ = [
     "encode_differences",
     "encoding_table",
     "load",
+    "mark_gaps",
     "most_bytes",
     "places",
     "store",

@@ -149,33 +149,23 @@ def _store_float16(row: Any, i: Any, value: Any) -> Any:
     row[i] = np.int16(np.uint16(found | (sign >> np.uint32(16))))
 
 
-def _move(*, is_streamed: bool) -> Any:
-    """to_row = from_row, a cache line's words from `index` on; both of one dtype.
+@intrinsic
+def stream_line(_: Any, from_row: Any, to_row: Any, index: Any) -> Any:
+    """to_row = from_row, a cache line's words from `index` on, past the caches; both of one dtype.
 
-    Streamed: past the caches; to_row[index] lies at the begin of a cache line.
+    to_row[index] lies at the begin of a cache line.
     """
 
-    def typed(_: Any, from_row: Any, to_row: Any, index: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            line = ir.VectorType(ir.IntType(8), CACHE_LINE_BYTES)
-            source, target = (
-                place(context, builder, kind, line, array, arguments[2])
-                for kind, array in zip((from_row, to_row), arguments[:2], strict=True)
-            )
-            value = builder.load(source, align=1)
-            if is_streamed:
-                store_past_caches(builder, value, target)
-            else:
-                builder.store(value, target, align=1)
-            return context.get_dummy_value()
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        line = ir.VectorType(ir.IntType(8), CACHE_LINE_BYTES)
+        source, target = (
+            place(context, builder, kind, line, array, arguments[2])
+            for kind, array in zip((from_row, to_row), arguments[:2], strict=True)
+        )
+        store_past_caches(builder, builder.load(source, align=1), target)
+        return context.get_dummy_value()
 
-        return types.void(from_row, to_row, index), generate
-
-    return intrinsic(typed)
-
-
-move_line = _move(is_streamed=False)
-stream_line = _move(is_streamed=True)
+    return types.void(from_row, to_row, index), generate
 
 
 @intrinsic

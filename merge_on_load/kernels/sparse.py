@@ -1,8 +1,7 @@
-"""Some weights of each row: at places that a seed gives, so that no byte tells them, or at given
-ones. All others are the base's, bit for bit.
+"""Some weights of each row: at places that a seed gives, so that no byte tells them, or at marked
+ones. All others are the base's.
 
-Where no half of a line has two of them, they are added as lines; else a row is copied into a
-buffer, changed there, and written as a whole.
+A row has a mark for each weight, a bit; what is added to the marked ones is spread over its lines.
 """
 
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numba import njit
-from numba.extending import overload
 
 from merge_on_load.kernels.lines import (
     add,
@@ -18,116 +16,26 @@ from merge_on_load.kernels.lines import (
     compiled,
     empty_row,
     fence,
-    fetch_ahead,
     is_to_be_streamed,
-    load,
-    move_line,
     spare_lines,
-    store,
-    stream_line,
 )
 from merge_on_load.kernels.steps import READERS
-from merge_on_load.kernels.vectors import (
-    CACHE_LINE_BYTES,
-    LANES,
-    placed,
-    put,
-    read,
-)
-
-_HALF = LANES // 2
-
-
-def _convert(from_row: Any, buffer: Any) -> None:
-    """buffer = from_row; the same words where the dtype is."""
-    raise NotImplementedError("exists in compiled code only")
-
-
-@overload(_convert)
-def _convert_as(from_row: Any, buffer: Any) -> Any:
-    return _copy if from_row.dtype == buffer.dtype else _convert_lines
-
-
-def _copy(from_row: Any, buffer: Any) -> Any:
-    lanes = CACHE_LINE_BYTES // buffer.itemsize
-    whole = from_row.size - from_row.size % lanes
-    for begin in range(0, whole, lanes):
-        move_line(from_row, buffer, begin)
-    for c in range(whole, from_row.size):
-        buffer[c] = from_row[c]
-
-
-def _convert_lines(from_row: Any, buffer: Any) -> Any:
-    whole = from_row.size - from_row.size % LANES
-    for begin in range(0, whole, LANES):
-        put(buffer, begin, read(from_row, begin))
-    for c in range(whole, from_row.size):
-        store(buffer, c, load(from_row, c))
+from merge_on_load.kernels.vectors import LANES, count_marks, spread
 
 
 @njit
-def _write_row(
-    from_row: Any,
-    columns: Any,
-    change: Any,
-    buffer: Any,
-    to_row: Any,
-    next_row: Any,
-    is_streamed: bool,
+def _add_spread(
+    from_row: Any, change: Any, marks: Any, to_row: Any, spare: Any, is_streamed: bool
 ) -> None:
-    """to_row = from_row, and + change at the columns. buffer: an `empty_row` of to_row.
-
-    next_row: what is read next; it comes while this one is changed and goes.
-    """
-    _convert(from_row, buffer)
-    step = from_row.size // max(1, columns.size)
-    for k in range(columns.size):
-        fetch_ahead(next_row, k * step)
-        column = np.uint32(columns[k])  # unsigned, or it would be asked whether it is negative
-        store(buffer, column, np.float32(load(from_row, column) + change[k]))
-    lanes = CACHE_LINE_BYTES // buffer.itemsize
-    whole = to_row.size - to_row.size % lanes
-    for begin in range(0, whole, lanes):
-        fetch_ahead(next_row, begin)
-        if is_streamed:
-            stream_line(buffer, to_row, begin)
-        else:
-            move_line(buffer, to_row, begin)
-    for c in range(whole, to_row.size):
-        to_row[c] = buffer[c]
-
-
-@njit
-def _add_placed(
-    from_row: Any,
-    columns: Any,
-    change: Any,
-    block_of: Any,
-    to_row: Any,
-    spare: Any,
-    is_streamed: bool,
-) -> None:
-    """to_row = from_row, and + change at the columns, of which there is one in a half of a line or
-    none. block_of: which one that may be, int32[halves].
-    """
+    """to_row = from_row, and at each mark + the next change. marks: uint8[whole words]."""
     whole = from_row.size - from_row.size % LANES
+    at = 0
     for begin in range(0, whole, LANES):
-        half = begin // _HALF
-        line = placed(columns, change, block_of[half], block_of[half + 1], begin)
+        line = spread(change, at, marks, begin // 8)
+        at += count_marks(marks, begin // 8)
         add(from_row, begin, line, to_row, is_streamed)
     if whole < from_row.size:
-        half = whole // _HALF
-        line = placed(columns, change, block_of[half], block_of[half + 1], whole)
-        add_rest(from_row, whole, line, to_row, spare)
-
-
-@njit
-def _blocks_of_halves(width: int, keep: int) -> Any:
-    """The block that each half of a line lies in, or the last one. keep: a multiple of a half."""
-    found = np.empty(-(-width // LANES) * 2, np.int32)
-    for half in range(found.size):
-        found[half] = min(half * _HALF, width - 1) // keep
-    return found
+        add_rest(from_row, whole, spread(change, at, marks, whole // 8), to_row, spare)
 
 
 @njit
@@ -142,34 +50,56 @@ def _place(seed: Any, block: Any, size: Any) -> Any:
     return np.int64((np.uint64(word) * np.uint64(size)) >> np.uint64(32))
 
 
+@njit
+def _places_of(seed: Any, width: int, keep: int, places: Any) -> None:
+    """Fill places, of one row: a column of each block, the last of which may be short."""
+    for k in range(places.size):
+        places[k] = k * keep + _place(seed, k, keep)
+    begin = (places.size - 1) * keep
+    if places.size and begin + keep > width:
+        places[places.size - 1] = begin + _place(seed, places.size - 1, width - begin)
+
+
+@njit
+def _mark(places: Any, keep: int, marks: Any) -> None:
+    """Set the marks of a row at its places, one in each `keep` columns, and no others."""
+    if keep == LANES // 2:
+        halves = marks.view(np.uint16)
+        for k in range(places.size):
+            halves[k] = np.uint16(1 << (places[k] % (LANES // 2)))
+        halves[places.size :] = 0
+        return
+    if keep == LANES:
+        lines = marks.view(np.uint32)
+        for k in range(places.size):
+            lines[k] = np.uint32(1) << np.uint32(places[k] % LANES)
+        return
+    marks[:] = 0
+    for k in range(places.size):
+        column = np.uint32(places[k])  # unsigned, or it would be asked whether it is negative
+        marks[column >> np.uint32(3)] |= np.uint8(1 << (column & np.uint32(7)))
+
+
 def _adder(bits: int) -> Callable[..., None]:
     read_steps = READERS[bits]
 
-    def add(
+    def add_seeded(
         base: Any, packed: Any, scale: Any, seeds: Any, group_size: int, keep: int, out: Any
     ) -> None:
         rows, width = base.shape
         blocks = -(-width // keep)
-        is_streamed, buffer = is_to_be_streamed(out), empty_row(out, width)
+        is_streamed, spare = is_to_be_streamed(out), spare_lines(base, out)
         change, places = empty_row(scale, blocks), np.empty(blocks, np.int32)
-        block_of, spare = _blocks_of_halves(width, keep), spare_lines(base, out)
+        marks = np.empty(-(-width // LANES) * LANES // 8, np.uint8)
         for r in range(rows):
             read_steps(packed[r], scale[r], group_size, change)
-            seed = np.uint32(seeds[r])
-            for k in range(blocks):
-                places[k] = k * keep + _place(seed, k, keep)
-            if blocks * keep > width:
-                begin = (blocks - 1) * keep
-                places[blocks - 1] = begin + _place(seed, blocks - 1, width - begin)
-            if keep % _HALF == 0:
-                _add_placed(base[r], places, change, block_of, out[r], spare, is_streamed)
-            else:
-                next_row = base[min(r + 1, rows - 1)]
-                _write_row(base[r], places, change, buffer, out[r], next_row, is_streamed)
+            _places_of(np.uint32(seeds[r]), width, keep, places)
+            _mark(places, keep, marks)
+            _add_spread(base[r], change, marks, out[r], spare, is_streamed)
         if is_streamed:
             fence()
 
-    made: Callable[..., None] = compiled(add)
+    made: Callable[..., None] = compiled(add_seeded)
     return made
 
 
@@ -193,36 +123,70 @@ def add_sparse(
     _ADDERS[bits](base, packed, scale, seeds, group_size, keep, out)
 
 
-def _adder_at(bits: int) -> Callable[..., None]:
+def _marked_adder(bits: int) -> Callable[..., None]:
     read_steps = READERS[bits]
 
-    def add(base: Any, packed: Any, scale: Any, columns: Any, group_size: int, out: Any) -> None:
-        rows, width = base.shape
-        is_streamed, buffer = is_to_be_streamed(out), empty_row(out, width)
-        change = empty_row(scale, columns.shape[1])
+    def add_marked(
+        base: Any, packed: Any, scale: Any, marks: Any, group_size: int, count: int, out: Any
+    ) -> None:
+        rows = base.shape[0]
+        is_streamed, spare = is_to_be_streamed(out), spare_lines(base, out)
+        change = empty_row(scale, count)
         for r in range(rows):
             read_steps(packed[r], scale[r], group_size, change)
-            _write_row(
-                base[r], columns[r], change, buffer, out[r], base[min(r + 1, rows - 1)], is_streamed
-            )
+            _add_spread(base[r], change, marks[r], out[r], spare, is_streamed)
         if is_streamed:
             fence()
 
-    made: Callable[..., None] = compiled(add)
+    made: Callable[..., None] = compiled(add_marked)
     return made
 
 
-_ADDERS_AT = {bits: _adder_at(bits) for bits in READERS}
+_MARKED_ADDERS = {bits: _marked_adder(bits) for bits in READERS}
 
 
-def add_at(
-    base: Any, packed: Any, scale: Any, columns: Any, group_size: int, bits: int, out: Any
+def add_marked(
+    base: Any,
+    packed: Any,
+    scale: Any,
+    marks: Any,
+    group_size: int,
+    count: int,
+    bits: int,
+    out: Any,
 ) -> None:
-    """out = base, and scale * step at some columns of each row.
+    """out = base, and at the marks of each row scale * step more.
 
-    packed, scale: theirs, as `add_steps` has them. columns: int32[rows, count], within the row.
+    packed, scale: theirs, `count` a row, as `add_steps` has them. marks: uint8[rows, 4 * lines],
+    column 8i + j in bit j of byte i; `count` in each row, none beyond it.
     """
-    _ADDERS_AT[bits](base, packed, scale, columns, group_size, out)
+    _MARKED_ADDERS[bits](base, packed, scale, marks, group_size, count, out)
+
+
+def _mark_gaps(gaps: Any, long_gap: int, count: int, width: int, marks: Any) -> bool:
+    """Set `count` marks in each row, uint8[rows, 4 * lines]: before each lie as many columns as the
+    next byte of gaps says; long_gap says so many, and more in the byte behind. Tells whether there
+    are as many, all below width, and no byte is left.
+    """
+    at = 0
+    for r in range(marks.shape[0]):
+        column: Any = -1
+        for _ in range(count):
+            column += 1
+            while at < gaps.size and gaps[at] == long_gap:
+                column += long_gap
+                at += 1
+            if at == gaps.size:
+                return False
+            column += np.int64(gaps[at])
+            at += 1
+            if column >= width:
+                return False
+            marks[r, column >> 3] |= np.uint8(1 << (column & 7))
+    return bool(at == gaps.size)
+
+
+mark_gaps = compiled(_mark_gaps)
 
 
 def places(seeds: Any, width: int, keep: int) -> Any:
@@ -234,9 +198,7 @@ def places(seeds: Any, width: int, keep: int) -> Any:
 
 def _places(seeds: Any, width: int, keep: int, found: Any) -> None:
     for r in range(found.shape[0]):
-        for k in range(found.shape[1]):
-            begin = k * keep
-            found[r, k] = begin + _place(np.uint32(seeds[r]), k, min(keep, width - begin))
+        _places_of(np.uint32(seeds[r]), width, keep, found[r])
 
 
 _fill_places = compiled(_places)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic, models, register_model
 
 LANES = 32
@@ -141,34 +141,32 @@ def signed(_: Any, lanes: Any, signs: Any, index: Any) -> Any:
 
 
 @intrinsic
-def placed(_: Any, columns: Any, values: Any, first: Any, second: Any, column: Any) -> Any:
-    """A line from `column` on of nothing, but for values[first] at columns[first] in its first half
-    and values[second] at columns[second] in the other. Nothing is -0.0: added, it changes no bit.
+def spread(_: Any, values: Any, at: Any, marks: Any, index: Any) -> Any:
+    """A line of nothing, but for the next of float32 values[at:] where a mark is set; see `signed`
+    for where marks lie. Nothing is -0.0: added, it changes no number. Reads no more than it needs.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        wanted, change = (
-            _of_halves(context, builder, kind, array, *arguments[2:4])
-            for kind, array in ((columns, arguments[0]), (values, arguments[1]))
-        )
-        begin = _everywhere(builder, builder.trunc(arguments[4], _I32), LANES)
-        here = builder.add(begin, constant(_I32, range(LANES)))
-        is_here = builder.icmp_signed("==", here, wanted)
-        return builder.select(is_here, change, constant(_FLOAT, -0.0))
+        mask = _mask(context, builder, marks, *arguments[2:])
+        where = place(context, builder, values, _FLOAT, *arguments[:2])
+        nothing = constant(_FLOAT, -0.0)
+        kind = ir.FunctionType(Lanes.vector, (where.type, mask.type, nothing.type))
+        name = f"llvm.masked.expandload.v{LANES}f32"
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        return builder.call(function, [where, mask, nothing])
 
-    return Lanes(columns, values, types.int64, types.int64, types.int64), generate
+    return Lanes(values, types.int64, marks, index), generate
 
 
-def _of_halves(context: Any, builder: Any, kind: Any, array: Any, first: Any, second: Any) -> Any:
-    """array[first] in the first half of the lanes, array[second] in the other."""
-    word = context.get_data_type(kind.dtype)
-    halves = [
-        _everywhere(
-            builder, builder.load(place(context, builder, kind, word, array, index)), LANES // 2
-        )
-        for index in (first, second)
-    ]
-    return builder.shuffle_vector(*halves, constant(_I32, range(LANES)))
+@intrinsic
+def count_marks(_: Any, marks: Any, index: Any) -> Any:
+    """How many of a line's are set; see `signed` for where they lie."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = builder.load(place(context, builder, marks, _I32, *arguments), align=1)
+        return builder.zext(builder.ctpop(word), _I64)
+
+    return types.int64(marks, index), generate
 
 
 @intrinsic

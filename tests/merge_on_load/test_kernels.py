@@ -171,7 +171,7 @@ def test_sparse_values_are_added_where_the_seeds_say(size, bits, keep, dtype, se
 
 @settings(max_examples=100)
 @given(SIZES, BITS, st.sampled_from(DTYPES), st.integers(0, 2**32))
-def test_values_are_added_at_the_columns_told(size, bits, dtype, seed):
+def test_values_are_added_at_the_marks(size, bits, dtype, seed):
     base, random = any_bits(*size, dtype, seed), np.random.default_rng(seed)
     count = size[1] // 3
     order = np.argsort(random.random(size), axis=1)[:, :count]
@@ -180,9 +180,12 @@ def test_values_are_added_at_the_columns_told(size, bits, dtype, seed):
     expected = scattered(base, columns.long(), values, dtype)
 
     compiled, in_torch = torch.empty(size, dtype=dtype), torch.empty(size, dtype=dtype)
-    given = packed, scale, columns
-    kernels.add_at(words(base), *(one.numpy() for one in given), 32, bits, words(compiled))
-    on_device.add_at(base, *given, 32, bits, in_torch)
+    marks = np.zeros((size[0], -(-size[1] // 32) * 32), bool)
+    np.put_along_axis(marks, columns.numpy(), True, axis=1)
+    given = packed, scale, torch.from_numpy(np.packbits(marks, axis=1, bitorder="little"))
+    arrays = (one.numpy() for one in given)
+    kernels.add_marked(words(base), *arrays, 32, count, bits, words(compiled))
+    on_device.add_marked(base, *given, 32, count, bits, in_torch)
 
     assert_same_bits(compiled, expected)
     assert_same_bits(in_torch, expected)
