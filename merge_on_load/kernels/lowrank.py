@@ -18,7 +18,6 @@ from merge_on_load.kernels.lines import (
     add_rest,
     compiled,
     fence,
-    fetch_ahead,
     is_to_be_streamed,
     spare_lines,
 )
@@ -37,7 +36,6 @@ from merge_on_load.kernels.vectors import (
 )
 
 _ROWS = 4  # that are multiplied at once, so that `right` is read once for all of them
-_LINES = 128  # whose sums wait in the second cache; of fewer, calls would take as long
 _STRETCH_BYTES = 1 << 18  # of `right`: stays in the second cache while all rows go over it
 _BIAS = 0x80808080  # makes four signed bytes unsigned ones, 128 more each
 
@@ -128,43 +126,14 @@ def has_vnni() -> bool:
 
 
 @njit
-def _changes(sums: Any, at: int, size: Any, scales: Any, column: int) -> Any:
-    """sums * scale * column_scale of a line, sums[at:]."""
-    return times(times(to_lanes(_read_sums(sums, at)), size), read(scales, column))
-
-
-@njit
-def _add_sums(
-    base: Any,
-    rows: Any,
-    sums: Any,
-    first: int,
-    end: int,
-    left_scale: Any,
-    right_scale: Any,
-    signs: Any,
-    sign_scale: Any,
-    out: Any,
-    spare: Any,
-    is_streamed: bool,
-) -> None:
-    """Lines first..end of some rows of what `add_product` tells. rows: begin and end of them."""
-    # By places in the whole of each array: a slice for each few lines would take as long as they.
-    width, sign_bytes = base.shape[1], signs.shape[1]
-    whole = width - width % LANES
-    for r in range(rows[0], rows[1]):
-        size, sign_size = splat(left_scale[r]), splat(sign_scale[r])
-        at = ((r - rows[0]) * _LINES - first) * LANES
-        for column in range(first * LANES, min(end * LANES, whole), LANES):
-            change = _changes(sums, at + column, size, right_scale, column)
-            if sign_bytes:
-                change = plus(change, signed(sign_size, signs, r * sign_bytes + column // 8))
-            add(base, r * width + column, change, out, is_streamed)
-        if whole < min(width, end * LANES):
-            change = _changes(sums, at + whole, size, right_scale, whole)
-            if sign_bytes:
-                change = plus(change, signed(sign_size, signs, r * sign_bytes + whole // 8))
-            add_rest(base[r], whole, change, out[r], spare)
+def _change(
+    sums: Any, size: Any, scales: Any, sign_size: Any, signs: Any, row: int, column: int
+) -> Any:
+    """What is added to a line of a row, from `column` on."""
+    change = times(times(to_lanes(sums), size), read(scales, column))
+    if signs.shape[1]:
+        change = plus(change, signed(sign_size, signs, row * signs.shape[1] + column // 8))
+    return change
 
 
 def adder(bits: int, *, has_vnni: bool) -> Callable[..., None]:
@@ -183,38 +152,56 @@ def adder(bits: int, *, has_vnni: bool) -> Callable[..., None]:
             _put_sums(found, line * LANES, sums)
         return np.negative(found)
 
-    @njit
-    def multiply(
-        left: Any, rows: Any, right: Any, first: int, end: int, starts: Any, sums: Any, base: Any
-    ) -> None:
-        """sums = the products of four rows and some lines; those of `base` come meanwhile.
+    # Below, by places in the whole of each array: a slice for each line would take as long as it.
 
-        left: the words of all rows, biased. rows: which four.
-        """
-        width = base.shape[1]
-        row_size = right.shape[1]
-        words = row_size // (LANES * each)
-        left0, left1, left2, left3 = (
-            rows[0] * words,
-            rows[1] * words,
-            rows[2] * words,
-            rows[3] * words,
-        )
-        for line in range(first, end):
-            for row in rows:
-                fetch_ahead(base, row * width + line * LANES)
+    @njit
+    def product(words: Any, row: int, count: int, right: Any, starts: Any, line: int) -> Any:
+        """The sums of a row and a line. words: of all rows, biased, `count` a row."""
+        sums, at = _read_sums(starts, line * LANES), line * right.shape[1]
+        for k in range(count):
+            sums = dot(sums, words[row * count + k], right, at + k * (LANES * each))
+        return sums
+
+    @njit
+    def add_four(
+        base: Any,
+        row: int,
+        lines: Any,
+        words: Any,
+        count: int,
+        right: Any,
+        starts: Any,
+        left_scale: Any,
+        scales: Any,
+        signs: Any,
+        sign_scale: Any,
+        out: Any,
+        is_streamed: bool,
+    ) -> None:
+        """Four rows from `row` on, lines[0] to lines[1] of them, which are whole."""
+        r0, r1, r2, r3 = row, row + 1, row + 2, row + 3
+        width, row_size = base.shape[1], right.shape[1]
+        size0, size1 = splat(left_scale[r0]), splat(left_scale[r1])
+        size2, size3 = splat(left_scale[r2]), splat(left_scale[r3])
+        sign0, sign1 = splat(sign_scale[r0]), splat(sign_scale[r1])
+        sign2, sign3 = splat(sign_scale[r2]), splat(sign_scale[r3])
+        for line in range(lines[0], lines[1]):
             s0 = s1 = s2 = s3 = _read_sums(starts, line * LANES)
-            for k in range(words):
+            for k in range(count):
                 at = line * row_size + k * (LANES * each)
-                s0 = dot(s0, left[left0 + k], right, at)
-                s1 = dot(s1, left[left1 + k], right, at)
-                s2 = dot(s2, left[left2 + k], right, at)
-                s3 = dot(s3, left[left3 + k], right, at)
-            column = (line - first) * LANES
-            _put_sums(sums, column, s0)
-            _put_sums(sums, column + _LINES * LANES, s1)
-            _put_sums(sums, column + 2 * _LINES * LANES, s2)
-            _put_sums(sums, column + 3 * _LINES * LANES, s3)
+                s0 = dot(s0, words[r0 * count + k], right, at)
+                s1 = dot(s1, words[r1 * count + k], right, at)
+                s2 = dot(s2, words[r2 * count + k], right, at)
+                s3 = dot(s3, words[r3 * count + k], right, at)
+            c = line * LANES
+            change0 = _change(s0, size0, scales, sign0, signs, r0, c)
+            change1 = _change(s1, size1, scales, sign1, signs, r1, c)
+            change2 = _change(s2, size2, scales, sign2, signs, r2, c)
+            change3 = _change(s3, size3, scales, sign3, signs, r3, c)
+            add(base, r0 * width + c, change0, out, is_streamed)
+            add(base, r1 * width + c, change1, out, is_streamed)
+            add(base, r2 * width + c, change2, out, is_streamed)
+            add(base, r3 * width + c, change3, out, is_streamed)
 
     def add_product(
         base: Any,
@@ -226,23 +213,27 @@ def adder(bits: int, *, has_vnni: bool) -> Callable[..., None]:
         sign_scale: Any,
         out: Any,
     ) -> None:
-        rows, lines = base.shape[0], right.shape[0]
+        (rows, width), lines = base.shape, right.shape[0]
         is_streamed, spare = is_to_be_streamed(out), spare_lines(base, out)
-        starts, sums = starts_of(right), np.empty(_ROWS * _LINES * LANES, np.int32)
-        words = left.reshape(left.size) ^ bias
+        words, count, starts = left.reshape(left.size) ^ bias, left.shape[1], starts_of(right)
+        whole, fours = width // LANES, rows - rows % _ROWS
         stretch = max(1, _STRETCH_BYTES // max(1, right.shape[1] * right.itemsize))
-        for first in range(0, lines, stretch):
-            for row in range(0, rows, _ROWS):
-                last = rows - 1  # taken again where there are not four
-                four = row, min(row + 1, last), min(row + 2, last), min(row + 3, last)
-                for begin in range(first, min(first + stretch, lines), _LINES):
-                    end = min(begin + _LINES, first + stretch, lines)
-                    multiply(words, four, right, begin, end, starts, sums, base)
-                    _add_sums(
-                        *(base, (row, min(row + _ROWS, rows)), sums, begin, end),
-                        *(left_scale, right_scale, signs, sign_scale),
-                        *(out, spare, is_streamed),
-                    )
+        for first in range(0, whole, stretch):
+            some = first, min(first + stretch, whole)
+            for row in range(0, fours, _ROWS):
+                add_four(
+                    *(base, row, some, words, count, right, starts),
+                    *(left_scale, right_scale, signs, sign_scale, out, is_streamed),
+                )
+        for row in range(rows):  # what is no group of four, and the end of each row
+            size, sign_size, begin = splat(left_scale[row]), splat(sign_scale[row]), row * width
+            for line in range(whole if row < fours else 0, lines):
+                sums, column = product(words, row, count, right, starts, line), line * LANES
+                change = _change(sums, size, right_scale, sign_size, signs, row, column)
+                if line < whole:
+                    add(base, begin + column, change, out, is_streamed)
+                else:
+                    add_rest(base[row], column, change, out[row], spare)
         if is_streamed:
             fence()
 
