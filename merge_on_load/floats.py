@@ -38,6 +38,11 @@ def words(tensor: torch.Tensor) -> npt.NDArray[Any]:
     return array
 
 
+def widened(tensor: torch.Tensor) -> Float32:
+    """A bfloat16 CPU tensor as float32, exactly; torch would start threads for a large one."""
+    return (words(tensor).astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
 def copy_words(source: torch.Tensor, out: torch.Tensor) -> None:
     """Copy to a tensor of the same shape and dtype, both contiguous; one thread on a CPU."""
     if out.device.type == "cpu":

@@ -13,7 +13,7 @@ from merge_on_load.codecs.codec import (
     lossy_rows,
     part,
 )
-from merge_on_load.floats import row_blocks, subtract, words
+from merge_on_load.floats import row_blocks, subtract, widened, words
 from merge_on_load.hashing import parallel_map
 from merge_on_load.specs import TensorSpec, row_count_and_width
 
@@ -61,7 +61,8 @@ class IntStepsCodec:
         check_lossy_decode(base, spec)
         expected = self.parts(spec)
         scale = part(payload, "scale", TensorSpec("BF16", expected["scale"].shape))
-        return {"packed": part(payload, "packed", expected["packed"]), "scale": scale.float()}
+        packed = part(payload, "packed", expected["packed"])
+        return {"packed": packed, "scale": torch.from_numpy(widened(scale))}
 
     def write(self, base: torch.Tensor, parts: Payload, out: torch.Tensor) -> None:
         packed, scale = parts["packed"], parts["scale"]

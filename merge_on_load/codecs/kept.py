@@ -5,7 +5,7 @@ import torch
 
 from merge_on_load.codecs import steps
 from merge_on_load.codecs.codec import Payload, part
-from merge_on_load.floats import Float32
+from merge_on_load.floats import Float32, widened
 from merge_on_load.specs import TensorSpec
 
 
@@ -56,12 +56,12 @@ class Kept:
         groups = -(-width // self.group_size)
         packed_spec = TensorSpec("U8", (n, steps.packed_bytes(width, self._bits)))
         packed = part(payload, "packed", packed_spec)
-        scale = part(payload, "scale", TensorSpec("BF16", (n, groups))).float()
+        scale = widened(part(payload, "scale", TensorSpec("BF16", (n, groups))))
         if together == 1:
-            return {"packed": packed, "scale": scale}
+            return {"packed": packed, "scale": torch.from_numpy(scale)}
         codes = steps.unpack(packed.numpy(), width, self._bits)
         by_row = np.ascontiguousarray(codes.reshape(n * together, self._count)[: self._rows])
         return {
             "packed": torch.from_numpy(steps.pack(by_row, self._bits)),
-            "scale": scale.repeat_interleave(together, dim=0)[: self._rows].contiguous(),
+            "scale": torch.from_numpy(np.repeat(scale, together, axis=0)[: self._rows]),
         }

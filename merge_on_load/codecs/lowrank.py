@@ -28,13 +28,14 @@ from merge_on_load.codecs.codec import (
     lossy_rows,
     part,
 )
-from merge_on_load.floats import Float32, row_blocks, subtract, words
+from merge_on_load.floats import Float32, row_blocks, subtract, widened, words
 from merge_on_load.specs import TensorSpec, row_count_and_width
 
 WIDE_BITS = 16  # factors in bfloat16
 _EXTRA = 16  # vectors that are followed beside those that are wanted
 _ITERATIONS = 4
 _LARGE = 1 << 24  # weights, of which a whole decomposition takes minutes and much memory
+_LEAST = np.float32(2.0**-40)  # a largest difference, whose squares float32 holds as they are
 _USUAL_RANK = 16  # where the settings tell none
 _WORD_BYTES = 4  # factors of one row that the kernel takes at once
 _IN_ORDER = ("left", "right", "left_scale", "right_scale", "signs", "sign_scale")
@@ -121,13 +122,13 @@ class LowrankCodec:
             "left_scale": torch.from_numpy(left_scale),
             "right_scale": torch.from_numpy(right_scale),
             "signs": torch.empty((rows, 0), dtype=torch.uint8),
-            "sign_scale": torch.zeros(rows),
+            "sign_scale": torch.from_numpy(np.zeros(rows, np.float32)),
         }
         if self.has_residual:
             expected = self.parts(spec)
             found["signs"] = part(payload, "signs", expected["signs"])
             scale = part(payload, "sign_scale", TensorSpec("BF16", (rows,)))
-            found["sign_scale"] = scale.float()
+            found["sign_scale"] = torch.from_numpy(widened(scale))
         return found
 
     def stored_factors(self, payload: Payload, spec: TensorSpec) -> tuple[Float32, Float32]:
@@ -191,7 +192,7 @@ class LowrankCodec:
             if bits == WIDE_BITS:
                 stored = torch.from_numpy(band).bfloat16()
                 payload[f"{side}_{bits}"] = stored
-                found.append(stored.float().numpy())
+                found.append(widened(stored))
                 continue
             rows, size = band.shape
             packed = np.empty((rows, steps.packed_bytes(size, bits)), np.uint8)
@@ -209,15 +210,14 @@ class LowrankCodec:
         count = ranks.stop - ranks.start
         if bits == WIDE_BITS:
             stored = part(payload, f"{side}_{bits}", TensorSpec("BF16", (count, size)))
-            wide: Float32 = stored.float().numpy()
-            return wide
+            return widened(stored)
         packed = part(
             payload, f"{side}_{bits}", TensorSpec("U8", (count, steps.packed_bytes(size, bits)))
         )
         groups = -(-size // self.group_size)
         scale = part(payload, f"{side}_scale_{bits}", TensorSpec("BF16", (count, groups)))
         codes = steps.unpack(packed.numpy(), size, bits)
-        return steps.dequantise_rows(codes, scale.float().numpy(), self.group_size, bits)
+        return steps.dequantise_rows(codes, widened(scale), self.group_size, bits)
 
 
 def largest_factor(dtype: np.dtype[np.signedinteger], rank: int) -> int:
@@ -243,21 +243,29 @@ def thin_factors(difference: Float32, rank: int) -> tuple[Float32, Float32]:
     """
     rank = min(rank, *difference.shape)
     largest = np.abs(difference).max(initial=0)
-    size = np.float32(2.0 ** np.floor(np.log2(largest))) if largest else np.float32(1)
-    difference = difference / size  # or squares of what is huge or tiny would leave float32
+    size = np.float32(1)
+    if largest and not _LEAST <= largest <= 1 / _LEAST:  # or its squares would leave float32
+        size = np.float32(2.0 ** np.floor(np.log2(largest)))
+        difference = difference / size
     least = min(difference.shape)
     if 4 * rank < least or (difference.size > _LARGE and rank + _EXTRA < least):
         random = np.random.default_rng(0)
         start = random.standard_normal((difference.shape[1], rank + _EXTRA), np.float32)
-        found = np.linalg.qr(difference @ start)[0]
+        found = _orthonormal(difference @ start)
         for _ in range(_ITERATIONS):
-            found = np.linalg.qr(difference @ np.linalg.qr(difference.T @ found)[0])[0]
+            found = _orthonormal(difference @ _orthonormal(difference.T @ found))
         u, s, v = np.linalg.svd(found.T @ difference, full_matrices=False)
         u = found @ u
     else:
         u, s, v = np.linalg.svd(difference, full_matrices=False)
     root = np.sqrt(s[:rank]) * np.sqrt(size)
     return u[:, :rank] * root, v[:rank] * root[:, None]
+
+
+def _orthonormal(vectors: Float32) -> Float32:
+    """Columns that span the same; in float32: numpy would take twice the memory and more."""
+    found: Float32 = torch.linalg.qr(torch.from_numpy(vectors))[0].numpy()
+    return found
 
 
 def _fitted(difference: Float32, right: Float32) -> Float32:
