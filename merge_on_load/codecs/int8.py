@@ -21,6 +21,7 @@ from merge_on_load.tensors import raw_bytes
 
 _LARGEST = 127
 _FRAME_BYTES = 1 << 20
+_WORTH_IT = 7 / 8  # zstd makes a load several times as long: it has to save something
 
 Int8 = npt.NDArray[np.int8]
 
@@ -30,7 +31,7 @@ class Int8Codec:
 
     Payload: `scale` float32[rows, groups] (deltas are so small that float16 scales would be
     subnormal), and the values int8[rows, width] as zstd frames, or as they are in `values` where
-    zstd does not make them smaller. Groups run along the last dimension; the last may be short.
+    zstd saves next to nothing. Groups run along the last dimension; the last may be short.
     """
 
     name = "int8"
@@ -96,7 +97,7 @@ class Int8Codec:
         data = values.reshape(-1).view(np.uint8)
         pieces = [data[i : i + _FRAME_BYTES] for i in range(0, data.size, _FRAME_BYTES)]
         coded = parallel_map(lambda piece: frames.compress(piece, self._level), pieces)
-        if sum(map(len, coded)) < data.size:
+        if sum(map(len, coded)) < _WORTH_IT * data.size:
             return frames.join(coded)
         return {"values": torch.from_numpy(values)}
 
