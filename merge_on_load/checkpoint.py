@@ -3,6 +3,7 @@
 import hashlib
 import json
 import mmap
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from merge_on_load.specs import Bytes, TensorSpec
 if TYPE_CHECKING:
     import torch
 
+_MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0  # Python 3.11 has no name for it
 # Side files are small and travel with the weights; these are weights or say nothing to a loader.
 _LEFT_BEHIND = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
 
@@ -112,7 +114,9 @@ class Checkpoint:
         Raises MissingTensor.
         """
         begin, size = self.place(name)
-        return np.frombuffer(self._files[name].memory, np.uint8, size, begin)
+        found = np.frombuffer(self._files[name].memory, np.uint8, size, begin)
+        found.flags.writeable = False
+        return found
 
     def release(self, name: str) -> None:
         """Let the pages of a tensor go from this process; they come back when it is read."""
@@ -128,9 +132,16 @@ class Checkpoint:
         A change in place would show in later reads from this object, though not in the file.
         Raises MissingTensor.
         """
+        import torch  # here: it is slow to import
+
         spec = self.spec(name)
-        tensor: torch.Tensor = self._files[name].handle.get_tensor(name)
-        return tensor.reshape(spec.shape)
+        dtype: torch.dtype = spec.torch_dtype
+        if not spec.parameter_count:
+            return torch.empty(spec.shape, dtype=dtype)
+        # The memory that `raw` has: whoever took the fingerprint has mapped its pages already.
+        memory, begin = self._files[name].memory, self._offsets[name]
+        flat = torch.frombuffer(memory, dtype=dtype, count=spec.parameter_count, offset=begin)
+        return flat.reshape(spec.shape)
 
     @property
     def specs(self) -> dict[str, TensorSpec]:
@@ -193,13 +204,12 @@ class _Mapped:
 
     @cached_property
     def memory(self) -> mmap.mmap:
+        """Private: what is written there changes no file. It asks for no memory in advance, or a
+        file that is larger than the machine's could not be mapped.
+        """
+        flags, access = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
         with self._path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-    @cached_property
-    def handle(self) -> Any:
-        """For torch."""
-        return open_tensors(self._path)
+            return mmap.mmap(file.fileno(), 0, flags=flags, prot=access)
 
 
 def _shards(path: Path) -> Iterator[tuple[str, set[str] | None]]:

@@ -23,6 +23,7 @@ from merge_on_load.codecs import Coding
 from merge_on_load.errors import BadChain, CorruptPayload, MissingTensor, NotADelta, WrongBase
 from merge_on_load.hashing import file_digest, parallel_map
 from merge_on_load.manifest import SHORT_DIGEST, Entry, Manifest, Stored
+from merge_on_load.memory import Room
 from merge_on_load.names import MANIFEST_NAME, MOST_DELTAS, located
 from merge_on_load.specs import TensorSpec
 from merge_on_load.tensors import raw_bytes, tensor_digest
@@ -167,8 +168,9 @@ class Delta:
         self._check_parts()
         self._verified = stamps
 
-    def payload(self, name: str) -> dict[str, torch.Tensor]:
-        """The stored parts of one tensor, in memory of their own.
+    def payload(self, name: str, room: Room | None = None) -> dict[str, torch.Tensor]:
+        """The stored parts of one tensor, in memory of their own, or in `room` until that is used
+        again.
 
         Compared with the manifest, whether or not `verify` was called: a file may have changed
         since. Raises CorruptPayload.
@@ -177,7 +179,7 @@ class Delta:
         if entry.file is None:
             return {}
         file = self.path / entry.file
-        blob = self._read(entry.file, entry.stored_as or name)
+        blob = self._read(entry.file, entry.stored_as or name, room or Room())
         found = tensor_digest(blob)[:SHORT_DIGEST]
         if found != entry.stored_digest:
             expected = entry.stored_digest
@@ -189,10 +191,10 @@ class Delta:
         except CorruptPayload as error:
             raise error.located(file=file, tensor=name) from error
 
-    def _read(self, file: str, name: str) -> torch.Tensor:
+    def _read(self, file: str, name: str, room: Room) -> torch.Tensor:
         """What is stored of one tensor, uint8[bytes]. Raises CorruptPayload."""
         begin, size = self._places(file).get(name, (0, -1))
-        blob = torch.empty(max(0, size), dtype=torch.uint8)
+        blob = room.of(max(0, size))
         with (self.path / file).open("rb") as opened:
             opened.seek(begin)
             if opened.readinto(raw_bytes(blob).data) != size:

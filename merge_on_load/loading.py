@@ -19,6 +19,7 @@ from merge_on_load.errors import MergeError, ShapeMismatch
 from merge_on_load.floats import copy_words, matrix, row_blocks
 from merge_on_load.hashing import parallel_map, thread_count
 from merge_on_load.lora import Lora
+from merge_on_load.memory import Room, ask_for_huge_pages
 from merge_on_load.recipes.merging import Merged
 from merge_on_load.specs import TensorSpec
 from merge_on_load.tensors import spec_of
@@ -40,15 +41,18 @@ def load(
         check_belongs(base, delta)
         below = Built(base, delta.parent) if delta.parent else base
         specs = {name: delta.spec(name) for name in targets}
-        fill: Fill = partial(_fill, below, delta)
+        fill: Fill = partial(_fill, below, delta, Room())
     else:
-        built = Built(base, delta)
+        built = base if delta is None else Built(base, delta)
         specs = {name: built.spec(name) for name in targets}
         fill = partial(_copy, built)
     for name, target in targets.items():
         if tuple(target.shape) != specs[name].shape:
             expected, found = specs[name].shape, tuple(target.shape)
             raise ShapeMismatch("target differs", tensor=name, expected=expected, found=found)
+    for target in targets.values():
+        if _is_plain(target):
+            ask_for_huge_pages(target)
     # What is large is worked on by all threads; a recipe's tensors use them anyway.
     is_serial = isinstance(delta, Lora | Merged)
     large, small = (list(targets), list[str]()) if is_serial else _by_size(specs)
@@ -65,36 +69,34 @@ def _by_size(specs: Mapping[str, TensorSpec]) -> tuple[list[str], list[str]]:
     return names[:count], names[count:]
 
 
-def _copy(built: Built, name: str, target: torch.Tensor) -> None:
-    _put(built.read(name), target)
+def _copy(source: Checkpoint | Built, name: str, target: torch.Tensor) -> None:
+    if not _is_plain(target) or source.spec(name) != spec_of(target):
+        target.copy_(source.read(name))
+        return
+    from_rows, to_rows = matrix(source.read(name)), matrix(target)
+    parallel_map(
+        lambda block: copy_words(from_rows[block], to_rows[block]),
+        row_blocks(to_rows.shape[0], to_rows.shape[1], _BLOCK_ELEMENTS),
+    )
 
 
-def _fill(below: Checkpoint | Built, delta: Delta, name: str, target: torch.Tensor) -> None:
-    """below: what the delta builds on."""
+def _fill(
+    below: Checkpoint | Built, delta: Delta, room: Room, name: str, target: torch.Tensor
+) -> None:
+    """below: what the delta builds on. room: for what is stored of one tensor."""
     entry = delta.entry(name)
     if entry.codec == SAME:
-        _put(below.read(name), target)
+        _copy(below, name, target)
         return
     is_direct = _is_plain(target) and spec_of(target) == entry.spec
     out = target if is_direct else torch.empty(entry.spec.shape, dtype=entry.spec.torch_dtype)
     try:
         codec = make_codec(entry.codec, entry.settings)
-        apply_into(out, below.read(name), delta.payload(name), codec)
+        apply_into(out, below.read(name), delta.payload(name, room), codec)
     except MergeError as error:
         raise error.located(file=delta.path, tensor=name) from error
     if not is_direct:
         target.copy_(out)
-
-
-def _put(source: torch.Tensor, target: torch.Tensor) -> None:
-    if not _is_plain(target) or spec_of(source) != spec_of(target):
-        target.copy_(source)
-        return
-    from_rows, to_rows = matrix(source), matrix(target)
-    parallel_map(
-        lambda block: copy_words(from_rows[block], to_rows[block]),
-        row_blocks(to_rows.shape[0], to_rows.shape[1], _BLOCK_ELEMENTS),
-    )
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
