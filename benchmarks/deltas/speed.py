@@ -15,10 +15,11 @@ from merge_on_load.calibration.ladder import thin
 from merge_on_load.codecs import Coding, make_codec
 from merge_on_load.codecs.codec import write_rows
 from merge_on_load.hashing import thread_count
+from merge_on_load.memory import ask_for_huge_pages
 from merge_on_load.specs import TensorSpec
 
 SHAPE = (4096, 11008)  # an MLP's matrix of a 7B model: 90 MB in bfloat16
-ROUND_COUNT = 7
+ROUND_COUNT = 15
 PAUSE_S = 0.3  # torch's own threads wait for more work on a core before they sleep
 SPEC = TensorSpec("BF16", SHAPE)
 CODINGS = (
@@ -39,6 +40,7 @@ def measure() -> Figures:
     torch.set_num_threads(thread_count())
     base, tuned = random_weights()
     out = torch.empty(SHAPE, dtype=torch.bfloat16)
+    ask_for_huge_pages(out)  # as `load` does
     found: Figures = {}
     for text in CODINGS:
         coding = Coding.parse(text)
