@@ -48,6 +48,19 @@ def flip() -> Callable[[Path, int], None]:
     return change
 
 
+@pytest.fixture
+def misalign() -> Callable[[Path], None]:
+    """misalign(file) moves all tensors of a safetensors file by a byte, as its format allows."""
+
+    def move(file: Path) -> None:
+        content = file.read_bytes()
+        length = int.from_bytes(content[:8], "little")
+        head, tensors = content[8 : 8 + length], content[8 + length :]
+        file.write_bytes((length + 1).to_bytes(8, "little") + head + b" " + tensors)
+
+    return move
+
+
 def _weights(seed: int) -> dict[str, torch.Tensor]:
     random = torch.Generator().manual_seed(seed)
     shapes = {

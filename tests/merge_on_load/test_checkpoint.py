@@ -50,6 +50,33 @@ def test_a_checkpoint_tells_names_specs_and_side_files(base, base_weights):
         checkpoint.read("nowhere")
 
 
+def test_tensors_lie_where_their_raw_bytes_do(base, base_weights):
+    checkpoint = Checkpoint.open(base)
+    name = max(base_weights, key=lambda one: base_weights[one].numel())
+    raw, tensor = checkpoint.raw(name), checkpoint.read(name)
+
+    assert tensor.data_ptr() == raw.ctypes.data
+    assert not raw.flags.writeable
+
+
+def test_a_tensor_that_is_changed_changes_no_file(base, base_weights):
+    name = next(iter(base_weights))
+
+    Checkpoint.open(base).read(name).zero_()
+
+    assert torch.equal(Checkpoint.open(base).read(name), base_weights[name])
+    assert bool(base_weights[name].any())
+
+
+def test_tensors_of_a_file_that_is_not_aligned_are_read(base, base_weights, misalign):
+    misalign(base / "model.safetensors")
+
+    checkpoint = Checkpoint.open(base)
+
+    for name, tensor in base_weights.items():
+        assert torch.equal(checkpoint.read(name), tensor), name
+
+
 def test_the_fingerprint_does_not_depend_on_sharding_or_order(save, base_weights):
     backwards = dict(reversed(base_weights.items()))
     prints = {

@@ -114,3 +114,14 @@ def test_a_chain_is_loaded_as_it_is_streamed(tmp_path, base, tuned, packed):
 
     assert_same(found, expected)
     assert any(not torch.equal(expected[name], parts[name]) for name in parts)
+
+
+def test_a_base_that_is_not_aligned_gives_the_same(base, packed, misalign):
+    built = stream(Checkpoint.open(base), Delta.open(packed))
+    expected = {name: one.clone() for name, one in built}  # some are mapped from the file
+    misalign(base / "model.safetensors")
+    found = empty(expected)
+
+    load(Checkpoint.open(base), Delta.open(packed), found)
+
+    assert_same(found, expected)
