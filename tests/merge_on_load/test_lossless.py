@@ -11,6 +11,7 @@ from merge_on_load.codecs import CodecSettings, make_codec, symbols
 from merge_on_load.codecs.symbols import Tables
 from merge_on_load.errors import CorruptPayload
 from merge_on_load.tensors import TORCH_DTYPES, raw_bytes, spec_of
+from support.codec_runs import LOSSY, SHAPES, random_bits, round_trip, small_floats
 
 CODEC = make_codec("lossless", CodecSettings())
 
@@ -179,3 +180,41 @@ def test_noise_takes_hardly_more_than_itself():
     )
 
     assert stored_bytes(base, tuned) < 1.005 * tuned.nbytes
+
+
+@settings(deadline=None)
+@given(SHAPES, st.sampled_from(sorted(TORCH_DTYPES)), st.integers(0, 2**32))
+def test_lossless_gives_every_bit_back(shape, dtype, seed):
+    base, tuned = random_bits(shape, dtype, seed), random_bits(shape, dtype, seed + 1)
+
+    rebuilt = round_trip("lossless", base, tuned)
+
+    assert spec_of(rebuilt) == spec_of(tuned)
+    assert np.array_equal(raw_bytes(rebuilt), raw_bytes(tuned))
+
+
+@pytest.mark.parametrize("dtype", LOSSY)
+def test_lossless_gives_every_bit_back_across_blocks(dtype):
+    base = small_floats((1_100_003,), dtype, 0)
+    tuned = base + small_floats((1_100_003,), dtype, 1, 1e-3)
+
+    assert torch.equal(round_trip("lossless", base, tuned), tuned)
+
+
+@settings(deadline=None)
+@given(SHAPES, st.sampled_from(LOSSY), st.sampled_from(LOSSY), st.integers(0, 2**32))
+def test_lossless_reconciles_float_dtypes(shape, base_dtype, dtype, seed):
+    base, tuned = small_floats(shape, base_dtype, seed), small_floats(shape, dtype, seed + 1)
+
+    rebuilt = round_trip("lossless", base, tuned)
+
+    assert np.array_equal(raw_bytes(rebuilt), raw_bytes(tuned))
+
+
+def test_lossless_makes_a_small_change_small():
+    base = small_floats((1000, 1000), "BF16", 0)
+    tuned = base + small_floats((1000, 1000), "BF16", 1, 1e-3)
+
+    payload = make_codec("lossless", CodecSettings()).encode("w", base, tuned)
+
+    assert sum(part.nbytes for part in payload.values()) < 0.4 * tuned.nbytes
