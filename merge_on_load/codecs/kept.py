@@ -28,11 +28,12 @@ class Kept:
         missing = -len(values) % self.rows_together
         if missing:
             values = torch.cat([values, values[-1:].expand(missing, self._count)])
-        return values.reshape(-1, self.rows_together * self._count)
+        together = self.rows_together  # told whole: of no columns, none could be worked out
+        return values.reshape(len(values) // together, together * self._count)
 
     def scattered(self, values: torch.Tensor) -> torch.Tensor:
         """What `gathered` was given."""
-        return values.reshape(-1, self._count)[: self._rows]
+        return values.reshape(len(values) * self.rows_together, self._count)[: self._rows]
 
     def encode(self, values: Float32) -> dict[str, torch.Tensor]:
         """values: [rows, count]."""

@@ -146,6 +146,14 @@ def test_any_shape_and_dtype_comes_back_as_it_was(shape, base_dtype, dtype, code
     assert bool(torch.isfinite(rebuilt).all())
 
 
+@pytest.mark.parametrize("codec", CODEC_NAMES)
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (3, 0), (2, 0, 3)])
+def test_shapes_without_weights_come_back(codec, shape):
+    base, tuned = small_floats(shape, "BF16", 0), small_floats(shape, "BF16", 1)
+
+    assert spec_of(round_trip(codec, base, tuned)) == spec_of(tuned)
+
+
 @pytest.mark.parametrize("codec", LOSSY_CODECS)
 def test_huge_values_of_one_size_come_back_near(codec):
     signs = torch.where(small_floats((64, 256), "F32", 0) >= 0, 1.0, -1.0)
