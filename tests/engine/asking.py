@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_pool.engine import Engine, Job, Message, Piece, Role, Sampling, Weights
+from model_pool.engine import Engine, Job, Message, Piece, Role, Sampling, Usage, Weights
 
 StartEngine = Callable[..., AbstractAsyncContextManager[Engine]]
 
@@ -50,8 +50,10 @@ async def in_order(engine: Engine, first: Job, jobs: Sequence[Job]) -> list[str]
     return order
 
 
-async def pieces_of(engine: Engine, asked: Job) -> list[Piece]:
-    async with aclosing(engine.generate(asked)) as stream:
+async def pieces_of(
+    engine: Engine, asked: Job, on_end: Callable[[Usage], None] | None = None
+) -> list[Piece]:
+    async with aclosing(engine.generate(asked, on_end)) as stream:
         return [piece async for piece in stream]
 
 

@@ -48,12 +48,18 @@ def start(fleet: Fleet) -> Start:
     return started
 
 
-async def submit(engine: TransformersEngine, jobs: Sequence[Job]) -> list[asyncio.Task[Any]]:
-    """Tasks whose jobs are all with the step thread.
+async def submit(
+    engine: TransformersEngine, jobs: Sequence[Job], ended: list[int] | None = None
+) -> list[asyncio.Task[Any]]:
+    """Tasks whose jobs are all with the step thread. ended: takes each job's number as it ends.
 
     Prompts are read in the order they came: once a later one is refused, the others are through.
     """
-    tasks = [asyncio.create_task(pieces_of(engine, asked)) for asked in jobs]
+    order: list[int] = [] if ended is None else ended
+    tasks = [
+        asyncio.create_task(pieces_of(engine, asked, lambda _, number=number: order.append(number)))
+        for number, asked in enumerate(jobs)
+    ]
     await asyncio.sleep(0)
     with pytest.raises(PromptTooLong):
         await pieces_of(engine, job("x" * 3 * CONTEXT_TOKEN_COUNT))
@@ -150,10 +156,10 @@ async def test_a_long_queue_of_one_model_does_not_keep_another_out(
     async with start(max_running_count=2) as engine:
         watch.close_gate()
         jobs = [job(f"number {i}", max_output_token_count=4) for i in range(8)]
-        tasks = await submit(engine, [*jobs, job("query", "sql", max_output_token_count=4)])
+        jobs.append(job("query", "sql", max_output_token_count=4))
+        # As the engine ends them: tasks of one step may wake in another order.
         ended: list[int] = []
-        for number, task in enumerate(tasks):
-            task.add_done_callback(lambda _, number=number: ended.append(number))
+        tasks = await submit(engine, jobs, ended)
         watch.open_gate()
         await asyncio.gather(*tasks)
 
