@@ -159,11 +159,11 @@ def _side_files(base: Checkpoint | Built, delta: Delta) -> dict[str, Path]:
     base_files = base.side_files
     for name, stored in delta.manifest.base_files.items():
         found = file_digest(base_files[name]) if name in base_files else "no such file"
-        if found != stored.sha256:
+        if found != stored.digest:
             raise WrongBase(
                 f"side file is not the one delta {delta.path} was made with",
                 file=base.path / name,
-                expected=stored.sha256,
+                expected=stored.digest,
                 found=found,
             )
         sources[name] = base_files[name]

@@ -51,7 +51,7 @@ class BuiltModel:
         return self._built.read(name)
 
     def tensor_digests(self) -> dict[str, str]:
-        """SHA-256 of the bytes of each tensor, hex; all are built once for it."""
+        """BLAKE3 of the bytes of each tensor, hex; all are built once for it."""
         return self._digests
 
     def fingerprint(self) -> str:

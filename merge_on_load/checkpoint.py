@@ -18,7 +18,7 @@ from merge_on_load.errors import (
     NotACheckpoint,
     UnsupportedDtype,
 )
-from merge_on_load.hashing import parallel_map
+from merge_on_load.hashing import digest_of, parallel_map
 from merge_on_load.names import INDEX_NAME, WEIGHTS_NAME
 from merge_on_load.specs import Bytes, TensorSpec
 
@@ -163,7 +163,7 @@ class Checkpoint:
         return {path.name: path for path in sorted(self.path.iterdir()) if _is_side_file(path)}
 
     def tensor_digests(self) -> dict[str, str]:
-        """SHA-256 of the bytes of each tensor, hex; hashed in parallel once, then remembered."""
+        """BLAKE3 of the bytes of each tensor, hex; hashed in parallel once, then remembered."""
         if self._digests is None:
             hashed = parallel_map(self._tensor_digest, self._specs)
             self._digests = dict(zip(self._specs, hashed, strict=True))
@@ -177,7 +177,7 @@ class Checkpoint:
         return fingerprint_of(self._specs, self.tensor_digests())
 
     def _tensor_digest(self, name: str) -> str:
-        return hashlib.sha256(self.raw(name).data).hexdigest()
+        return digest_of(self.raw(name))
 
     def place(self, name: str) -> tuple[int, int]:
         """Where a tensor begins in its file, and its bytes. Raises MissingTensor."""
@@ -186,7 +186,7 @@ class Checkpoint:
 
 
 def fingerprint_of(specs: Mapping[str, TensorSpec], digests: Mapping[str, str]) -> str:
-    """See `Checkpoint.fingerprint`. digests: SHA-256 of the bytes of each tensor, hex."""
+    """See `Checkpoint.fingerprint`. digests: BLAKE3 of the bytes of each tensor, hex."""
     total = hashlib.sha256()
     for name, digest in sorted(digests.items()):
         spec = specs[name]

@@ -250,5 +250,5 @@ def _stamp(file: Path, stored: Stored) -> tuple[int, int]:
 
 def _check_digest(file: Path, stored: Stored) -> None:
     found = file_digest(file)
-    if found != stored.sha256:
-        raise CorruptPayload("file was altered", file=file, expected=stored.sha256, found=found)
+    if found != stored.digest:
+        raise CorruptPayload("file was altered", file=file, expected=stored.digest, found=found)

@@ -1,12 +1,19 @@
-"""SHA-256 of files and of many pieces at once, in bounded memory."""
+"""Digests of weights and files, and many pieces of work at once, in bounded memory.
 
-import hashlib
+Whatever may be large is hashed by BLAKE3 (decision 0034); documents, and what is made of digests,
+by SHA-256 where they are.
+"""
+
 import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
+
+from blake3 import blake3
+
+from merge_on_load.specs import Bytes
 
 _PIECE_BYTES = 1 << 20
 _MAX_THREADS = 8
@@ -39,9 +46,14 @@ def _begin_thread() -> None:
     _of_this_thread.is_one_of_many = True
 
 
+def digest_of(raw: Bytes) -> str:
+    """BLAKE3 of bytes, uint8[size_bytes], hex."""
+    return blake3(raw.data).hexdigest()
+
+
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hex; reads 1 MiB at a time."""
-    digest = hashlib.sha256()
+    """BLAKE3 of a file, hex; reads 1 MiB at a time."""
+    digest = blake3()
     piece = bytearray(_PIECE_BYTES)
     view = memoryview(piece)
     with path.open("rb", buffering=0) as file:

@@ -22,7 +22,7 @@ from merge_on_load.errors import (
 from merge_on_load.specs import TensorSpec
 
 FORMAT = "deltafleet.delta"
-VERSION = 3
+VERSION = 4
 SHORT_DIGEST = 16  # hex digits: enough to tell which tensor is another one
 
 T = TypeVar("T")
@@ -30,9 +30,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Stored:
-    """A file as it must be found: SHA-256 (hex) and size."""
+    """A file as it must be found: BLAKE3 (hex) and size."""
 
-    sha256: str
+    digest: str
     size_bytes: int
 
 
@@ -40,7 +40,7 @@ class Stored:
 class Entry:
     """One tensor: codec ("same" stores nothing), spec of the result, payload file, settings.
 
-    digest: the first SHORT_DIGEST digits of the SHA-256 of the rebuilt tensor's bytes;
+    digest: the first SHORT_DIGEST digits of the BLAKE3 of the rebuilt tensor's bytes;
     stored_digest: of what is stored for it, "" where that is nothing. stored_as: the tensor under
     whose name that is, None for its own: a tied weight that has two names is stored once.
     """
@@ -213,7 +213,7 @@ def _read_parent(told: Mapping[str, Any]) -> Parent:
 
 def _render_files(files: Mapping[str, Stored]) -> dict[str, Any]:
     return {
-        name: {"sha256": stored.sha256, "size_bytes": stored.size_bytes}
+        name: {"blake3": stored.digest, "size_bytes": stored.size_bytes}
         for name, stored in sorted(files.items())
     }
 
@@ -223,7 +223,7 @@ def _read_files(files: Mapping[str, Any]) -> dict[str, Stored]:
         if Path(name).name != name or name in ("", ".", ".."):
             raise ValueError(f"file name {name!r} leaves its directory")
     return {
-        name: Stored(str(stored["sha256"]), int(stored["size_bytes"]))
+        name: Stored(str(stored["blake3"]), int(stored["size_bytes"]))
         for name, stored in files.items()
     }
 

@@ -322,7 +322,7 @@ def _write_side_files(
     base_files = base.side_files
     for name, source in model.side_files.items():
         stored = Stored(file_digest(source), source.stat().st_size)
-        if name in base_files and file_digest(base_files[name]) == stored.sha256:
+        if name in base_files and file_digest(base_files[name]) == stored.digest:
             from_base[name] = stored
             continue
         directory.mkdir(exist_ok=True)

@@ -1,11 +1,10 @@
 """Specs and bytes of torch's tensors."""
 
-import hashlib
-
 import numpy as np
 import torch
 
 from merge_on_load.errors import UnsupportedDtype
+from merge_on_load.hashing import digest_of
 from merge_on_load.specs import Bytes, TensorSpec
 
 TORCH_DTYPES = {
@@ -46,8 +45,8 @@ def raw_bytes(tensor: torch.Tensor) -> Bytes:
 
 
 def tensor_digest(tensor: torch.Tensor) -> str:
-    """SHA-256 of the bytes of a CPU tensor, hex."""
-    return hashlib.sha256(raw_bytes(tensor).data).hexdigest()
+    """BLAKE3 of the bytes of a CPU tensor, hex."""
+    return digest_of(raw_bytes(tensor))
 
 
 def from_bytes(raw: Bytes, spec: TensorSpec) -> torch.Tensor:

@@ -21,7 +21,7 @@ from merge_on_load.errors import MergeError
 from merge_on_load.hashing import file_digest, parallel_map
 from model_pool.logs import start_logging
 
-DIGESTS = "node-cache.json"  # in the copy: SHA-256 of each file as it was read from the source
+DIGESTS = "node-cache.json"  # in the copy: BLAKE3 of each file as it was read from the source
 log = logging.getLogger(__name__)
 
 

@@ -1,12 +1,12 @@
 """Tensors that no model has: routers, and what stands in for a shared expert that is not there."""
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from blake3 import blake3
 
 from merge_on_load.errors import MissingTensor, NonFinite
 from merge_on_load.rounding import Float32, from_float32
@@ -65,8 +65,8 @@ class Gates:
         return list(self._made)
 
     def fingerprint(self) -> str:
-        """SHA-256 over all names, specs and bytes: computes all of them."""
-        total = hashlib.sha256()
+        """BLAKE3 over all names, specs and bytes: computes all of them."""
+        total = blake3()
         for name in self.names:
             total.update(f"{name} {self.spec(name)}\n".encode())
             total.update(self.raw(name).data)

@@ -181,7 +181,7 @@ def rename_dtype(body):
 
 
 def lead_outside(body):
-    body["kept_files"]["../evil"] = {"sha256": "", "size_bytes": 0}
+    body["kept_files"]["../evil"] = {"blake3": "", "size_bytes": 0}
 
 
 def point_nowhere(body):
