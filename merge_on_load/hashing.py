@@ -30,20 +30,41 @@ def thread_count() -> int:
 
 
 def parallel_map(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """`[function(item) for item in items]` on a few threads, in order; one item needs none.
+    """`[function(item) for item in items]` on a few threads, this one among them; one item needs
+    no other. Raises what the first of those that fail raises.
 
     Within such a function it is done at once: there are as many threads as are worth it.
     """
     listed = list(items)
     is_within = getattr(_of_this_thread, "is_one_of_many", False)
-    if len(listed) < 2 or thread_count() < 2 or is_within:
+    count = min(len(listed), thread_count())
+    if count < 2 or is_within:
         return [function(item) for item in listed]
-    with ThreadPoolExecutor(thread_count(), initializer=_begin_thread) as threads:
-        return list(threads.map(function, listed))
+    found: dict[int, R] = {}
+    failures: dict[int, BaseException] = {}
+    left = iter(enumerate(listed))  # each thread takes the next, as the interpreter lock lets it
 
+    def work() -> None:
+        _of_this_thread.is_one_of_many = True
+        for number, item in left:
+            if failures:
+                return
+            try:
+                found[number] = function(item)
+            except BaseException as error:
+                failures[number] = error
 
-def _begin_thread() -> None:
-    _of_this_thread.is_one_of_many = True
+    with ThreadPoolExecutor(count - 1) as threads:
+        others = [threads.submit(work) for _ in range(count - 1)]
+        try:
+            work()
+        finally:
+            _of_this_thread.is_one_of_many = False
+    for other in others:
+        other.result()
+    if failures:
+        raise failures[min(failures)]
+    return [found[number] for number in range(len(listed))]
 
 
 def digest_of(raw: Bytes) -> str:

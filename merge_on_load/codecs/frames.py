@@ -1,5 +1,6 @@
 """Byte strings as independent zstd frames, so that many threads can work on one tensor."""
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ from merge_on_load.specs import Bytes
 from merge_on_load.tensors import raw_bytes
 
 _LARGEST_RATIO = 1 << 16  # zstd's own limit is near it
+
+_of_this_thread = threading.local()
 
 
 def compress(data: Bytes, level: int) -> bytes:
@@ -27,10 +30,18 @@ def decompress(frame: memoryview, size_bytes: int) -> Bytes:
             raise CorruptPayload("zstd frame has another size", expected=size_bytes)
         if size_bytes == 0:
             return np.empty(0, np.uint8)
-        content = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+        content = _decompressor().decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise CorruptPayload(f"malformed zstd frame: {error}") from error
     return np.frombuffer(content, np.uint8)
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """This thread's: to make one takes as long as a small frame."""
+    made: zstandard.ZstdDecompressor | None = getattr(_of_this_thread, "decompressor", None)
+    if made is None:
+        made = _of_this_thread.decompressor = zstandard.ZstdDecompressor()
+    return made
 
 
 def content(frame: memoryview) -> Bytes:

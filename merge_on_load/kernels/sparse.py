@@ -168,22 +168,24 @@ def _mark_gaps(gaps: Any, long_gap: int, count: int, width: int, marks: Any) -> 
     next byte of gaps says; long_gap says so many, and more in the byte behind. Tells whether there
     are as many, all below width, and no byte is left.
     """
-    at = 0
+    # Unsigned, or each would be asked whether it is negative.
+    at, size, columns = np.uint64(0), np.uint64(gaps.size), np.uint64(width)
+    one = np.uint64(1)
     for r in range(marks.shape[0]):
-        column: Any = -1
+        row, column = marks[r], np.uint64(0)
         for _ in range(count):
-            column += 1
-            while at < gaps.size and gaps[at] == long_gap:
-                column += long_gap
-                at += 1
-            if at == gaps.size:
+            while at < size and gaps[at] == long_gap:
+                column += np.uint64(long_gap)
+                at += one
+            if at == size:
                 return False
-            column += np.int64(gaps[at])
-            at += 1
-            if column >= width:
+            column += np.uint64(gaps[at])
+            at += one
+            if column >= columns:
                 return False
-            marks[r, column >> 3] |= np.uint8(1 << (column & 7))
-    return bool(at == gaps.size)
+            row[column >> np.uint64(3)] |= np.uint8(one << (column & np.uint64(7)))
+            column += one
+    return bool(at == size)
 
 
 mark_gaps = compiled(_mark_gaps)

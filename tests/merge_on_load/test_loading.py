@@ -6,7 +6,6 @@ import torch
 from merge_on_load import Checkpoint, Delta, load, pack, stream
 from merge_on_load.codecs import CODEC_NAMES
 from merge_on_load.errors import CorruptPayload, MissingTensor, ShapeMismatch, WrongBase
-from merge_on_load.hashing import parallel_map
 
 
 def empty(expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -96,12 +95,6 @@ def test_targets_that_do_not_fit_are_refused(base, packed):
         load(*opened, {"model.norm.weight": torch.zeros(25)})
     with pytest.raises(MissingTensor, match=r"no\.such"):
         load(*opened, {"no.such": torch.zeros(25)})
-
-
-def test_what_is_within_many_is_done_at_once():
-    found = parallel_map(lambda k: parallel_map(lambda j: 10 * k + j, range(3)), range(3))
-
-    assert found == [[0, 1, 2], [10, 11, 12], [20, 21, 22]]
 
 
 def test_a_chain_is_loaded_as_it_is_streamed(tmp_path, base, tuned, packed):
