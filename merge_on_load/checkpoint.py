@@ -18,9 +18,10 @@ from merge_on_load.errors import (
     NotACheckpoint,
     UnsupportedDtype,
 )
-from merge_on_load.hashing import digest_of, parallel_map
+from merge_on_load.hashing import digest_of
 from merge_on_load.names import INDEX_NAME, WEIGHTS_NAME
 from merge_on_load.specs import Bytes, TensorSpec
+from merge_on_load.threads import parallel_map
 
 if TYPE_CHECKING:
     import torch
@@ -165,7 +166,7 @@ class Checkpoint:
     def tensor_digests(self) -> dict[str, str]:
         """BLAKE3 of the bytes of each tensor, hex; hashed in parallel once, then remembered."""
         if self._digests is None:
-            hashed = parallel_map(self._tensor_digest, self._specs)
+            hashed = parallel_map(self._tensor_digest, self._specs, is_apart=True)
             self._digests = dict(zip(self._specs, hashed, strict=True))
         return self._digests
 

@@ -21,12 +21,13 @@ from merge_on_load.blobs import from_blob
 from merge_on_load.checkpoint import data_begin, open_tensors, spec_in_file
 from merge_on_load.codecs import Coding
 from merge_on_load.errors import BadChain, CorruptPayload, MissingTensor, NotADelta, WrongBase
-from merge_on_load.hashing import file_digest, parallel_map
+from merge_on_load.hashing import file_digest
 from merge_on_load.manifest import SHORT_DIGEST, Entry, Manifest, Stored
 from merge_on_load.memory import Room
 from merge_on_load.names import MANIFEST_NAME, MOST_DELTAS, located
 from merge_on_load.specs import TensorSpec
 from merge_on_load.tensors import raw_bytes, tensor_digest
+from merge_on_load.threads import parallel_map
 
 FILES_NAME = "files"
 
@@ -164,7 +165,7 @@ class Delta:
             return
         self._handles.clear()
         self._placed.clear()
-        parallel_map(lambda pair: _check_digest(*pair), files.items())
+        parallel_map(lambda pair: _check_digest(*pair), files.items(), is_apart=True)
         self._check_parts()
         self._verified = stamps
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from merge_on_load.blobs import to_blob
 from merge_on_load.codecs import Payload
-from merge_on_load.hashing import file_digest, parallel_map
+from merge_on_load.hashing import file_digest
 from merge_on_load.manifest import SHORT_DIGEST, Stored
 from merge_on_load.tensorfile import TensorFileWriter
 from merge_on_load.tensors import tensor_digest
+from merge_on_load.threads import parallel_map
 
 FILE_LIMIT_BYTES = 1 << 30  # beyond it the next file begins, so that many threads can verify
 

@@ -17,12 +17,12 @@ from merge_on_load.codecs import SAME, make_codec
 from merge_on_load.delta import Delta
 from merge_on_load.errors import MergeError, ShapeMismatch
 from merge_on_load.floats import copy_words, matrix, row_blocks
-from merge_on_load.hashing import parallel_map, thread_count
 from merge_on_load.lora import Lora
 from merge_on_load.memory import Room, ask_for_huge_pages
 from merge_on_load.recipes.merging import Merged
 from merge_on_load.specs import TensorSpec
 from merge_on_load.tensors import spec_of
+from merge_on_load.threads import parallel_map, thread_count
 
 _BLOCK_ELEMENTS = 1 << 20
 
@@ -58,7 +58,11 @@ def load(
     large, small = (list(targets), list[str]()) if is_serial else _by_size(specs)
     for name in large:
         fill(name, targets[name].detach())
-    parallel_map(lambda name: fill(name, targets[name].detach()), small)
+    parallel_map(
+        lambda name: fill(name, targets[name].detach()),
+        small,
+        is_apart=_is_compiled(base, delta, targets),
+    )
 
 
 def _by_size(specs: Mapping[str, TensorSpec]) -> tuple[list[str], list[str]]:
@@ -69,6 +73,19 @@ def _by_size(specs: Mapping[str, TensorSpec]) -> tuple[list[str], list[str]]:
     return names[:count], names[count:]
 
 
+def _is_compiled(
+    base: Checkpoint, delta: Delta | Lora | Merged | None, targets: Mapping[str, torch.Tensor]
+) -> bool:
+    """Whether kernels do all of it: torch casts, and copies to other devices."""
+    if isinstance(delta, Delta) and delta.parent:
+        return False
+    source = delta if isinstance(delta, Delta) else base
+    return all(
+        _is_plain(target) and spec_of(target) == base.spec(name) == source.spec(name)
+        for name, target in targets.items()
+    )
+
+
 def _copy(source: Checkpoint | Built, name: str, target: torch.Tensor) -> None:
     if not _is_plain(target) or source.spec(name) != spec_of(target):
         target.copy_(source.read(name))
@@ -77,6 +94,7 @@ def _copy(source: Checkpoint | Built, name: str, target: torch.Tensor) -> None:
     parallel_map(
         lambda block: copy_words(from_rows[block], to_rows[block]),
         row_blocks(to_rows.shape[0], to_rows.shape[1], _BLOCK_ELEMENTS),
+        is_apart=True,
     )
 
 

@@ -28,10 +28,11 @@ from merge_on_load.errors import (
     UnsupportedDtype,
 )
 from merge_on_load.floats import FLOAT32_DTYPES, row_blocks
-from merge_on_load.hashing import file_digest, parallel_map
+from merge_on_load.hashing import file_digest
 from merge_on_load.lora_config import LoraConfig
 from merge_on_load.names import ADAPTER_NAME
 from merge_on_load.specs import TensorSpec
+from merge_on_load.threads import parallel_map
 
 TENSORS_NAME = "adapter_model.safetensors"
 

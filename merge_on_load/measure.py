@@ -9,7 +9,7 @@ import torch
 
 from merge_on_load.errors import NonFinite
 from merge_on_load.floats import Rows, row_blocks, subtract
-from merge_on_load.hashing import parallel_map
+from merge_on_load.threads import parallel_map
 
 
 @dataclass

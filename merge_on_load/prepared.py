@@ -20,12 +20,12 @@ from merge_on_load.codecs import SAME, Codec, CodecSettings, Coding, Payload, cu
 from merge_on_load.delta import Delta
 from merge_on_load.errors import CorruptPayload, MergeError, MissingTensor
 from merge_on_load.floats import copy_words, matrix
-from merge_on_load.hashing import parallel_map
 from merge_on_load.recipes.merging import Merged
 from merge_on_load.specs import TensorSpec, row_count_and_width
 from merge_on_load.tensor_out import OutFile, TensorOut
 from merge_on_load.tensorfile import render_header
 from merge_on_load.tensors import raw_bytes
+from merge_on_load.threads import parallel_map
 
 _FORMAT = "deltafleet.prepared 3"
 

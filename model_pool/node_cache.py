@@ -18,7 +18,8 @@ from pathlib import Path
 
 from merge_on_load.aside import written_aside
 from merge_on_load.errors import MergeError
-from merge_on_load.hashing import file_digest, parallel_map
+from merge_on_load.hashing import file_digest
+from merge_on_load.threads import parallel_map
 from model_pool.logs import start_logging
 
 DIGESTS = "node-cache.json"  # in the copy: BLAKE3 of each file as it was read from the source

@@ -24,11 +24,11 @@ import torch
 from safetensors.torch import save_file
 
 from merge_on_load import Checkpoint, Delta, load, pack
-from merge_on_load.hashing import parallel_map
 from merge_on_load.memory import ask_for_huge_pages
 from merge_on_load.names import WEIGHTS_NAME
 from merge_on_load.specs import TensorSpec
 from merge_on_load.tensors import raw_bytes
+from merge_on_load.threads import parallel_map
 
 ROOT = Path("build/benchmarks/deltas/cold")
 SMALL_PAGES = "base, small pages"

@@ -28,8 +28,8 @@ from benchmarks.deltas.speed import PAUSE_S, ROUND_COUNT, SPEC, random_weights
 from merge_on_load import Checkpoint
 from merge_on_load.codecs import CodecSettings, frames
 from merge_on_load.codecs.lossless import LosslessCodec
-from merge_on_load.hashing import parallel_map
 from merge_on_load.tensors import raw_bytes
+from merge_on_load.threads import parallel_map
 
 ZSTD_LEVELS = (1, 3, 9, 19)
 _FRAME_WORDS = 1 << 19

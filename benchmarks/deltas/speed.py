@@ -14,9 +14,9 @@ from merge_on_load import apply_into
 from merge_on_load.calibration.ladder import thin
 from merge_on_load.codecs import Coding, make_codec
 from merge_on_load.codecs.codec import write_rows
-from merge_on_load.hashing import thread_count
 from merge_on_load.memory import ask_for_huge_pages
 from merge_on_load.specs import TensorSpec
+from merge_on_load.threads import thread_count
 
 SHAPE = (4096, 11008)  # an MLP's matrix of a 7B model: 90 MB in bfloat16
 ROUND_COUNT = 15

@@ -10,9 +10,9 @@ import torch
 
 from merge_on_load.errors import CorruptPayload, NonFinite, UnknownCodec, UnsupportedDtype
 from merge_on_load.floats import FLOAT32_DTYPES, Rows, matrix
-from merge_on_load.hashing import parallel_map, thread_count
 from merge_on_load.specs import TensorSpec
 from merge_on_load.tensors import spec_of
+from merge_on_load.threads import parallel_map, thread_count
 
 Payload = Mapping[str, torch.Tensor]  # part name -> tensor
 
@@ -142,7 +142,7 @@ def write_rows(codec: Codec, base: torch.Tensor, parts: Payload, out: torch.Tens
         block = slice(begin, min(begin + step, rows))
         codec.write(from_rows[block], cut(codec, parts, block), to_rows[block])
 
-    parallel_map(write_block, range(0, rows, step))
+    parallel_map(write_block, range(0, rows, step), is_apart=True)
 
 
 def cut(codec: Codec, parts: Payload, rows: slice) -> dict[str, torch.Tensor]:

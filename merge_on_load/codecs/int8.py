@@ -15,9 +15,9 @@ from merge_on_load.codecs.codec import (
     part,
 )
 from merge_on_load.floats import Float32, row_blocks, subtract, words
-from merge_on_load.hashing import parallel_map
 from merge_on_load.specs import TensorSpec, row_count_and_width
 from merge_on_load.tensors import raw_bytes
+from merge_on_load.threads import parallel_map
 
 _LARGEST = 127
 _FRAME_BYTES = 1 << 20
@@ -123,5 +123,5 @@ def _values(payload: Payload, expected: TensorSpec) -> torch.Tensor:
         target = data[start : start + _FRAME_BYTES]
         target[:] = frames.decompress(frame, target.size)
 
-    parallel_map(fill, zip(starts, coded, strict=True))
+    parallel_map(fill, zip(starts, coded, strict=True), is_apart=True)
     return values

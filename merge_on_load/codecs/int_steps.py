@@ -14,8 +14,8 @@ from merge_on_load.codecs.codec import (
     part,
 )
 from merge_on_load.floats import row_blocks, subtract, widened, words
-from merge_on_load.hashing import parallel_map
 from merge_on_load.specs import TensorSpec, row_count_and_width
+from merge_on_load.threads import parallel_map
 
 
 class IntStepsCodec:

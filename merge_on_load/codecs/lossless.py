@@ -17,9 +17,9 @@ from merge_on_load.codecs.codec import CodecSettings, Payload
 from merge_on_load.codecs.symbols import Tables
 from merge_on_load.errors import CorruptPayload
 from merge_on_load.floats import copy_words, matrix
-from merge_on_load.hashing import parallel_map, thread_count
 from merge_on_load.specs import TensorSpec, row_count_and_width
 from merge_on_load.tensors import raw_bytes, spec_of
+from merge_on_load.threads import parallel_map, thread_count
 
 _BLOCK_WORDS = 1 << 17
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -101,7 +101,7 @@ class LosslessCodec:
             ):
                 raise CorruptPayload("a block of coded weights does not end where it should")
 
-        parallel_map(decode_block, zip(blocks, coded, strict=True))
+        parallel_map(decode_block, zip(blocks, coded, strict=True), is_apart=True)
 
     def parts(self, spec: TensorSpec) -> dict[str, TensorSpec]:
         return {"tensor": TensorSpec(spec.dtype, row_count_and_width(spec.shape))}

@@ -21,8 +21,8 @@ from merge_on_load.codecs.codec import (
 )
 from merge_on_load.codecs.kept import Kept
 from merge_on_load.floats import row_blocks, subtract, words
-from merge_on_load.hashing import parallel_map
 from merge_on_load.specs import TensorSpec, row_count_and_width
+from merge_on_load.threads import parallel_map
 
 Int32 = npt.NDArray[np.int32]
 

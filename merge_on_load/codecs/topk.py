@@ -22,8 +22,8 @@ from merge_on_load.codecs.codec import (
 from merge_on_load.codecs.kept import Kept
 from merge_on_load.errors import CorruptPayload
 from merge_on_load.floats import Float32, row_blocks, subtract, words
-from merge_on_load.hashing import parallel_map
 from merge_on_load.specs import Bytes, TensorSpec, row_count_and_width
+from merge_on_load.threads import parallel_map
 
 _LONG_GAP = 255  # a byte that is this adds so many columns, and another one follows
 _ONE_GROUP = 1 << 31  # at one bit: one size for all of a row
@@ -91,7 +91,7 @@ class TopkCodec:
             if not kernels.mark_gaps(gaps, _LONG_GAP, count, width, marks[block]):
                 raise CorruptPayload("the places of kept weights do not fit their rows")
 
-        parallel_map(mark, zip(blocks, coded, strict=True))
+        parallel_map(mark, zip(blocks, coded, strict=True), is_apart=True)
         return {**self.kept(rows, width).expand(payload), "marks": torch.from_numpy(marks)}
 
     def write(self, base: torch.Tensor, parts: Payload, out: torch.Tensor) -> None:

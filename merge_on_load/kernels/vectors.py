@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import llvmlite.binding
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, register_model
@@ -37,6 +38,29 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]  # numba has no
     def __init__(self, manager: Any, kind: _Vector) -> None:
         super().__init__(manager, kind, kind.vector)
 
+
+class _Bfloat(ir.Type):  # type: ignore[misc]  # llvmlite has no types
+    """LLVM's bfloat, which llvmlite lacks."""
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Bfloat)
+
+    def __hash__(self) -> int:
+        return hash(_Bfloat)
+
+
+def has_bf16() -> bool:
+    """Whether this CPU rounds to bfloat16 in one instruction of 64 bytes."""
+    try:
+        return bool(llvmlite.binding.get_host_cpu_features().get("avx512bf16", False))
+    except RuntimeError:  # LLVM cannot tell of this CPU
+        return False
+
+
+_SPECIAL = 1 << 0 | 1 << 5 | 1 << 7  # quiet NaN, subnormal, signalling NaN; see VFPCLASSPS
 
 Lanes = _Vector("Lanes", _FLOAT)
 Sums = _Vector("Sums", _I32)
@@ -80,15 +104,15 @@ def read(_: Any, row: Any, column: Any) -> Any:
     return Lanes(row, column), generate
 
 
-def _write(*, is_streamed: bool) -> Any:
-    """row[column : column + LANES] = lanes, rounded to the nearest even.
+def writer(*, is_streamed: bool, has_bf16: bool) -> Any:
+    """An intrinsic: row[column : column + LANES] = lanes, rounded to the nearest even.
 
     Streamed: past the caches; row[column] lies at the begin of a cache line.
     """
 
     def typed(_: Any, row: Any, column: Any, lanes: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            words = _from_float(builder, arguments[2], row.dtype)
+            words = _from_float(builder, arguments[2], row.dtype, has_bf16=has_bf16)
             where = place(context, builder, row, words.type, *arguments[:2])
             if is_streamed:
                 store_past_caches(builder, words, where)
@@ -101,8 +125,8 @@ def _write(*, is_streamed: bool) -> Any:
     return intrinsic(typed)
 
 
-put = _write(is_streamed=False)
-stream = _write(is_streamed=True)
+put = writer(is_streamed=False, has_bf16=has_bf16())
+stream = writer(is_streamed=True, has_bf16=has_bf16())
 
 
 @intrinsic
@@ -244,21 +268,60 @@ def _small_to_float(builder: Any, small: Any) -> Any:
 
 def _to_float(builder: Any, words: Any, dtype: Any) -> Any:
     if dtype == types.uint16:
-        wide = builder.shl(builder.zext(words, Sums.vector), constant(_I32, 16))
-        return builder.bitcast(wide, Lanes.vector)
+        nothing = constant(_I16, 0)
+        order = [i // 2 + (0 if i % 2 == _HIGH_HALF else LANES) for i in range(2 * LANES)]
+        spaced = builder.shuffle_vector(words, nothing, constant(_I32, order))
+        return builder.bitcast(spaced, Lanes.vector)
     return _half_to_float(builder, words) if dtype == types.int16 else words
 
 
-def _from_float(builder: Any, lanes: Any, dtype: Any) -> Any:
+def _from_float(builder: Any, lanes: Any, dtype: Any, *, has_bf16: bool) -> Any:
     if dtype == types.uint16:
-        bits = builder.bitcast(lanes, Sums.vector)
-        odd = builder.and_(builder.lshr(bits, constant(_I32, 16)), constant(_I32, 1))
-        rounded = builder.add(builder.add(bits, constant(_I32, 0x7FFF)), odd)
-        is_number = builder.fcmp_ordered("ord", lanes, lanes)
-        found = builder.select(is_number, rounded, constant(_I32, 0x7FC00000))
-        halves = builder.bitcast(found, ir.VectorType(_I16, 2 * LANES))
-        return shuffled(builder, halves, range(_HIGH_HALF, 2 * LANES, 2))  # faster than a shift
+        return (_bfloat_by_one if has_bf16 else _bfloat_by_bits)(builder, lanes)
     return _half_from_float(builder, lanes) if dtype == types.int16 else lanes
+
+
+def _bfloat_by_bits(builder: Any, lanes: Any) -> Any:
+    bits = builder.bitcast(lanes, Sums.vector)
+    odd = builder.and_(builder.lshr(bits, constant(_I32, 16)), constant(_I32, 1))
+    rounded = builder.add(builder.add(bits, constant(_I32, 0x7FFF)), odd)
+    is_number = builder.fcmp_ordered("ord", lanes, lanes)
+    found = builder.select(is_number, rounded, constant(_I32, 0x7FC00000))
+    halves = builder.bitcast(found, ir.VectorType(_I16, 2 * LANES))
+    return shuffled(builder, halves, range(_HIGH_HALF, 2 * LANES, 2))  # faster than a shift
+
+
+def _bfloat_by_one(builder: Any, lanes: Any) -> Any:
+    """By AVX-512's instruction for it, which takes subnormal numbers for zeros and leaves NaN as it
+    was: lines with one of those go the other way.
+    """
+    half = ir.VectorType(_FLOAT, LANES // 2)
+    halves = [
+        shuffled(builder, lanes, range(begin, begin + LANES // 2)) for begin in (0, LANES // 2)
+    ]
+    few_bits = ir.VectorType(ir.IntType(1), LANES // 2)
+    is_special = _call(builder, "llvm.x86.avx512.fpclass.ps.512", few_bits, (half, _I32))
+    words = [builder.bitcast(is_special(one, ir.Constant(_I32, _SPECIAL)), _I16) for one in halves]
+    are_special = builder.icmp_unsigned("!=", builder.or_(*words), ir.Constant(_I16, 0))
+    with builder.if_else(are_special, likely=False) as (then, otherwise):
+        with then:
+            slowly, slow_block = _bfloat_by_bits(builder, lanes), builder.block
+        with otherwise:
+            kind = ir.VectorType(_Bfloat(), LANES)
+            round_ = _call(builder, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", kind, (half, half))
+            fast = builder.bitcast(round_(halves[1], halves[0]), slowly.type)
+            fast_block = builder.block
+    found = builder.phi(slowly.type)
+    found.add_incoming(slowly, slow_block)
+    found.add_incoming(fast, fast_block)
+    return found
+
+
+def _call(builder: Any, name: str, result: Any, arguments: Sequence[Any]) -> Any:
+    """LLVM's own function, to be called."""
+    kind = ir.FunctionType(result, arguments)
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    return lambda *values: builder.call(function, values)
 
 
 # The two conversions of float16 follow F. Giesen, see `lines`: not every CPU has instructions.

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 import numpy as np
 
 from merge_on_load.errors import BadRecipe, MergeError, ShapeMismatch
-from merge_on_load.hashing import thread_count
 from merge_on_load.methods.method import Input, Out, Task, Values
 from merge_on_load.recipes.plan import Job, Origin, Plan
 from merge_on_load.recipes.sources import words_of
+from merge_on_load.threads import thread_count
 
 # While one thread waits for the disk, another computes.
 _THREADS_PER_CORE = 2

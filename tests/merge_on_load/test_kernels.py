@@ -11,12 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 
 from merge_on_load import kernels
 from merge_on_load.codecs import on_device, steps
 from merge_on_load.codecs.lowrank import largest_factor
 from merge_on_load.floats import copy_words, words
-from merge_on_load.kernels import lowrank
+from merge_on_load.kernels import lowrank, vectors
 from merge_on_load.tensors import raw_bytes
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -272,6 +273,31 @@ def test_wide_products_are_taken_in_stretches(rank):
 
 # By factors of a word: what CPUs run that have no instruction for it.
 PLAIN_PRODUCTS = {32 // bits: lowrank.adder(bits, has_vnni=False) for bits in (8, 16)}
+
+
+def rounder(*, has_bf16: bool):
+    """Rounds float32 to bfloat16 by lines, as writing them does."""
+    write = vectors.writer(is_streamed=False, has_bf16=has_bf16)
+
+    @njit
+    def rounded(values, out):
+        for begin in range(0, values.size, vectors.LANES):
+            write(out, begin, vectors.read(values, begin))
+
+    return rounded
+
+
+@pytest.mark.parametrize("has_bf16", sorted({False, vectors.has_bf16()}))
+@pytest.mark.parametrize("low_half", [0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF])
+def test_every_float_is_rounded_as_torch_does(has_bf16, low_half):
+    bits = np.arange(1 << 16, dtype=np.uint32) << 16 | np.uint32(low_half)
+    mixed = np.random.default_rng(6).permutation(bits)  # normal ones beside NaN and subnormal ones
+    values = np.concatenate([bits, mixed]).view(np.float32)
+    out = torch.empty(values.size, dtype=torch.bfloat16)
+
+    rounder(has_bf16=has_bf16)(values, words(out))
+
+    assert_same_bits(out, torch.from_numpy(values).bfloat16())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
