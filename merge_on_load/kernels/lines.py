@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic, overload
 
 from merge_on_load.kernels.vectors import (
     CACHE_LINE_BYTES,
     LANES,
+    call,
     place,
     plus,
     put,
@@ -175,9 +176,7 @@ def fetch_ahead(_: Any, array: Any, index: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         where = place(context, builder, array, ir.IntType(8), *arguments)
         numbers = [ir.Constant(ir.IntType(32), value) for value in (0, 3, 1)]  # read, keep, data
-        kind = ir.FunctionType(ir.VoidType(), [where.type, *(one.type for one in numbers)])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [where, *numbers])
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), where, *numbers)
         return context.get_dummy_value()
 
     return types.void(array, index), generate

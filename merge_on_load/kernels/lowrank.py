@@ -6,11 +6,10 @@ The product is a sum of integers, so it is exact in any order: each CPU adds as 
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import njit
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
 from merge_on_load.kernels.lines import (
@@ -24,7 +23,9 @@ from merge_on_load.kernels.lines import (
 from merge_on_load.kernels.vectors import (
     LANES,
     Sums,
+    call,
     constant,
+    cpu_has,
     place,
     plus,
     read,
@@ -38,6 +39,8 @@ from merge_on_load.kernels.vectors import (
 _ROWS = 4  # that are multiplied at once, so that `right` is read once for all of them
 _STRETCH_BYTES = 1 << 18  # of `right`: stays in the second cache while all rows go over it
 _BIAS = 0x80808080  # makes four signed bytes unsigned ones, 128 more each
+
+_HAS_VNNI = cpu_has("avx512vnni")  # it multiplies and adds small integers, 64 bytes at once
 
 _I32 = ir.IntType(32)
 
@@ -107,22 +110,12 @@ def _dot_of_vnni(builder: Any, bits: int, sums: Any, words: Any, columns: Any) -
     """By AVX-512's instruction for it, sixteen lanes at a time."""
     half = ir.VectorType(_I32, LANES // 2)
     name = {8: "llvm.x86.avx512.vpdpbusd.512", 16: "llvm.x86.avx512.vpdpwssd.512"}[bits]
-    kind = ir.FunctionType(half, (half, half, half))
-    function = cgutils.get_or_insert_function(builder.module, kind, name)
     found = []
     for begin in (0, LANES // 2):
         order = range(begin, begin + LANES // 2)
         parts = (shuffled(builder, one, order) for one in (sums, words, columns))
-        found.append(builder.call(function, tuple(parts)))
+        found.append(call(builder, name, half, *parts))
     return builder.shuffle_vector(*found, constant(_I32, range(LANES)))
-
-
-def has_vnni() -> bool:
-    """Whether this CPU multiplies and adds small integers in one instruction of 64 bytes."""
-    try:
-        return bool(llvmlite.binding.get_host_cpu_features().get("avx512vnni", False))
-    except RuntimeError:  # LLVM cannot tell of this CPU
-        return False
 
 
 @njit
@@ -241,7 +234,7 @@ def adder(bits: int, *, has_vnni: bool) -> Callable[..., None]:
     return made
 
 
-_ADDERS = {bits: adder(bits, has_vnni=has_vnni()) for bits in (8, 16)}
+_ADDERS = {bits: adder(bits, has_vnni=_HAS_VNNI) for bits in (8, 16)}
 
 
 def add_product(

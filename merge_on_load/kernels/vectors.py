@@ -52,14 +52,15 @@ class _Bfloat(ir.Type):  # type: ignore[misc]  # llvmlite has no types
         return hash(_Bfloat)
 
 
-def has_bf16() -> bool:
-    """Whether this CPU rounds to bfloat16 in one instruction of 64 bytes."""
+def cpu_has(feature: str) -> bool:
+    """Whether this CPU has what LLVM calls so."""
     try:
-        return bool(llvmlite.binding.get_host_cpu_features().get("avx512bf16", False))
+        return bool(llvmlite.binding.get_host_cpu_features().get(feature, False))
     except RuntimeError:  # LLVM cannot tell of this CPU
         return False
 
 
+HAS_BF16 = cpu_has("avx512bf16")  # it rounds to bfloat16 in one instruction of 64 bytes
 _SPECIAL = 1 << 0 | 1 << 5 | 1 << 7  # quiet NaN, subnormal, signalling NaN; see VFPCLASSPS
 
 Lanes = _Vector("Lanes", _FLOAT)
@@ -85,6 +86,13 @@ def store_past_caches(builder: Any, value: Any, where: Any) -> None:
     stored = builder.store(value, where, align=CACHE_LINE_BYTES)
     one = builder.module.add_metadata([ir.Constant(_I32, 1)])
     stored.set_metadata("nontemporal", one)
+
+
+def call(builder: Any, name: str, result: Any, *values: Any) -> Any:
+    """What LLVM's own function gives, of LLVM's type `result`."""
+    kind = ir.FunctionType(result, [value.type for value in values])
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    return builder.call(function, values)
 
 
 def shuffled(builder: Any, vector: Any, order: Sequence[int]) -> Any:
@@ -125,8 +133,8 @@ def writer(*, is_streamed: bool, has_bf16: bool) -> Any:
     return intrinsic(typed)
 
 
-put = writer(is_streamed=False, has_bf16=has_bf16())
-stream = writer(is_streamed=True, has_bf16=has_bf16())
+put = writer(is_streamed=False, has_bf16=HAS_BF16)
+stream = writer(is_streamed=True, has_bf16=HAS_BF16)
 
 
 @intrinsic
@@ -174,10 +182,8 @@ def spread(_: Any, values: Any, at: Any, marks: Any, index: Any) -> Any:
         mask = _mask(context, builder, marks, *arguments[2:])
         where = place(context, builder, values, _FLOAT, *arguments[:2])
         nothing = constant(_FLOAT, -0.0)
-        kind = ir.FunctionType(Lanes.vector, (where.type, mask.type, nothing.type))
         name = f"llvm.masked.expandload.v{LANES}f32"
-        function = cgutils.get_or_insert_function(builder.module, kind, name)
-        return builder.call(function, [where, mask, nothing])
+        return call(builder, name, Lanes.vector, where, mask, nothing)
 
     return Lanes(values, types.int64, marks, index), generate
 
@@ -295,33 +301,24 @@ def _bfloat_by_one(builder: Any, lanes: Any) -> Any:
     """By AVX-512's instruction for it, which takes subnormal numbers for zeros and leaves NaN as it
     was: lines with one of those go the other way.
     """
-    half = ir.VectorType(_FLOAT, LANES // 2)
     halves = [
         shuffled(builder, lanes, range(begin, begin + LANES // 2)) for begin in (0, LANES // 2)
     ]
     few_bits = ir.VectorType(ir.IntType(1), LANES // 2)
-    is_special = _call(builder, "llvm.x86.avx512.fpclass.ps.512", few_bits, (half, _I32))
-    words = [builder.bitcast(is_special(one, ir.Constant(_I32, _SPECIAL)), _I16) for one in halves]
-    are_special = builder.icmp_unsigned("!=", builder.or_(*words), ir.Constant(_I16, 0))
+    special, name = ir.Constant(_I32, _SPECIAL), "llvm.x86.avx512.fpclass.ps.512"
+    masks = [builder.bitcast(call(builder, name, few_bits, one, special), _I16) for one in halves]
+    are_special = builder.icmp_unsigned("!=", builder.or_(*masks), ir.Constant(_I16, 0))
     with builder.if_else(are_special, likely=False) as (then, otherwise):
         with then:
             slowly, slow_block = _bfloat_by_bits(builder, lanes), builder.block
         with otherwise:
-            kind = ir.VectorType(_Bfloat(), LANES)
-            round_ = _call(builder, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", kind, (half, half))
-            fast = builder.bitcast(round_(halves[1], halves[0]), slowly.type)
-            fast_block = builder.block
+            kind, name = ir.VectorType(_Bfloat(), LANES), "llvm.x86.avx512bf16.cvtne2ps2bf16.512"
+            rounded = call(builder, name, kind, halves[1], halves[0])
+            fast, fast_block = builder.bitcast(rounded, slowly.type), builder.block
     found = builder.phi(slowly.type)
     found.add_incoming(slowly, slow_block)
     found.add_incoming(fast, fast_block)
     return found
-
-
-def _call(builder: Any, name: str, result: Any, arguments: Sequence[Any]) -> Any:
-    """LLVM's own function, to be called."""
-    kind = ir.FunctionType(result, arguments)
-    function = cgutils.get_or_insert_function(builder.module, kind, name)
-    return lambda *values: builder.call(function, values)
 
 
 # The two conversions of float16 follow F. Giesen, see `lines`: not every CPU has instructions.

@@ -287,7 +287,7 @@ def rounder(*, has_bf16: bool):
     return rounded
 
 
-@pytest.mark.parametrize("has_bf16", sorted({False, vectors.has_bf16()}))
+@pytest.mark.parametrize("has_bf16", sorted({False, vectors.HAS_BF16}))
 @pytest.mark.parametrize("low_half", [0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF])
 def test_every_float_is_rounded_as_torch_does(has_bf16, low_half):
     bits = np.arange(1 << 16, dtype=np.uint32) << 16 | np.uint32(low_half)
