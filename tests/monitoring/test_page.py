@@ -24,27 +24,25 @@ PARENT = "00f067aa0ba902b7"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def page(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Fleet, dict]]:
+async def page(
+    tmp_path_factory: pytest.TempPathFactory, long_request: inference_pb2.GenerateRequest
+) -> AsyncIterator[tuple[Fleet, dict]]:
     """A fleet of this module's own after every kind of end that a request can have, and its page
     at that moment.
     """
     async with running_fleet(tmp_path_factory.mktemp("page")) as running:
-        await traffic(running)
+        await traffic(running, long_request)
         yield running, await families(running.metrics)
 
 
-async def traffic(fleet: Fleet) -> None:
+async def traffic(fleet: Fleet, long_request: inference_pb2.GenerateRequest) -> None:
     rng = random.Random(6)
     prompts = [TASKS[task].generate(rng).prompt for task in sorted(TASKS) for _ in range(3)]
     await asyncio.gather(*map(fleet.ask, prompts))
     traced = (("traceparent", f"00-{TRACE}-{PARENT}-01"),)
     request = inference_pb2.GenerateRequest(prompt=prompts[0])
     await fleet.inference.Generate(request, metadata=traced)
-    call = fleet.inference.StreamGenerate(
-        inference_pb2.GenerateRequest(
-            prompt="The sea", model="base", temperature=2, max_output_token_count=400
-        )
-    )
+    call = fleet.inference.StreamGenerate(long_request)
     await first_text(call)
     call.cancel()
     await refusal(fleet.ask(prompts[0], model="nobody"))

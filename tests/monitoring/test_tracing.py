@@ -172,13 +172,12 @@ async def test_a_refusal_is_an_error_with_its_reason_and_no_text(
 
 
 async def test_a_caller_that_leaves_ends_the_spans(
-    traced_fleet: Fleet, collector: tuple[Collector, str]
+    traced_fleet: Fleet,
+    collector: tuple[Collector, str],
+    long_request: inference_pb2.GenerateRequest,
 ) -> None:
     trace = "3" * 32
-    request = inference_pb2.GenerateRequest(
-        prompt="The sea", model="base", temperature=2, max_output_token_count=400
-    )
-    call = traced_fleet.inference.StreamGenerate(request, metadata=within(trace))
+    call = traced_fleet.inference.StreamGenerate(long_request, metadata=within(trace))
     await first_text(call)
     call.cancel()
     found = await collector[0].trace(trace, 3)

@@ -25,8 +25,8 @@ from support.fleet import REPO, Fleet, first_text, running_fleet
 
 HOSTILE = "<script>document.title = 'taken'</script><img src=x onerror=alert(1)>"
 CALLER = "<b>shop</b> & \"sons\" <script src='//evil.example'></script>"
-# Words that nothing else on the page has.
-SECRET = "Zanzibar quokka 7731"
+# Words that nothing else on the page has; no number, for the page's hold any digits.
+SECRET = "Zanzibar quokka marzipan"
 REQUEST_COUNT = 3 * len(TASKS) + 3
 # By the plot of requests, and by the last row of the table of money.
 COUNTED = "Chart.getChart('routing-models').data.datasets.flatMap((one) => one.data)"
@@ -40,7 +40,9 @@ PLOTS = {
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def seen(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Fleet, Look]]:
+async def seen(
+    tmp_path_factory: pytest.TempPathFactory, long_request: inference_pb2.GenerateRequest
+) -> AsyncIterator[tuple[Fleet, Look]]:
     """A fleet of this module's own after all kinds of requests, and a browser that saw them."""
     directory = tmp_path_factory.mktemp("page")
     async with (
@@ -53,7 +55,7 @@ async def seen(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[
     ):
         await look.until("document.querySelector('#recent .empty')")
         look.at_first = await look.page.locator("main").inner_text()
-        look.answers = await traffic(fleet)
+        look.answers = await traffic(fleet, long_request)
         await look.until(f"({COUNTED}) === {REQUEST_COUNT}")
         await look.until(f"document.querySelector('#recent').rows.length > {REQUEST_COUNT}")
         await look.until(f"({PAID}) === '{REQUEST_COUNT}'")
@@ -70,7 +72,7 @@ def old_prices(directory: Path) -> Path:
     return file
 
 
-async def traffic(fleet: Fleet) -> list[str]:
+async def traffic(fleet: Fleet, long_request: inference_pb2.GenerateRequest) -> list[str]:
     """Requests of every task, one out of scope, one from a strange caller, one that is cancelled.
 
     Returns the answers' texts.
@@ -80,11 +82,7 @@ async def traffic(fleet: Fleet) -> list[str]:
     answers = await asyncio.gather(*map(fleet.ask, [*prompts, f"Write a poem about the {SECRET}"]))
     request = inference_pb2.GenerateRequest(prompt=f"Translate into Spanish: the red {SECRET}")
     await fleet.inference.Generate(request, metadata=(("deltafleet-caller", CALLER),))
-    call = fleet.inference.StreamGenerate(
-        inference_pb2.GenerateRequest(
-            prompt="The sea", model="base", temperature=2, max_output_token_count=400
-        )
-    )
+    call = fleet.inference.StreamGenerate(long_request)
     await first_text(call)
     call.cancel()
     return [one.text for one in answers]
