@@ -279,7 +279,7 @@ def turn_s(switch_cost_s: float, policy: Policy) -> float:
 
 def rotation_s(queues: Iterable[Queue]) -> float:
     """Seconds in which each of these models gets one turn of minimum length."""
-    return sum([one.turn_s for one in queues])
+    return math.fsum(one.turn_s for one in queues)  # whatever their order
 
 
 def wait_bound_s(policy: Policy, waiting_count: int, switch_cost_s: float) -> float:

@@ -23,7 +23,7 @@ from model_pool.errors import (
 from model_pool.switching import Priority
 
 PROMPTS = tuple(f"{'the price of tea, ' * (i % 7)}number {i}" for i in range(40))
-LONG = {"max_output_token_count": 200}
+LONG = {"max_output_token_count": 200}  # "place wait" is answered with all of them
 
 
 async def test_the_last_piece_alone_has_a_finish_reason_and_usage_grows(
@@ -300,7 +300,7 @@ async def test_one_callers_burst_does_not_keep_another_out(start_engine: StartEn
     noisy = [replace(job(f"noise {i}"), caller="noisy") for i in range(8)]
     quiet = replace(job("a question"), caller="quiet")
     async with start_engine(max_running_count=1) as engine:
-        order = await in_order(engine, job("the first one", **LONG), [*noisy, quiet])
+        order = await in_order(engine, job("place wait", **LONG), [*noisy, quiet])
 
     # One of the noisy may be the first that is there when the place is free, and one goes in turn.
     assert order.index("quiet") <= 2
@@ -313,7 +313,7 @@ async def test_the_urgent_pass_those_that_wait(start_engine: StartEngine) -> Non
         for i in range(3)
     ]
     async with start_engine(max_running_count=1) as engine:
-        order = await in_order(engine, job("the first one", **LONG), jobs)
+        order = await in_order(engine, job("place wait", **LONG), jobs)
 
     # As above, one may have got the place before the others were there.
     later = [Priority[name] for name in order[1:]]

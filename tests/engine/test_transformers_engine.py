@@ -294,7 +294,7 @@ async def test_stop_ends_running_jobs_after_the_step_they_are_in(
 ) -> None:
     async with start() as engine:
         watch.close_gate(after=3)
-        tasks = await submit(engine, [job("go on", **LONG), job("me too", "sql", **LONG)])
+        tasks = await submit(engine, [job("go on", **LONG), job("why?", "sql", **LONG)])
         await asyncio.to_thread(watch.is_waiting.wait)
         stopping = asyncio.create_task(engine.stop())
         await asyncio.sleep(0)

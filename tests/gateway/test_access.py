@@ -17,6 +17,7 @@ from gateway.identity.scopes import SCOPE_OF
 from support.command import run
 from support.fleet import Failure, Fleet, failure_of, refusal, running_fleet, until
 from support.issuer import Issuer
+from support.live_fleet import write_whole
 from support.tenants import Tenants, make_tenants
 
 SQL = "Which products cost more than 20 dollars? Write the SQL query."
@@ -229,14 +230,14 @@ async def test_a_key_comes_and_goes_without_a_restart(guarded: Fleet, tenants: T
 
     await until(is_known)
     whole = tenants.keys_file.read_text()
-    tenants.keys_file.write_text(whole.replace("caller: newcomer", "caler: newcomer"))
+    write_whole(tenants.keys_file, whole.replace("caller: newcomer", "caler: newcomer"))
 
     async def is_refused() -> bool:
         return any("file_refused" in line for line in guarded.lines)
 
     await until(is_refused)
     assert await is_known(), "the keys before hold"
-    tenants.keys_file.write_text(whole)
+    write_whole(tenants.keys_file, whole)
     tenants.revoke("newcomer")
     await until(is_unknown)
     failure = await ended(guarded, method, metadata)

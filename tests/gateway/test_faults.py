@@ -104,7 +104,12 @@ async def test_a_cancelled_stream_stops_computing(
 async def test_a_deadline_ends_the_call_and_is_recorded(
     frail: Fleet, long_request: inference_pb2.GenerateRequest
 ) -> None:
-    failure = await refusal(frail.inference.Generate(long_request, timeout=0.05))
+    (pid,) = frail.worker_pids()
+    os.kill(pid, signal.SIGSTOP)  # nothing is answered meanwhile
+    try:
+        failure = await refusal(frail.inference.Generate(long_request, timeout=2))
+    finally:
+        os.kill(pid, signal.SIGCONT)
     assert failure.code is StatusCode.DEADLINE_EXCEEDED
 
     async def is_recorded() -> bool:

@@ -36,7 +36,11 @@ async def test_changed_weights_answer_under_their_own_digest(tmp_path: Path) -> 
 async def test_what_left_leaves_memory_when_its_time_is_over(tmp_path: Path) -> None:
     async with live_fleet(tmp_path, small_fleet("arithmetic", "sql"), pool__linger_s=0.0) as live:
         await live.fleet.ask(SUM, model="sql")
-        assert _is_loaded(live, "sql")
+
+        async def is_there() -> bool:
+            return _is_loaded(live, "sql")
+
+        await until(is_there)  # a worker tells what it holds a moment after the answer
         await live.change(lambda document: document["specialists"].pop("sql"))
 
         async def is_gone() -> bool:

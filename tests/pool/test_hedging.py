@@ -29,7 +29,7 @@ def test_never_more_than_its_share_runs_twice(share: float, wants: list[bool]) -
         if is_slow and budget.has_room:
             budget.spend()
             spent_count += 1
-        assert spent_count <= share * place
+        assert spent_count <= share * place + 1e-9
 
 
 def test_a_calm_saves_up_little() -> None:

@@ -61,7 +61,7 @@ async def test_a_cancelled_request_computes_no_step_after_the_one_it_is_in(
     watch.close_gate(after=STEP_COUNT)
     call = stub.Run(asked("The sea"))
     await call.read()
-    await asyncio.to_thread(watch.is_waiting.wait)
+    assert await asyncio.to_thread(watch.is_waiting.wait, 60)
     call.cancel()
     await until_empty(worker)
     watch.open_gate()
@@ -74,8 +74,8 @@ async def test_a_request_whose_deadline_passes_computes_no_further_step(
     worker: InProcessWorker, stub: worker_pb2_grpc.WorkerServiceStub, watch: ForwardWatch
 ) -> None:
     watch.close_gate(after=STEP_COUNT)
-    call = stub.Run(asked("The sea"), timeout=1.0)
-    await asyncio.to_thread(watch.is_waiting.wait)
+    call = stub.Run(asked("The sea"), timeout=10)
+    assert await asyncio.to_thread(watch.is_waiting.wait, 60)
     with pytest.raises(grpc.aio.AioRpcError) as failure:
         async for _ in call:
             pass
@@ -94,8 +94,8 @@ async def test_a_request_that_waits_is_dropped_before_its_first_step(
     watch.close_gate(after=STEP_COUNT)
     running = stub.Run(asked("The sea"))
     await running.read()
-    await asyncio.to_thread(watch.is_waiting.wait)
-    leaving, late = stub.Run(asked("leaving")), stub.Run(asked("late"), timeout=1.0)
+    assert await asyncio.to_thread(watch.is_waiting.wait, 60)
+    leaving, late = stub.Run(asked("leaving")), stub.Run(asked("late"), timeout=10)
     while worker.engine.report().queued_count < 2:
         await asyncio.sleep(0.001)
     leaving.cancel()

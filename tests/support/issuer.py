@@ -78,10 +78,10 @@ class Issuer:
         return self._keys[name][1].public_key()
 
     def token(self, key: str, **claims: object) -> str:
-        """A token that is good for a minute, but for the claims that are given; None: left out."""
+        """A token that is good for an hour, but for the claims that are given; None: left out."""
         algorithm, secret = self._keys[key]
         now = int(time.time())
-        said = {"iss": self.name, "aud": AUDIENCE, "sub": "robot", "iat": now, "exp": now + 60}
+        said = {"iss": self.name, "aud": AUDIENCE, "sub": "robot", "iat": now, "exp": now + 3600}
         said |= {"scope": "infer"} | claims
         plain = {name: one for name, one in said.items() if one is not None}
         return jwt.encode(plain, secret, algorithm, headers={"kid": key})

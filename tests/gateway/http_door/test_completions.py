@@ -112,18 +112,17 @@ def test_the_client_that_waits(open_fleet: Fleet) -> None:
     assert text.endswith("82")
 
 
-async def test_sampling_is_passed_on(
-    open_fleet: Fleet, client: openai.AsyncOpenAI, long_request: inference_pb2.GenerateRequest
-) -> None:
-    cut = inference_pb2.GenerateRequest()
-    cut.CopyFrom(long_request)
-    cut.max_output_token_count = 30
-    theirs = await open_fleet.inference.Generate(cut)
+async def test_sampling_is_passed_on(open_fleet: Fleet, client: openai.AsyncOpenAI) -> None:
+    seed = 1583  # a long answer
+    asked = inference_pb2.GenerateRequest(
+        prompt="The sea", model="base", temperature=2, seed=seed, max_output_token_count=30
+    )
+    theirs = await open_fleet.inference.Generate(asked)
     fields = {
         "model": "base",
-        "messages": user(long_request.prompt),
+        "messages": user(asked.prompt),
         "temperature": 2,
-        "seed": long_request.seed,
+        "seed": seed,
     }
     ours = await client.chat.completions.create(max_completion_tokens=30, **fields)
     older = await client.chat.completions.create(max_tokens=30, **fields)

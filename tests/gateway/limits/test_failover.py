@@ -22,7 +22,7 @@ from support.redis_server import RedisServer, counters_at
 
 BUDGET = Limits(daily_budget_nano_usd=1000)
 STREAMS = Limits(concurrent_streams=3)
-OPERATION_S = 1.0
+OPERATION_S = 5.0
 
 
 @contextlib.asynccontextmanager
@@ -94,7 +94,7 @@ async def test_money_waits_for_redis_and_rates_go_on(
     for _ in range(200):
         with pytest.raises(LimitsUnavailable):
             await counters.admit(ask(BUDGET))
-    # None of them waited for it: one that did would take a second.
+    # None of them waited for it: one that did would take as long as an operation may.
     assert time.monotonic() - started_s < 200 * OPERATION_S / 4
     assert counters.told == [True, False]
 

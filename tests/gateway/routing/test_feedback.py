@@ -138,7 +138,7 @@ def test_what_has_left_has_no_say(
     bounded = opinions(different, capacity).corrected(row, "sql")
     last = opinions(different[-capacity:]).corrected(row, "sql")
     for model in MODELS:
-        assert bounded(model, estimate) == pytest.approx(last(model, estimate))
+        assert bounded(model, estimate) == pytest.approx(last(model, estimate), abs=ROUNDING)
 
 
 def test_answers_are_remembered_for_a_while() -> None:
