@@ -19,14 +19,13 @@ from merge_on_load.kernels.ans import (
     encoding_table,
     most_bytes,
 )
-from merge_on_load.kernels.lines import STAMP, compiled, load, store
+from merge_on_load.kernels.lines import compiled, load, store
 from merge_on_load.kernels.lowrank import add_product
 from merge_on_load.kernels.sparse import add_marked, add_sparse, mark_gaps, places
 from merge_on_load.kernels.steps import add_steps
 
 __all__ = [
     "SLOTS",
-    "STAMP",
     "add_marked",
     "add_product",
     "add_scaled",

@@ -11,6 +11,8 @@ need not be read first, as plain stores do.
 Importing this imports numba, which takes part of a second: only what decodes does so.
 """
 
+import functools
+import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -40,15 +42,26 @@ _AHEAD = (
 LARGE_BYTES = 1 << 21  # more than stays in a core's cache until it is read again
 
 
-_FILES = sorted(Path(__file__).parent.glob("*.py"))
-STAMP = (max(file.stat().st_mtime for file in _FILES), sum(file.stat().st_size for file in _FILES))
+_HERE = Path(__file__).parent
 
 
-def compiled(function: Callable[..., Any], stamp: tuple[float, int] = STAMP) -> Any:
-    """Compiled for each combination of dtypes on its first call; kept on disk where that can be.
+@functools.cache
+def stamp_of(folder: Path) -> tuple[float, int]:
+    """Changes where a file does of that folder or of the kernels'."""
+    found = [file.stat() for one in {_HERE, folder} for file in one.glob("*.py")]
+    return max(one.st_mtime for one in found), sum(one.st_size for one in found)
 
-    stamp: of all files whose kernels it may contain, as numba looks at the function's own alone.
+
+def compiled(function: Callable[..., Any], variant: str = "") -> Any:
+    """Compiled for each combination of dtypes on its first call; kept on disk where that can be,
+    until a file changes whose kernels it may contain: one of its folder's, or of this one's.
+
+    variant: tells apart what one function makes of several closures, "4 bits" from "8 bits".
+    ValueError: a closure without one.
     """
+    if function.__closure__ and not variant:
+        raise ValueError(f"{function.__qualname__} is a closure: which of them it is must be told")
+    stamp = stamp_of(Path(function.__code__.co_filename).parent)
     try:
         made = njit(function, nogil=True, cache=True)
     except RuntimeError:  # no directory to keep it in can be written to
@@ -57,6 +70,15 @@ def compiled(function: Callable[..., Any], stamp: tuple[float, int] = STAMP) -> 
     kept = getattr(cache, "_cache_file", None)
     if kept is not None and hasattr(kept, "_source_stamp"):
         kept._source_stamp = stamp
+    if variant and hasattr(cache, "_index_key"):
+        # Numba tells closures apart by what they contain, pickled: functions have a number there
+        # that is another in each process, so that nothing would be found again.
+        code = hashlib.sha256(function.__code__.co_code).hexdigest()
+        cache._index_key = lambda signature, codegen: (
+            signature,
+            codegen.magic_tuple(),
+            (code, variant),
+        )
     save = cache.save_overload
 
     def save_where_there_is_room(*arguments: Any) -> None:

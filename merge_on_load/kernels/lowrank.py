@@ -230,7 +230,7 @@ def adder(bits: int, *, has_vnni: bool) -> Callable[..., None]:
         if is_streamed:
             fence()
 
-    made: Callable[..., None] = compiled(add_product)
+    made: Callable[..., None] = compiled(add_product, f"{bits} bits, {has_vnni=}")
     return made
 
 

@@ -99,7 +99,7 @@ def _adder(bits: int) -> Callable[..., None]:
         if is_streamed:
             fence()
 
-    made: Callable[..., None] = compiled(add_seeded)
+    made: Callable[..., None] = compiled(add_seeded, f"{bits} bits")
     return made
 
 
@@ -138,7 +138,7 @@ def _marked_adder(bits: int) -> Callable[..., None]:
         if is_streamed:
             fence()
 
-    made: Callable[..., None] = compiled(add_marked)
+    made: Callable[..., None] = compiled(add_marked, f"{bits} bits")
     return made
 
 

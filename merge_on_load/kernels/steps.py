@@ -84,7 +84,7 @@ def _adder(bits: int) -> Callable[..., None]:
         if is_streamed:
             fence()
 
-    made: Callable[..., None] = compiled(add_steps)
+    made: Callable[..., None] = compiled(add_steps, f"{bits} bits")
     return made
 
 

@@ -11,8 +11,6 @@ Importing this imports numba.
 # over a whole tensor have _LANES float64 lanes, because LLVM may not reorder a sum by itself:
 # one order on every machine, and one result.
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +18,7 @@ from numba import carray
 from numba.core import types
 from numba.extending import intrinsic
 
-from merge_on_load.kernels import STAMP, load, store
-from merge_on_load.kernels import compiled as compiled_alone
+from merge_on_load.kernels import compiled, load, store
 from merge_on_load.methods.blocks import BFLOAT16, FLOAT16
 
 TILE = 2048  # 8 KiB of float32: several stay in the innermost cache
@@ -41,18 +38,6 @@ __all__ = [
     "subtract",
     "write",
 ]
-
-
-_FILES = sorted(Path(__file__).parent.glob("*.py"))
-_STAMP = (
-    max(STAMP[0], *(file.stat().st_mtime for file in _FILES)),
-    STAMP[1] + sum(file.stat().st_size for file in _FILES),
-)
-
-
-def compiled(function: Callable[..., Any]) -> Any:
-    """As `kernels` compiles: anew where any file changes that has kernels, of both packages."""
-    return compiled_alone(function, _STAMP)
 
 
 def _pointer_to(dtype: Any) -> Any:

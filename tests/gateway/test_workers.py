@@ -41,6 +41,12 @@ async def running_worker(
         await process.wait()
 
 
+def metrics(fleet: Fleet) -> str:
+    """What Prometheus reads of the gateway."""
+    with urllib.request.urlopen(f"http://{fleet.metrics}/metrics") as page:
+        return page.read().decode()
+
+
 async def test_two_workers_at_addresses_and_one_that_leaves(tmp_path: Path) -> None:
     addresses = {name: f"unix:{tmp_path / name}.sock" for name in ("left", "right")}
     workers = [{"name": name, "address": address} for name, address in addresses.items()]
@@ -50,6 +56,12 @@ async def test_two_workers_at_addresses_and_one_that_leaves(tmp_path: Path) -> N
         running_fleet(tmp_path, pool__workers=workers) as fleet,
     ):
         assert not fleet.worker_pids(), "the gateway started workers of its own"
+
+        async def are_both_up() -> bool:
+            page = await asyncio.to_thread(metrics, fleet)
+            return all(f'deltafleet_worker_up{{worker="{name}"}} 1.0' in page for name in addresses)
+
+        await until(are_both_up)
         first = await fleet.ask("What is 3 plus 4?")
         again = await fleet.ask("What is 3 plus 4?")
         assert first.summary.worker == again.summary.worker, "the weights are there already"
@@ -84,8 +96,7 @@ async def until_health(address: str, *wanted: str) -> str:
 
 
 def waiting_count(fleet: Fleet, model: str) -> float:
-    with urllib.request.urlopen(f"http://{fleet.metrics}/metrics") as page:
-        lines = page.read().decode().splitlines()
+    lines = metrics(fleet).splitlines()
     start = f'deltafleet_pool_waiting_requests{{model="{model}"}} '
     return next(float(line.removeprefix(start)) for line in lines if line.startswith(start))
 

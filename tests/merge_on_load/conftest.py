@@ -1,6 +1,7 @@
 """Tiny checkpoints on disk, shaped as Hugging Face writes them."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -38,12 +39,14 @@ def save(tmp_path: Path) -> Saver:
 
 @pytest.fixture
 def flip() -> Callable[[Path, int], None]:
-    """flip(file, position) changes one bit of one byte."""
+    """flip(file, position) changes one bit of one byte, at another time even by a coarse clock."""
 
     def change(file: Path, position: int) -> None:
         content = bytearray(file.read_bytes())
         content[position] ^= 1
+        later_ns = file.stat().st_mtime_ns + 10**9
         file.write_bytes(content)
+        os.utime(file, ns=(later_ns, later_ns))
 
     return change
 

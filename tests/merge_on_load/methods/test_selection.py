@@ -6,7 +6,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merge_on_load.methods import tiles
 from merge_on_load.methods.selection import select
 from support.method_runs import Run
 
@@ -69,11 +68,3 @@ def test_the_threshold_is_the_kth_largest(size: int, seed: int, data: st.DataObj
 
     assert thresholds[0, 0] == np.sort(bits)[-rank]
     assert quotas[0, 0] == rank - (bits > thresholds[0, 0]).sum()
-
-
-def test_kernels_on_the_disk_are_those_of_all_files() -> None:
-    """Numba alone would keep a kernel after a change to another that it contains."""
-    from merge_on_load.methods import consensus, pruning, sums
-
-    for kernel in (tiles.read, sums.weigh, consensus.merge, pruning.keep):
-        assert kernel._cache._cache_file._source_stamp == tiles._STAMP
