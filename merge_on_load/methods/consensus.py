@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from merge_on_load.kernels import compiled
 from merge_on_load.methods.pruning import apply, count, keep
 from merge_on_load.methods.selection import SKIP
 from merge_on_load.methods.tiles import (
@@ -12,7 +13,6 @@ from merge_on_load.methods.tiles import (
     add_magnitudes,
     add_scaled,
     add_to_base,
-    compiled,
     read,
     subtract,
     write,

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from merge_on_load.kernels import compiled
 from merge_on_load.methods.pruning import count
 from merge_on_load.methods.selection import SKIP
 from merge_on_load.methods.tiles import (
@@ -11,7 +12,6 @@ from merge_on_load.methods.tiles import (
     TILE,
     add_to_base,
     add_to_lanes,
-    compiled,
     read,
     subtract,
     write,

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from merge_on_load.methods.tiles import TILE, add_to_base, compiled, read, subtract, write
+from merge_on_load.kernels import compiled
+from merge_on_load.methods.tiles import TILE, add_to_base, read, subtract, write
 
 
 def _nearswap(sources: Any, t: Any, begin: int, end: int, out: Any, is_finite: Any) -> None:

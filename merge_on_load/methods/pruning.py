@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from merge_on_load.kernels import compiled
 from merge_on_load.methods.blocks import MASK_GROUP
 from merge_on_load.methods.random_numbers import MULTIPLIERS, ROUNDS, STRETCH
 from merge_on_load.methods.selection import UPPER
-from merge_on_load.methods.tiles import bits_of, compiled
+from merge_on_load.methods.tiles import bits_of
 
 _GROUP, _BYTES = MASK_GROUP, MASK_GROUP // 8
 _FIRST, _SECOND = (np.uint64(multiplier) for multiplier in MULTIPLIERS)

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from merge_on_load.kernels import compiled
 from merge_on_load.methods.pruning import draw, uniform
-from merge_on_load.methods.tiles import bits_of, compiled, read, subtract
+from merge_on_load.methods.tiles import bits_of, read, subtract
 
 _PASSES = 3
 

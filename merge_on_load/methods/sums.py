@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from merge_on_load.kernels import compiled
 from merge_on_load.methods.tiles import (
     LANES,
     TILE,
     add_dot,
     add_scaled,
     add_to_base,
-    compiled,
     read,
     subtract,
     write,

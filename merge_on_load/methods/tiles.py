@@ -33,7 +33,6 @@ __all__ = [
     "add_to_base",
     "add_to_lanes",
     "bits_of",
-    "compiled",
     "read",
     "subtract",
     "write",

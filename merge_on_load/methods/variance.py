@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from merge_on_load.kernels import compiled
 from merge_on_load.methods.consensus import settle
 from merge_on_load.methods.pruning import count, least_bits
 from merge_on_load.methods.tiles import (
@@ -12,7 +13,6 @@ from merge_on_load.methods.tiles import (
     add_dot,
     add_to_base,
     bits_of,
-    compiled,
     read,
     subtract,
     write,

@@ -209,7 +209,8 @@ async def test_no_prompt_and_no_answer_is_anywhere(
 
     assert long_answers
     for text in everything:
-        for word in (*SECRET.split(), long_request.prompt, "Translate into Spanish", *long_answers):
+        prompts = (long_request.prompt[:9], "Translate into Spanish")  # not even their begin
+        for word in (*SECRET.split(), *prompts, *long_answers):
             assert word not in text
 
 
